@@ -1,0 +1,1 @@
+"""Augmentation of whole batches: one affine for pixels and points alike, then pixel stages."""

@@ -1,0 +1,89 @@
+"""What runs beside a training: progress with the time left, validation pictures."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
+from tqdm import tqdm
+
+from flr.data.datamodule import FaceData
+from flr.module import LandmarkModule
+from flr.tracking.mlflow import Tracker
+from flr.tracking.pictures import draw_face, sheet
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar, with the time left to the end of the whole training beside the epoch."""
+
+    def on_train_start(self, *args: Any) -> None:
+        super().on_train_start(*args)
+        self._start, self._first = time.monotonic(), self.trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        done, total = trainer.current_epoch - self._first, trainer.max_epochs or 0
+        left = ""
+        if done and total > 0:
+            seconds = (time.monotonic() - self._start) / done * (total - trainer.current_epoch)
+            left = f", {tqdm.format_interval(seconds)} left"
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{total}{left}")
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        metrics = super().get_metrics(*args)
+        metrics.pop("v_num", None)  # a run's id tells nothing while it trains
+        return metrics  # type: ignore[return-value]
+
+
+class ValidationPictures(pl.Callback):
+    """A grid of validation faces, truth green and prediction magenta, in MLflow's image grid.
+
+    Args:
+        every: epochs between two grids.
+        faces: in a grid, spread over the validation part.
+        side: pixels of a face.
+    """
+
+    def __init__(self, every: int = 5, faces: int = 16, side: int = 192) -> None:
+        self.every, self.faces, self.side = every, faces, side
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        epoch, last = trainer.current_epoch + 1, trainer.current_epoch + 1 == trainer.max_epochs
+        tracker, data = trainer.logger, trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(tracker, Tracker) or not (epoch % self.every == 0 or last):
+            return
+        assert isinstance(data, FaceData) and isinstance(module, LandmarkModule)
+        rows = data.rows("val")
+        rows = rows[np.linspace(0, len(rows) - 1, min(self.faces, len(rows))).astype(int)]
+        was = module.training
+        module.eval()
+        index = torch.from_numpy(rows).to(module.device)
+        with trainer.precision_plugin.forward_context():
+            points = module(data.batch(index, None).images).cpu().numpy()
+        module.train(was)
+        tracker.picture_of_step(face_sheet(data, rows, points, self.side), "validation", trainer.global_step)
+
+
+def face_sheet(
+    data: FaceData, rows: np.ndarray, points: np.ndarray, side: int, captions: list[str] | None = None
+) -> np.ndarray:
+    """A sheet of crops with truth and prediction.
+
+    Args:
+        data: the prepared set.
+        rows: (n,) of its table.
+        points: (n, K, 2) predicted, crop pixels.
+        side: pixels of a face.
+        captions: a few words each.
+    """
+    assert data.table is not None
+    margin, size = data.store.margin, data.crop.size
+    faces = []
+    for i, row in enumerate(rows):
+        image = data.store.images[row, margin : margin + size, margin : margin + size]
+        caption = captions[i] if captions else ""
+        faces.append(draw_face(image, data.labels[row], points[i], data.table.labelled[row], side, caption))
+    return sheet(faces, columns=int(np.ceil(np.sqrt(len(faces)))))

@@ -1,0 +1,106 @@
+"""Finding a run and reading its checkpoint. Nothing that is loaded is executed."""
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flr.errors import UserError
+
+VERSION = 1  # of what `about` holds
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its files: ``run.json``, ``config.yaml``, ``checkpoints/``, its evaluations."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    def note(self) -> dict[str, str]:
+        """``run.json``: the run's id and where it is tracked.
+
+        Raises:
+            UserError: missing or not ours.
+        """
+        file = self.path / "run.json"
+        try:
+            note = json.loads(file.read_text(encoding="utf-8"))
+            return {key: str(note[key]) for key in ("run_id", "uri", "experiment")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: not the folder of a run; name a run's id, its folder or a .ckpt file") from error
+
+
+def find_run(run: str, uri: str, cache: Path) -> RunFolder:
+    """The folder of a run.
+
+    Args:
+        run: its folder, or its MLflow id.
+        uri: of the tracking store that knows the id.
+        cache: where a run whose folder is elsewhere is fetched to.
+
+    Raises:
+        UserError: neither a folder nor a known id, or nothing of the run was kept in MLflow.
+    """
+    if Path(run).is_dir():
+        folder = RunFolder(Path(run).absolute())
+        folder.note()
+        return folder
+    if "/" in run or run.endswith(".ckpt"):
+        raise UserError(f"run={run}: no such file or folder")
+    from mlflow.exceptions import MlflowException
+
+    from flr.tracking.mlflow import PREFIX, connect
+
+    client = connect(uri)
+    try:
+        tags = client.get_run(run).data.tags
+    except MlflowException as error:
+        raise UserError(f"run={run}: no such folder, and {uri} knows no run of this id; set tracking.uri") from error
+    local = Path(tags.get(f"{PREFIX}folder", ""))
+    if (local / "run.json").is_file():
+        return RunFolder(local)
+    target = cache / "runs" / run
+    target.mkdir(parents=True, exist_ok=True)
+    names = {item.path for folder in (None, "checkpoints") for item in client.list_artifacts(run, folder)}
+    for name in ("run.json", "config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        if name in names:
+            client.download_artifacts(run, name, str(target))
+    if not (target / "run.json").is_file():
+        raise UserError(f"run={run}: its folder {local} is not here and MLflow holds no copy; name the folder")
+    return RunFolder(target)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this project: Lightning's, with a plain ``flr`` part.
+
+    Raises:
+        UserError: missing, cut, foreign, or holding anything but tensors and plain values.
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such checkpoint") from error
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, AttributeError) as error:
+        reason = "holds objects, which are never loaded" if "Unsupported" in str(error) else "damaged or not a checkpoint"
+        raise UserError(f"{path}: {reason}; name another, or last.ckpt or best.ckpt of the same run") from error
+    about = checkpoint.get("flr") if isinstance(checkpoint, dict) else None
+    if not isinstance(about, dict) or "state_dict" not in checkpoint or "config" not in about:
+        raise UserError(f"{path}: a checkpoint, but not one that flr.train wrote")
+    if about.get("version") != VERSION:
+        raise UserError(f"{path}: written by another version of flr (form {about.get('version')}, this reads {VERSION})")
+    return checkpoint

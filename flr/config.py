@@ -1,0 +1,361 @@
+"""Compose, check, build: the way from what the user says to objects. Hydra is imported here and in the doors only."""
+
+import functools
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flr.errors import UserError, nearest
+
+_PACKAGED = Path(__file__).parent / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
+
+# What a config that came with a run or checkpoint may build. The module of the resolved object counts, not its path.
+TRUSTED = (
+    "flr.augment", "flr.callbacks", "flr.config", "flr.data", "flr.landmarks", "flr.models", "flr.objectives",
+    "flr.schedules", "flr.tracking", "torch.optim", "torch.nn", "albumentations", "pytorch_lightning",
+)  # fmt: skip
+
+# Arguments that the code hands in where a node is built; a config names the others.
+GIVEN: Mapping[str, Set[str]] = {
+    "model": {"points", "channels", "size"},
+    "optim": {"params"},
+    "schedule": {"optimizer", "steps"},
+    "data": {"augment", "seed", "cache"},
+    "data.reader": {"root", "strict"},
+    "tracking": {"artifacts"},
+    "trainer": {"logger", "callbacks", "default_root_dir"},
+}
+
+
+OmegaConf.register_new_resolver(
+    "flr.sqlite", lambda folder: f"sqlite:///{Path(folder).expanduser().absolute()}/mlflow.db", replace=True
+)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders. Each is made when first written to.
+
+    Attributes:
+        data_dir: holds one folder a data set.
+        output_dir: runs, the embedded tracking database, artifacts.
+        cache_dir: crop stores; safe to delete.
+    """
+
+    data_dir: str
+    output_dir: str
+    cache_dir: str
+
+
+@dataclass(frozen=True)
+class Train:
+    """The top level of a training's config.
+
+    Attributes:
+        run: a run to go on with: its MLflow id or its folder.
+        name: of the run in MLflow; by default made of the model, the data and the seed.
+        seed: of weights, order, draws and dropout.
+        ema: decay of the averaged weights that are evaluated; 0 for none.
+        tta: whether evaluation averages each picture with its mirror image.
+        data: the data set, `flr.data.datamodule.FaceData`.
+        augment: how far training faces are bent.
+        model: the net.
+        objective: its coding, loss and decoding.
+        optim: the optimiser.
+        schedule: its rate over the training.
+        trainer: Lightning's Trainer.
+        callbacks: by name, null for none.
+        tracking: the MLflow store.
+        paths: folders.
+    """
+
+    run: str | None
+    name: str | None
+    seed: int
+    ema: float
+    tta: bool
+    data: Any
+    augment: Any
+    model: Any
+    objective: Any
+    optim: Any
+    schedule: Any
+    trainer: Any
+    callbacks: Any
+    tracking: Any
+    paths: Any
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The top level of an evaluation's config.
+
+    Attributes:
+        run: a run's MLflow id, its folder, or a checkpoint file.
+        split: the part that is scored.
+        tta: whether each picture is averaged with its mirror image; null for what the run was trained with.
+        data: another data set, or only another ``root`` for the run's own.
+        tracking: the MLflow store that knows the run's id.
+        paths: folders.
+    """
+
+    run: str
+    split: typing.Literal["train", "val", "test"]
+    tta: bool | None
+    data: Any
+    tracking: Any
+    paths: Any
+
+
+# -- doors -------------------------------------------------------------------------------------------------------------
+
+
+def door(work: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run a command: compose its config, do the work, turn a user's error into one line and exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then, and the errors can be told here
+
+    @functools.wraps(work)
+    def job(cfg: DictConfig) -> None:
+        try:
+            work(cfg)
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _refuse(str(error))  # before Hydra adds lines of its own
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except BrokenPipeError:
+        sys.stdout = None  # the reader of our output has gone, as `| head` does
+    except UserError as error:
+        _refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _refuse(_explain(error, config_name))
+    except KeyboardInterrupt:
+        print("flr: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refuse(text: str) -> typing.NoReturn:
+    print(f"flr: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _explain(error: Exception, config_name: str) -> str:
+    """Hydra's message as one line, with the nearest name that would have worked."""
+    text = " ".join(str(error).split())
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+        text += " " + " ".join(str(error).split())
+    if found := re.search(r"Could not (?:override|append to config|delete from config)[. ]+'?([\w.@/]+)'?", text):
+        key = found[1]
+        return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; +KEY=VALUE adds one that a target knows"
+    if found := re.search(r"Could not find '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text):
+        group, _, choice = found[1].rpartition("/")
+        options = (found[2] or "").split()
+        return f"no config '{found[1]}'" + (nearest(choice, options) if options else f"; see the folders of {CONF.name}/")
+    if found := re.search(r"Could not override '([\w.@/]+)'. No match in the defaults list", text):
+        return f"no config group '{found[1]}'{nearest(found[1], _groups())}"
+    return text
+
+
+def _groups() -> list[str]:
+    return [str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()]
+
+
+def _known_keys(config_name: str) -> list[str]:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose(config_name)
+    return [*_groups(), *(key for key, _ in flat(OmegaConf.to_container(cfg)))]
+
+
+def task_overrides() -> list[str]:
+    """What the user typed, less Hydra's own words."""
+    return list(HydraConfig.get().overrides.task)
+
+
+# -- plain values ------------------------------------------------------------------------------------------------------
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config resolved to plain dicts, lists and scalars: what checkpoints and records keep.
+
+    Raises:
+        UserError: an interpolation does not resolve, or a value is missing.
+    """
+    try:
+        return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"config: {error}") from error
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, leaf) of nested dicts."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def as_config(values: Mapping[str, Any]) -> DictConfig:
+    """A config that came from a run or checkpoint. Interpolations are refused: it was resolved when it was written."""
+    if "${" in json.dumps(values, default=str):
+        raise UserError("the config of this run holds an interpolation, which no run writes; it is not trusted")
+    return typing.cast(DictConfig, OmegaConf.create(dict(values)))
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
+
+
+def check(cfg: DictConfig, schema: type, trusted: bool = True) -> None:
+    """Bind every node's keys to the signature of its ``_target_``, and every value to its type, before work starts.
+
+    Args:
+        cfg: a composed config.
+        schema: the dataclass of its top level.
+        trusted: False for a config that came with a run or checkpoint: then targets must lie in `TRUSTED`.
+
+    Raises:
+        UserError: an unknown or missing key, a wrong type, a target that does not exist or is not allowed.
+    """
+    values = plain(cfg)
+    _bind(values, schema, "", trusted)
+
+
+def _bind(node: dict[str, Any], target: Callable[..., Any], path: str, trusted: bool) -> None:
+    parameters = inspect.signature(target).parameters
+    hints = _hints(target)
+    given = GIVEN.get(path, frozenset())
+    own = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - given
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    where = f"{path}." if path else ""
+    for key, value in node.items():
+        if key in ("_target_", "_partial_"):
+            continue
+        if key not in own and not open_ended:
+            raise UserError(f"{where}{key} is not a key of {_title(target)}{nearest(key, own)}")
+        _walk(value, hints.get(key, Any), where + key, trusted)
+    missing = [
+        name for name in own
+        if parameters[name].default is inspect.Parameter.empty and name not in node
+    ]  # fmt: skip
+    if missing:
+        raise UserError(f"{where}{missing[0]} is missing; {_title(target)} needs it")
+
+
+def _walk(value: Any, hint: Any, path: str, trusted: bool) -> None:
+    if isinstance(value, dict) and "_target_" in value:
+        _bind(value, resolve(value["_target_"], path, trusted), path, trusted)
+    elif isinstance(value, dict) and hint is Any:
+        for key, inner in value.items():
+            _walk(inner, Any, f"{path}.{key}", trusted)
+    elif hint is not Any:
+        _check_type(value, hint, path)
+
+
+def _check_type(value: Any, hint: Any, path: str) -> None:
+    from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        try:
+            adapter = TypeAdapter(hint)
+        except (PydanticSchemaGenerationError, PydanticUserError):
+            return  # a type that no YAML value could stand for, checked by the constructor itself
+    try:
+        # JSON mode: strict about scalars, while a list may stand for a tuple, as it must in YAML.
+        adapter.validate_json(json.dumps(value, default=str))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        kind = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise UserError(f"{path}={value} does not fit {kind}: {reason}") from error
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if isinstance(target, type) else target
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # a library's own hints that cannot be evaluated here say nothing
+        return {}
+
+
+def _title(target: Callable[..., Any]) -> str:
+    return target.__name__ if target.__module__ == __name__ else f"{target.__module__}.{target.__qualname__}"
+
+
+def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
+    """The object that a ``_target_`` names.
+
+    Raises:
+        UserError: there is none, or it may not be built from a config that came from outside.
+    """
+    module_name, _, name = str(target).rpartition(".")
+    if not trusted and not _allowed(module_name):
+        raise UserError(f"{path}: this run's config names {target}, which lies outside what a run may build; not loaded")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}._target_={target}: no such class or function ({error})") from error
+    if not callable(found):
+        raise UserError(f"{path}._target_={target} is not a class or function")
+    if not trusted and not _allowed(getattr(found, "__module__", "") or ""):
+        raise UserError(f"{path}: this run's config names {target}, which lies outside what a run may build; not loaded")
+    return found
+
+
+def _allowed(module: str) -> bool:
+    return any(module == root or module.startswith(root + ".") for root in TRUSTED)
+
+
+# -- building ----------------------------------------------------------------------------------------------------------
+
+
+def build(node: Any, **given: Any) -> Any:
+    """The object of a checked node, its inner nodes first; with ``_partial_``, a partial of its target.
+
+    Args:
+        node: plain values or a config.
+        given: arguments that the code hands in, as they are.
+
+    Raises:
+        UserError: the constructor refuses its arguments.
+    """
+    if isinstance(node, DictConfig | ListConfig):
+        node = OmegaConf.to_container(node, resolve=True)
+    if isinstance(node, list):
+        return [build(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    values = {key: build(value) for key, value in node.items() if key not in ("_target_", "_partial_")} | given
+    if "_target_" not in node:
+        return values
+    target = resolve(node["_target_"], "", trusted=True)
+    if node.get("_partial_"):
+        return functools.partial(target, **values)
+    try:
+        return target(**values)
+    except Exception as error:
+        # Lightning's own kind for a wrong argument; its module is not worth an import here.
+        if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
+            raise UserError(f"{node['_target_']}: {error}") from error
+        raise

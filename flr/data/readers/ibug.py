@@ -1,0 +1,299 @@
+"""iBUG 300-W by its .pts files (https://ibug.doc.ic.ac.uk/resources/300-W/), and what its two forms share.
+
+Under the root lie ``afw/``, ``helen/{trainset,testset}/``, ``lfpw/{trainset,testset}/``, ``ibug/`` and, for
+the private test, ``300w/{01_Indoor,02_Outdoor}/``: pictures, each with a text file of the same stem beside
+it. The text gives a version, a count and, in braces, one point a line, counted from 1 as Matlab does. Some
+copies lack all but the points.
+"""
+
+import dataclasses
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from flr.data.table import FaceTable, check_faces, leave_out, read_image
+from flr.errors import UserError
+from flr.landmarks.scheme import IBUG68
+
+PICTURES = (".jpg", ".jpeg", ".png")
+MIRROR = "_mirror"  # dlib's copy of the set carries a mirrored picture of every face under this suffix
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class Part(NamedTuple):
+    """One folder of the set.
+
+    Attributes:
+        name: its subset's name.
+        split: ``train`` or ``test``.
+        total: its official count of faces.
+        folders: where under the root it can lie; the first place is the one that names say.
+    """
+
+    name: str
+    split: str
+    total: int
+    folders: tuple[str, ...]
+
+
+PARTS = (
+    Part("afw", "train", 337, ("afw",)),
+    Part("helen_train", "train", 2000, ("helen/trainset",)),
+    Part("lfpw_train", "train", 811, ("lfpw/trainset",)),
+    Part("helen_test", "test", 330, ("helen/testset",)),
+    Part("lfpw_test", "test", 224, ("lfpw/testset",)),
+    Part("ibug", "test", 135, ("ibug",)),
+    Part("indoor", "test", 300, ("300w/01_Indoor", "300W/01_Indoor", "01_Indoor")),
+    Part("outdoor", "test", 300, ("300w/02_Outdoor", "300W/02_Outdoor", "02_Outdoor")),
+)
+PRIVATE = ("indoor", "outdoor")
+UNIONS = {
+    "common": ("helen_test", "lfpw_test"),
+    "challenging": ("ibug",),
+    "full": ("helen_test", "lfpw_test", "ibug"),
+    "private": PRIVATE,
+}
+
+
+class Face(NamedTuple):
+    """A face as a reader found it.
+
+    Attributes:
+        name: unique, free of the set's place on disk.
+        group: what must not cross from training into validation.
+        split: ``train`` or ``test``.
+        image: the picture; None where there is none.
+        points: (68, 2) float32, 0-based pixel centres; None where `fault` says why.
+        box: left, top, right, bottom, or None.
+        fault: why no net should learn from this face; empty where nothing is known against it.
+    """
+
+    name: str
+    group: str
+    split: str
+    image: Path | None
+    points: np.ndarray | None
+    box: tuple[float, ...] | None = None
+    fault: str = ""
+
+
+def read(root: Path, strict: bool = False) -> FaceTable:
+    """300-W by .pts, of whatever folders are there.
+
+    `form` is ``ibug`` for the whole public protocol (3148 + 689 faces), ``ibug+private`` with the 600
+    private ones as well, and else it lists what is there, train parts before test parts, with the count of
+    each part that is not whole: ``ibug[afw+helen_train:872|helen_test]``. Mirrored copies (stem ends with
+    ``_mirror``) are no part of 300-W and are passed over. A picture without a .pts is a fault, and so is a
+    .pts without a picture.
+
+    Args:
+        root: the folder that holds ``afw/``, ``helen/`` and so on.
+        strict: stop at the first fault of a face.
+
+    Raises:
+        UserError: nothing is there; or a faulty face where one must stop (see `flr.data.table.check_faces`).
+    """
+    try:
+        faces = [face for part in PARTS for face in _faces(root, part)]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); let it be read") from error
+    if not faces:
+        found = "none of 300-W's pictures is in it" if root.is_dir() else "there is no such folder"
+        places = " ".join(f"{part.folders[0]}/" for part in PARTS)
+        raise UserError(
+            f"{root}: {found}; looked there for {places}; get 300-W "
+            "(https://ibug.doc.ic.ac.uk/resources/300-W/), unpack its parts so that this folder holds afw/ "
+            "helen/ lfpw/ ibug/, and set data.root=DIR or the variable FLR_DATA"
+        )
+    table = to_table(faces, root, strict)
+    return dataclasses.replace(table, form=_form(table.subsets))
+
+
+def read_pts(path: Path, count: int = 68) -> np.ndarray:
+    """The points of one .pts file.
+
+    Returns:
+        (count, 2) float32, 0-based pixel centres: the file's own numbers less 1.
+
+    Raises:
+        UserError: it cannot be read or is no .pts of `count` points.
+    """
+    try:
+        return _parse(path.read_bytes(), count)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; mend the file or fetch it again") from error
+
+
+def _parse(data: bytes, count: int) -> np.ndarray:
+    """`read_pts` of a file's bytes.
+
+    Raises:
+        ValueError: what is wrong with them, and on which line.
+    """
+    text = data.decode("utf-8-sig", errors="replace")
+    rows: list[list[float]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words in (["{"], ["}"]) or (not rows and ":" in line):  # n_points: 68
+            continue
+        if len(words) != 2:
+            raise ValueError(f"line {number}: '{line.strip()[:40]}' is not two numbers")
+        try:
+            rows.append([to_number(word) for word in words])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    if len(rows) != count:
+        raise ValueError(f"{len(rows)} points, not {count}")
+    if text.count("{") != text.count("}"):  # cut inside the last number, a file can still hold every row
+        raise ValueError("a brace is missing, so the file was cut")
+    return (np.array(rows) - 1).astype(np.float32)
+
+
+def to_number(text: str) -> float:
+    """A finite number that float32 can hold.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"'{text[:40]}' is not a number") from None
+    if not abs(value) < LARGEST:  # so written, NaN is caught too
+        raise ValueError(f"'{text[:40]}' is not a finite number")
+    return value
+
+
+def portable(name: str) -> str:
+    """A file name that any text may hold: bytes that are no UTF-8 as escapes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _faces(root: Path, part: Part) -> Iterator[Face]:
+    """The faces of one folder by stem, so that no file system's order shows."""
+    folder = next((root / place for place in part.folders if (root / place).is_dir()), None)
+    if folder is None:
+        return
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        hidden = path.name.startswith(".")  # macOS leaves a ._NAME twin of each file
+        if path.suffix.lower() in (*PICTURES, ".pts") and not hidden and not path.stem.endswith(MIRROR):
+            files.setdefault(path.stem, []).append(path)
+    for stem in sorted(files):
+        labels = [path for path in files[stem] if path.suffix.lower() == ".pts"]
+        pictures = [path for path in files[stem] if path not in labels]
+        name = f"{part.folders[0]}/{portable((pictures or labels)[0].name)}"
+        points, fault = None, ""
+        if not pictures:
+            fault = f"it has no picture ({', '.join(PICTURES)}) beside it"
+        elif not labels:
+            fault = "it has no .pts beside it"
+        elif len(files[stem]) > 2:
+            twins = ", ".join(portable(path.name) for path in files[stem])
+            fault = f"{twins} share one stem; keep one picture and one .pts of it"
+        else:
+            try:
+                points = _parse(labels[0].read_bytes(), len(IBUG68))
+            except OSError as error:
+                fault = f"its .pts cannot be read ({error.strerror})"
+            except ValueError as error:
+                fault = f"its .pts: {error}"
+        yield Face(name, photo(name), part.split, pictures[0] if pictures else None, points, fault=fault)
+
+
+def part_of(file: str) -> Part | None:
+    """The part in whose folder a file (its path under the root) lies."""
+    parent = PurePosixPath(file).parent
+    return next((part for part in PARTS if str(parent) in part.folders), None)
+
+
+def photo(file: str) -> str:
+    """The group of a file (its path under the root): a mirrored copy's is its original's.
+
+    In afw and helen several faces can be cut from one photo, whose name ends at the last ``_``.
+    """
+    path = PurePosixPath(file)
+    stem = path.stem.removesuffix(MIRROR)
+    if path.parts[0] in ("afw", "helen"):
+        stem = stem.rpartition("_")[0] or stem
+    return str(path.parent / stem)
+
+
+def subset_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Subset -> (N,) bool: each part and each union of parts that any of the N faces lies in."""
+    parts = [part_of(name) for name in names]
+    part = np.array([part.name if part else "" for part in parts])
+    columns = {each.name: part == each.name for each in PARTS}
+    columns |= {union: np.isin(part, members) for union, members in UNIONS.items()}
+    return {name: column for name, column in columns.items() if column.any()}
+
+
+def to_table(faces: Sequence[Face], root: Path, strict: bool, form: str = "") -> FaceTable:
+    """The table of those faces, less the faulty ones; `root` is named where that stops.
+
+    Raises:
+        UserError: see `flr.data.table.check_faces`.
+    """
+    count = len(faces)
+    points = np.full((count, len(IBUG68), 2), np.nan, np.float32)
+    box = np.full((count, 4), np.nan, np.float32)
+    size = np.zeros(count, np.int64)
+    bad: dict[int, str] = {}
+    images = [face.image for face in faces]
+    for i, face in enumerate(faces):
+        fault = face.fault
+        if face.image is not None and not fault:
+            size[i], fault = _file_size(face.image)
+        if fault:
+            bad[i] = fault
+            continue
+        points[i] = face.points
+        box[i] = math.nan if face.box is None else face.box
+
+    def load(i: int) -> np.ndarray:
+        image = images[i]
+        assert image is not None  # such a face is never kept
+        return read_image(image)
+
+    known = np.ones(points.shape[:2], bool)
+    name, group, split = (np.array([face[column] for face in faces]) for column in range(3))
+    table = FaceTable(form, IBUG68, points, known, known.copy(), box, group, split, name, {}, load, size)
+    try:
+        table = check_faces(leave_out(table, bad, strict), strict)
+    except UserError as error:
+        raise UserError(f"{root}: {error}") from error
+    return dataclasses.replace(table, subsets=subset_columns(table.name.tolist()))
+
+
+def _file_size(path: Path) -> tuple[int, str]:
+    """A picture's bytes, and what is wrong with it as a file: pixels are looked at when they are loaded."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        return 0, f"its picture cannot be read ({error.strerror})"
+    if not stat.S_ISREG(state.st_mode):
+        return 0, "its picture is no file"
+    return state.st_size, "" if state.st_size else "its picture is an empty file"
+
+
+def _form(subsets: Mapping[str, np.ndarray]) -> str:
+    """The form's name by what was kept of each part."""
+    count = {part.name: int(subsets[part.name].sum()) for part in PARTS if part.name in subsets}
+    total = {part.name: part.total for part in PARTS}
+    if count == total:
+        return "ibug+private"
+    if count == {name: total[name] for name in total if name not in PRIVATE}:
+        return "ibug"
+    sides = []
+    for split in ("train", "test"):
+        names = [part.name for part in PARTS if part.split == split and part.name in count]
+        words = [name if count[name] == total[name] else f"{name}:{count[name]}" for name in names]
+        sides.append("+".join(words) or "none")
+    return f"ibug[{'|'.join(sides)}]"

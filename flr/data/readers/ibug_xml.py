@@ -1,0 +1,173 @@
+"""iBUG 300-W in dlib's XML (http://dlib.net/files/data/ibug_300W_large_face_landmark_dataset.tar.gz).
+
+One file a split lists pictures with any number of boxes, each with 68 named parts. The labels are whole
+numbers, and dlib drew a train/test line of its own: this is another protocol than the .pts form and shares
+no name with it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, iterparse
+
+from flr.data.readers.ibug import MIRROR, Face, photo, to_number, to_table
+from flr.data.table import FaceTable
+from flr.errors import UserError
+from flr.landmarks.scheme import IBUG68
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+TRAIN = "labels_ibug_300W_train.xml"
+TEST = "labels_ibug_300W_test.xml"
+_PLACE = {f"{k:02d}": k for k in range(len(IBUG68))}
+
+
+def read(
+    root: Path,
+    strict: bool = False,
+    mirrored: bool = False,
+    train: str = TRAIN,
+    test: str = TEST,
+) -> FaceTable:
+    """300-W, or any other 68-point set, by dlib's XML.
+
+    Points are dlib's own, 0-based whole pixels. A dlib box holds the pixels left to left + width - 1, so its
+    edges, which `box` gives, lie at left - .5 and left + width - .5. A face's name is its picture's path
+    under `root`, with ``#`` and the box's number among all of the picture's (from 1) where it has several;
+    boxes of ignore='1' are passed over. The split is the file's. Subsets follow the folders (see
+    `ibug.PARTS`), not the split: dlib's training file may list faces of a test folder.
+
+    Args:
+        root: the folder that holds the XML files; pictures are named relative to it.
+        strict: stop at the first fault of a face.
+        mirrored: keep the mirrored copies (stem ends with ``_mirror``); `form` is ``ibug_xml+mirrored`` then.
+        train: the training file. It and `test` may be missing under their own names, but not both.
+        test: the test file.
+
+    Raises:
+        UserError: no file; a file that is no dlib XML, or that has a DTD or entities; a picture that is
+            unnamed, outside `root` or listed twice; no box at all; or a faulty face where one must stop (see
+            `flr.data.table.check_faces`).
+    """
+    faces: list[Face] = []
+    listed: dict[str, Path] = {}
+    for split, name, default in (("train", train, TRAIN), ("test", test, TEST)):
+        path = root / name
+        if not os.path.isfile(path):
+            if name == default:
+                continue
+            raise UserError(f"{path}: there is no such file; name one that is: data.reader.{split}=FILE")
+        for number, (written, boxes) in enumerate(_pictures(path), 1):
+            file = _inside(root, written, f"{path}: its <image> number {number}")
+            if PurePosixPath(file).stem.endswith(MIRROR) and not mirrored:
+                continue
+            if file in listed:
+                raise UserError(f"{path}: lists {file}, as {listed[file].name} did before; take one out")
+            listed[file] = path
+            faces += _faces(root, file, boxes, split, path.name)
+    if not listed:
+        there = "no picture is listed" if root.is_dir() else "there is no such folder"
+        raise UserError(
+            f"{root}: {there}; looked there for {train} and {test}; get dlib's copy of 300-W "
+            "(http://dlib.net/files/data/ibug_300W_large_face_landmark_dataset.tar.gz), unpack it so that "
+            "this folder holds these files, and set data.root=DIR or the variable FLR_DATA"
+        )
+    if not faces:
+        raise UserError(f"{root}: {train} and {test} give no <box> that is not ignored; label some faces")
+    return to_table(faces, root, strict, form="ibug_xml+mirrored" if mirrored else "ibug_xml")
+
+
+def _pictures(path: Path) -> Iterator[tuple[str, list["Element"]]]:
+    """Each <image>'s file and its <box> elements, which hold until the next one is asked for."""
+    tag = ""
+    try:
+        with path.open("rb") as stream:
+            for _, element in iterparse(stream, forbid_dtd=True):
+                tag = element.tag
+                if tag == "image":
+                    yield element.get("file", ""), element.findall("box")
+                    element.clear()  # the whole set would fill hundreds of MB
+    except DefusedXmlException as error:
+        raise UserError(
+            f"{path}: declares a DTD or entities, which dlib's files never do and this reader refuses; "
+            "fetch the file again, or take its <!DOCTYPE> out"
+        ) from error
+    except ParseError as error:
+        raise UserError(f"{path}: malformed XML ({error}); mend it or fetch the file again") from error
+    except (OSError, ValueError, LookupError) as error:  # the last two: an unknown encoding
+        raise UserError(f"{path}: cannot be read ({error}); mend it or fetch the file again") from error
+    if tag != "dataset":  # the root element ends last
+        raise UserError(f"{path}: its root is <{tag}>, not dlib's <dataset>; name another file")
+
+
+def _inside(root: Path, written: str, where: str) -> str:
+    """A picture's path under `root`, POSIX, from what the XML says.
+
+    Raises:
+        UserError: it says nothing, or leads out of `root`.
+    """
+    path = PurePosixPath(written.replace("\\", "/"))
+    if not path.parts:
+        raise UserError(f"{where} has no file attribute; name its picture or take the element out")
+    if path.is_absolute() or PureWindowsPath(written).drive or ".." in path.parts:
+        raise UserError(f"{where} has file='{written}', which leads out of {root}; name it relative to that")
+    file = str(path)
+    if not os.path.exists(root / file):
+        # imglab says ISO-8859-1 on top and writes the system's bytes, so a UTF-8 name comes out garbled.
+        try:
+            mended = file.encode("latin-1").decode()
+        except UnicodeError:
+            return file
+        return mended if os.path.exists(root / mended) else file
+    return file
+
+
+def _faces(root: Path, file: str, boxes: list["Element"], split: str, source: str) -> Iterator[Face]:
+    for number, element in enumerate(boxes, 1):
+        if element.get("ignore") in ("1", "true"):
+            continue
+        name = f"{file}#{number}" if len(boxes) > 1 else file
+        points, box, fault = None, None, ""
+        try:
+            points, box = _points(element), _box(element)
+        except ValueError as error:
+            fault = f"{source}: {error}"
+        yield Face(name, photo(file), split, root / file, points, box, fault)
+
+
+def _points(element: "Element") -> np.ndarray:
+    """(68, 2) float32 of a <box>'s <part> elements, which may stand in any order."""
+    parts = element.findall("part")
+    if len(parts) != len(_PLACE):
+        raise ValueError(f"its <box> has {len(parts)} parts, not {len(_PLACE)}")
+    points: dict[int, tuple[float, float]] = {}
+    for part in parts:
+        name = part.get("name", "")
+        if name not in _PLACE:
+            raise ValueError(f"a <part> is named '{name[:40]}', not 00 to 67")
+        if _PLACE[name] in points:
+            raise ValueError(f"<part> {name} is given twice")
+        points[_PLACE[name]] = _attribute(part, "x"), _attribute(part, "y")
+    return np.array([points[k] for k in range(len(points))], np.float32)
+
+
+def _box(element: "Element") -> tuple[float, float, float, float]:
+    """The edges of a <box> in pixel-centre coordinates."""
+    left, top, width, height = (_attribute(element, key) for key in ("left", "top", "width", "height"))
+    if width <= 0 or height <= 0:
+        raise ValueError("its <box> has no size")
+    return left - 0.5, top - 0.5, left + width - 0.5, top + height - 0.5
+
+
+def _attribute(element: "Element", key: str) -> float:
+    try:
+        return to_number(element.attrib[key])
+    except KeyError:
+        raise ValueError(f"a <{element.tag}> has no {key}") from None
+    except ValueError as error:
+        raise ValueError(f"a <{element.tag}>'s {key}: {error}") from None

@@ -1,0 +1,90 @@
+"""Rendered faces with exact points, as if they had been downloaded: rendered once into ``root``, then read."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+import flr.data.synthetic as renderer_package
+from flr.data.crops import reserve
+from flr.data.synthetic.renderer import render
+from flr.data.table import FaceTable
+from flr.errors import UserError
+from flr.files import writing_folder
+from flr.landmarks.scheme import IBUG68
+from flr.parallel import in_order
+
+
+def read(
+    root: Path | None, strict: bool = False, train: int = 1200, val: int = 150, test: int = 150, seed: int = 0,
+    size: int = 208, face: float = 0.5, channels: int = 1,
+) -> FaceTable:  # fmt: skip
+    """The faces (seed, 0), (seed, 1), ...: first the test part, then validation, then training.
+
+    So a larger training part keeps the other parts, and a set is the first faces of every larger one.
+
+    Args:
+        root: the folder of rendered sets.
+        strict: nothing here can be at fault.
+        train: faces of the training part.
+        val: faces of the validation part.
+        test: faces of the test part.
+        seed: names the series.
+        size: side of a picture, pixels.
+        face: the points' extent as a share of the picture.
+        channels: 1 grey, 3 RGB.
+
+    Raises:
+        UserError: a part is empty, or `root` cannot be written.
+    """
+    if root is None:
+        raise UserError("data=synthetic renders into data.root; set data.root=DIR")
+    if min(train, val, test) < 1:
+        raise UserError(f"data=synthetic needs a face in each part, not {train}/{val}/{test}; raise data.reader.train etc.")
+    count = train + val + test
+    # The renderer's own source is part of the key: a changed renderer renders anew.
+    source = b"".join(path.read_bytes() for path in sorted(Path(renderer_package.__path__[0]).glob("*.py")))
+    settings = repr((count, seed, size, face, channels)).encode()
+    folder = root.absolute() / hashlib.sha256(source + settings).hexdigest()[:16]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                _render_all(folder, count, seed, size, channels, face)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); set data.root=DIR") from error
+    points, visible = np.load(folder / "points.npy"), np.load(folder / "visible.npy")
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    split = np.repeat(["test", "val", "train"], [test, val, train])
+    name = np.array([f"{seed}/{i}" for i in range(count)])
+    return FaceTable(
+        form="synthetic" if seed == 0 else f"synthetic-{seed}",
+        scheme=IBUG68,
+        points=points,
+        labelled=np.ones(visible.shape, bool),
+        visible=visible,
+        box=np.full((count, 4), np.nan, np.float32),
+        group=name,
+        split=split,
+        name=name,
+        subsets={},
+        load=lambda i: np.asarray(images[i]),
+        size=np.full(count, images[0].nbytes, np.int64),
+    )
+
+
+def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, face: float) -> None:
+    points, visible = np.empty((count, 68, 2), np.float32), np.empty((count, 68), bool)
+    shape = (count, size, size) if channels == 1 else (count, size, size, channels)
+    with writing_folder(folder) as aside:
+        images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, shape)
+        reserve(aside / "images.npy")
+        faces = in_order(lambda i: render(seed, i, size, channels, face), count, os.cpu_count() or 1)
+        for i, one in enumerate(tqdm(faces, "Rendering", count, unit="face", disable=None)):
+            images[i], points[i], visible[i] = one.image, one.points, one.visible
+        images.flush()
+        np.save(aside / "points.npy", points)
+        np.save(aside / "visible.npy", visible)

@@ -1,0 +1,20 @@
+"""The one exception that a user is meant to read, and how a near miss is named."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Bad input. Its text is one line: what, where, the mend. Every command turns it into exit code 2."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """``" (did you mean 'X'?)"`` for the closest of `choices`, or all of them where none is close."""
+    names = sorted(map(str, choices))
+    close = get_close_matches(str(word), names, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    return f" (known: {', '.join(names)})" if names else ""

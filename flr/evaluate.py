@@ -1,0 +1,260 @@
+"""``python -m flr.evaluate run=ID|DIR|CKPT``: score a trained net; net, data and protocol come from its checkpoint."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from flr.config import Evaluate, Train, as_config, build, check, door, task_overrides
+from flr.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pytorch_lightning as pl
+
+    from flr.data.datamodule import FaceData
+    from flr.module import LandmarkModule
+    from flr.tracking.mlflow import Tracker
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A scored part.
+
+    Attributes:
+        metrics: by the names of the contract, less their ``test/``; percent but MSE and MAE.
+        rows: (n,) rows of the table.
+        points: (n, K, 2) predicted, original-image pixels.
+        values: (n,) NME, a share.
+        baseline: (n,) the mean face's NME.
+        data: the set.
+        split: the part.
+        cost: parameters, MACs, milliseconds.
+    """
+
+    metrics: dict[str, float]
+    rows: "np.ndarray"
+    points: "np.ndarray"
+    values: "np.ndarray"
+    baseline: "np.ndarray"
+    data: "FaceData"
+    split: str
+    cost: dict[str, float]
+
+
+def main(cfg: DictConfig) -> None:
+    """Score the run that the config names."""
+    import pytorch_lightning as pl
+
+    from flr.augment.device import Augment
+    from flr.checkpoints import RunFolder, find_run, load_checkpoint
+    from flr.module import LandmarkModule
+    from flr.tracking.mlflow import Tracker
+
+    if cfg.run is None:
+        raise UserError("name what to score: run=ID, run=FOLDER or run=FILE.ckpt")
+    check(cfg, Evaluate)
+    reference = Path(str(cfg.run))
+    if reference.is_file():
+        best, folder = reference.absolute(), RunFolder(reference.absolute().parent.parent)
+    else:
+        folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.cache_dir))
+        best = folder.best
+    checkpoint = load_checkpoint(best)
+    about = checkpoint["flr"]
+    own = as_config(about["config"])
+    own.paths = cfg.paths
+    if cfg.data.get("_target_"):
+        other = OmegaConf.merge(cfg.data, {"crop": own.data.crop, "pixels": own.data.pixels})
+        for word in task_overrides():
+            if word.startswith("data.crop."):
+                OmegaConf.update(other, word.split("=")[0].removeprefix("data."), OmegaConf.select(cfg, word.split("=")[0]))
+        own.data = other
+    elif cfg.data.root is not None:
+        own.data.root = cfg.data.root
+    check(own, Train, trusted=False)
+
+    # Nothing is bent here, and the store without a margin serves every run.
+    data = build(own.data, augment=Augment(), seed=own.seed, cache=cfg.paths.cache_dir)
+    data.prepare()
+    if data.scheme.name != about["scheme"]:
+        raise UserError(
+            f"the net gives {about['scheme']} points, data={data.name} has {data.scheme.name}; name a set of that scheme"
+        )
+    module = LandmarkModule(
+        net=build(own.model, points=len(data.scheme), channels=data.crop.channels, size=data.crop.size),
+        objective=build(own.objective),
+        scheme=data.scheme,
+        size=data.crop.size,
+        mean_face=checkpoint["state_dict"]["mean_face"].numpy(),
+        optim=build(own.optim),
+        schedule=build(own.schedule),
+        ema=own.ema,
+        tta=own.tta if cfg.tta is None else cfg.tta,
+    )
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{best}: its weights do not fit the net that its config names") from error
+    trainer = pl.Trainer(
+        accelerator=own.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False,
+        enable_model_summary=False, enable_progress_bar=False, precision=own.trainer.precision,
+    )  # fmt: skip
+    result = score(trainer, module, data, None, cfg.split)
+    same = data.protocol.fingerprint == about["protocol"]["fingerprint"] and cfg.split == "test" and cfg.tta is None
+    where = folder.path if (folder.path / "run.json").is_file() else Path(cfg.paths.output_dir).absolute()
+    if not same:
+        suffix = "-tta" if module.tta else ""
+        where = where / "evaluations" / f"{data.name}-{data.protocol.fingerprint}-{cfg.split}{suffix}"
+    write(result, where)
+    if (folder.path / "run.json").is_file():
+        note = folder.note()
+        tracker: Tracker = build(own.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"])
+        tracker.attach(note["run_id"])
+        log(result, tracker, where, step=int(checkpoint["global_step"]), prefix="" if same else f"{where.name}/")
+        tracker.flush()
+    show(result)
+    print(where / "evaluation.json")
+
+
+def score(
+    trainer: "pl.Trainer", module: "LandmarkModule", data: "FaceData", checkpoint: str | None, split: str = "test"
+) -> Result:
+    """Evaluate a part once and measure the net.
+
+    Args:
+        trainer: what runs it; on several ranks every one of them calls this.
+        module: the net and its objective.
+        data: the prepared set.
+        checkpoint: weights to load first; None for those at hand.
+        split: the part to score.
+    """
+    import numpy as np
+
+    from flr.metrics.functional import nme, percent_mean, point_errors, summary
+
+    loaders = {"train": data._batches("train", training=False), "val": data.val_dataloader()}
+    if split == "test":
+        trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
+    else:
+        trainer.test(module, dataloaders=loaders[split], ckpt_path=checkpoint, verbose=False)
+    table = data.prepare()
+    rows, points = module.evaluated["index"], module.evaluated["points"]
+    truth, labelled = table.points[rows], table.labelled[rows]
+    metrics = summary(points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()})
+    shares = (points.astype(np.float64) - truth)[labelled] / np.repeat(
+        module.evaluated["side"].astype(np.float64), labelled.sum(1)
+    )[:, None]
+    metrics |= {"mse": float(np.square(shares).mean()), "mae": float(np.abs(shares).mean())}
+    mean_face = data.in_original(np.broadcast_to(module.mean_face.cpu().numpy(), truth.shape), rows)
+    baseline = nme(point_errors(mean_face, truth, labelled), data.normaliser[rows])
+    metrics["baseline_nme"] = percent_mean(baseline)
+    values = nme(point_errors(points, truth, labelled), data.normaliser[rows])
+    return Result(metrics, rows, points, values, baseline, data, split, cost(module, data))
+
+
+def cost(module: "LandmarkModule", data: "FaceData") -> dict[str, float]:
+    """Parameters; multiply-accumulates of one face; the median milliseconds of one face on the module's device."""
+    import time
+
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = module.best_net.eval()
+    size = data.crop.size
+    device = next(net.parameters()).device
+    face = torch.zeros(1, data.crop.channels, size, size, device=device)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            net(face)
+        times = []
+        for _ in range(12):
+            start = time.perf_counter()
+            net(face)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(1000 * (time.perf_counter() - start))
+    return {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "macs": counter.get_total_flops() / 2,
+        "latency_ms": float(np.median(times[2:])),
+    }
+
+
+def write(result: Result, folder: Path) -> None:
+    """``evaluation.json``, and ``errors.csv`` with one row a face, under `folder`."""
+    import csv
+
+    import numpy as np
+
+    from flr.files import write_json, writing
+    from flr.metrics.functional import point_errors
+
+    table = result.data.prepare()
+    write_json(
+        folder / "evaluation.json",
+        {
+            "split": result.split,
+            "protocol": result.data.protocol.name,
+            "metrics": {key: None if np.isnan(value) else value for key, value in result.metrics.items()},
+            "cost": result.cost,
+            "faces": len(result.rows),
+            "left_out": [str(fault) for fault in table.faults],
+            **asdict(result.data.protocol),
+        },
+    )
+    errors = point_errors(result.points, table.points[result.rows], table.labelled[result.rows])
+    with writing(folder / "errors.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["face", "nme", "baseline_nme", "normaliser", *(f"error_{name}" for name in table.scheme.names)])
+        for i, row in enumerate(result.rows):
+            cells = ["" if np.isnan(e) else f"{e:.4f}" for e in errors[i]]
+            rows.writerow(
+                [table.name[row], f"{100 * result.values[i]:.5f}", f"{100 * result.baseline[i]:.5f}",
+                 f"{result.data.normaliser[row]:.4f}", *cells]
+            )  # fmt: skip
+
+
+def log(result: Result, tracker: "Tracker", folder: Path, step: int, prefix: str = "") -> None:
+    """The numbers, files and pictures of an evaluation into a run."""
+    import numpy as np
+
+    from flr.callbacks import face_sheet
+    from flr.landmarks.geometry import transform
+    from flr.tracking.pictures import ced_figure
+
+    tracker.log_metrics({f"{prefix}{result.split}/{key}": value for key, value in result.metrics.items()}, step)
+    tracker.log_metrics({f"cost/{key}": value for key, value in result.cost.items()}, step)
+    for name in ("evaluation.json", "errors.csv"):
+        tracker.file(folder / name, prefix.rstrip("/") or None)
+    tracker.figure(ced_figure({"net": result.values, "mean face": result.baseline}), f"{prefix}ced.png")
+    worst = np.argsort(-np.nan_to_num(result.values))[:20]
+    rows = result.rows[worst]
+    points = transform(result.data.store.to_crop()[rows], result.points[worst].astype(np.float64))
+    captions = [f"{100 * result.values[i]:.1f} %" for i in worst]
+    tracker.picture(face_sheet(result.data, rows, points, 240, captions), f"{prefix}worst_faces.png")
+
+
+def show(result: Result) -> None:
+    """The table that a person reads."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result.data.name} {result.split}, {len(result.rows)} faces", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for key, value in result.metrics.items():
+        if not key.startswith("point/"):
+            table.add_row(key, f"{value:.6f}" if key in ("mse", "mae") else f"{value:.2f}")
+    table.add_section()
+    for key, value in result.cost.items():
+        table.add_row(key, f"{value:,.0f}" if value > 1000 else f"{value:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(result.data.protocol.name, highlight=False)
+
+
+if __name__ == "__main__":
+    door(main, "evaluate")

@@ -1,0 +1,67 @@
+"""Files that become visible whole: write aside, then rename."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flr.errors import UserError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` (same suffix) to write to; renamed onto `path` at the end, removed on any failure.
+
+    Raises:
+        UserError: the folder cannot be written to or the disk is full.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+    aside = Path(name)
+    try:
+        with _told(path):
+            yield aside
+            aside.chmod(0o644)
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """As `writing`, for a whole folder that does not exist yet."""
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        with _told(path):
+            yield aside
+            aside.chmod(0o755)
+            os.rename(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space there or name another folder "
+            "(paths.output_dir=DIR, paths.cache_dir=DIR)"
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON, whole or not at all."""
+    with writing(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, sort_keys=False, default=str) + "\n", encoding="utf-8")

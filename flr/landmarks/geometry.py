@@ -1,0 +1,194 @@
+"""Pure, vectorised geometry of points and pixels, for numpy arrays and torch tensors alike.
+
+Pixel convention: an integer coordinate is a pixel's centre, so a picture of width w spans -.5 to w - .5. A resize by s
+moves a point by x' = (x + .5) s - .5, a mirror by x' = w - 1 - x. An affine map is a (..., 2, 3) array that
+takes source pixels to destination pixels. Points are (..., K, 2); boxes (..., 4) = left, top, right, bottom.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Array = Any  # a numpy array or a torch tensor; what goes in comes out
+
+
+def _stack(values: list[Array], axis: int) -> Array:
+    if isinstance(values[0], np.ndarray | np.generic | float | int):
+        return np.stack(np.broadcast_arrays(*values), axis)
+    import torch
+
+    return torch.stack(torch.broadcast_tensors(*values), axis)
+
+
+def _affine(a: Array, b: Array, c: Array, d: Array, e: Array, f: Array) -> Array:
+    """(..., 2, 3) of [[a, b, c], [d, e, f]]."""
+    return _stack([_stack([a, b, c], -1), _stack([d, e, f], -1)], -2)
+
+
+def transform(affine: Array, points: Array) -> Array:
+    """Points (..., K, 2) through maps (..., 2, 3).
+
+    Sums, not a matrix product: autocast would take a product to bf16, where a pixel near 100 is half a pixel wide.
+    """
+    a = affine[..., None, :, :]
+    x, y = points[..., :1], points[..., 1:]
+    return a[..., 0] * x + a[..., 1] * y + a[..., 2]
+
+
+def compose(second: Array, first: Array) -> Array:
+    """The map (..., 2, 3) that does `first`, then `second`."""
+    (a, b, c), (d, e, f) = (tuple(second[..., i, j] for j in range(3)) for i in (0, 1))
+    (p, q, r), (s, t, u) = (tuple(first[..., i, j] for j in range(3)) for i in (0, 1))
+    return _affine(
+        a * p + b * s, a * q + b * t, a * r + b * u + c,
+        d * p + e * s, d * q + e * t, d * r + e * u + f,
+    )  # fmt: skip
+
+
+def invert(affine: Array) -> Array:
+    """The inverse maps (..., 2, 3)."""
+    a, b, c = affine[..., 0, 0], affine[..., 0, 1], affine[..., 0, 2]
+    d, e, f = affine[..., 1, 0], affine[..., 1, 1], affine[..., 1, 2]
+    det = a * e - b * d
+    return _affine(e / det, -b / det, (b * f - c * e) / det, -d / det, a / det, (c * d - a * f) / det)
+
+
+def mirror(width: Array) -> Array:
+    """The map (2, 3) that mirrors a picture `width` pixels wide."""
+    return np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]])
+
+
+def resize(scale_x: float, scale_y: float) -> np.ndarray:
+    """The map (2, 3) of a resize by those factors."""
+    return np.array([[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5]])
+
+
+def similarity(angle: Array, scale: Array, source: Array, target: Array) -> Array:
+    """Rotate and scale about a point and put that point elsewhere.
+
+    Args:
+        angle: (...,) radians; positive turns x towards y, clockwise as a picture is seen.
+        scale: (...,) factor.
+        source: (..., 2) the fixed point in the source.
+        target: (..., 2) where it lands.
+
+    Returns:
+        (..., 2, 3) maps.
+    """
+    if isinstance(angle, np.ndarray | float | int | np.generic):
+        cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
+    else:
+        cos, sin = angle.cos() * scale, angle.sin() * scale
+    x, y = source[..., 0], source[..., 1]
+    return _affine(
+        cos, -sin, target[..., 0] - cos * x + sin * y,
+        sin, cos, target[..., 1] - sin * x - cos * y,
+    )  # fmt: skip
+
+
+def fit_similarity(source: Array, target: Array, weight: Array | None = None) -> Array:
+    """The least-squares similarity (rotation, scale, shift; no reflection) that takes `source` to `target`.
+
+    Args:
+        source: (..., K, 2) points; at least two different ones of positive weight.
+        target: (..., K, 2) points.
+        weight: (..., K) non-negative; all 1 where None.
+
+    Returns:
+        (..., 2, 3) maps, closed form (the two-dimensional case of Umeyama 1991, doi:10.1109/34.88573).
+    """
+    w = weight[..., None] if weight is not None else source[..., :1] * 0 + 1
+    total = w.sum(-2)
+    mean_s, mean_t = (source * w).sum(-2) / total, (target * w).sum(-2) / total
+    s, t = source - mean_s[..., None, :], target - mean_t[..., None, :]
+    power = (w * s * s).sum(-1).sum(-1)
+    cos = (w * s * t).sum(-1).sum(-1) / power
+    sin = (w[..., 0] * (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0])).sum(-1) / power
+    x, y = mean_s[..., 0], mean_s[..., 1]
+    return _affine(
+        cos, -sin, mean_t[..., 0] - cos * x + sin * y,
+        sin, cos, mean_t[..., 1] - sin * x - cos * y,
+    )  # fmt: skip
+
+
+def tight_box(points: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """The smallest boxes (..., 4) round the labelled points (..., K, 2); NaN where a face has none."""
+    known = labelled[..., None]
+    low = np.where(known, points, np.inf).min(-2)
+    high = np.where(known, points, -np.inf).max(-2)
+    box = np.concatenate([low, high], -1)
+    return np.where(labelled.any(-1)[..., None], box, np.nan)
+
+
+@dataclass(frozen=True)
+class BoxPolicy:
+    """Which part of the picture a net sees. It is half of a protocol: name it beside every number.
+
+    Attributes:
+        source: ``truth``, the tight box of the labelled points, or ``file``, the box that the data set gives.
+        scale: the crop's side over the box's.
+        shape: ``square`` takes the larger side both ways (HRNet), ``stretch`` each side on its own (PIPNet).
+    """
+
+    source: Literal["truth", "file"] = "truth"
+    scale: float = 1.25
+    shape: Literal["square", "stretch"] = "square"
+
+    def __str__(self) -> str:
+        return f"{self.source}-{self.shape}-{self.scale:g}"
+
+    def crop(self, box: np.ndarray, size: int) -> np.ndarray:
+        """Maps (..., 2, 3) from picture pixels to a `size` x `size` crop round boxes (..., 4)."""
+        side = (box[..., 2:] - box[..., :2]) * self.scale
+        if self.shape == "square":
+            side = side.max(-1, keepdims=True).repeat(2, -1)
+        factor = size / side
+        shift = (size - 1) / 2 - factor * (box[..., :2] + box[..., 2:]) / 2
+        zero = np.zeros_like(factor[..., 0])
+        return _affine(factor[..., 0], zero, shift[..., 0], zero, factor[..., 1], shift[..., 1])
+
+
+def warp(image: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """One picture (H, W) or (H, W, C) through a map (2, 3) onto a canvas of `size` = (width, height); edges repeat.
+
+    Bilinear; where the map shrinks to less than half, by area first, since bilinear taps would skip pixels.
+    """
+    factor = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
+    if factor < 0.5:
+        height, width = image.shape[:2]
+        small = (max(1, round(width * factor)), max(1, round(height * factor)))
+        shrink = resize(small[0] / width, small[1] / height)
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        affine = compose(affine, invert(shrink))
+    return cv2.warpAffine(image, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def warp_batch(images: "torch.Tensor", affine: "torch.Tensor", size: int) -> "torch.Tensor":
+    """Pictures (B, C, H, W) through maps (B, 2, 3) onto `size` x `size`; bilinear, edges repeat; any device.
+
+    On a CPU with uint8 pictures OpenCV's kernel does the work, since it costs a tenth of `grid_sample` there; the
+    result is float in 0..255 either way.
+    """
+    import torch
+    from torch.nn import functional
+
+    if images.device.type == "cpu" and images.dtype == torch.uint8:
+        maps = affine.double().numpy()
+        out = np.empty((len(images), size, size, images.shape[1]), np.uint8)
+        for target, image, map_ in zip(out, images.permute(0, 2, 3, 1).numpy(), maps, strict=True):
+            warped = cv2.warpAffine(image, map_, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            target[...] = warped.reshape(target.shape)
+        return torch.from_numpy(out).permute(0, 3, 1, 2).float()
+    height, width = images.shape[2:]
+    back = invert(affine.float())
+    line = torch.arange(size, device=images.device, dtype=torch.float32)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    grid = transform(back, torch.stack([x, y], -1).reshape(1, -1, 2)).reshape(len(images), size, size, 2)
+    span = torch.tensor([width, height], device=images.device, dtype=torch.float32)
+    grid = (2 * grid + 1) / span - 1
+    return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)

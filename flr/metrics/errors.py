@@ -1,0 +1,68 @@
+"""The torchmetrics class: state only, gathered once across ranks by face index."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from flr.metrics.functional import nme, percent_mean, point_errors
+
+
+class LandmarkErrors(Metric):
+    """Predictions of an evaluation; exact on any number of ranks, even or not, since rows are kept by face index.
+
+    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side).
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    index: list[Tensor]
+    points: list[Tensor]
+    truth: list[Tensor]
+    labelled: list[Tensor]
+    normaliser: list[Tensor]
+    side: list[Tensor]
+
+    STATES = ("index", "points", "truth", "labelled", "normaliser", "side")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in self.STATES:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self, index: Tensor, points: Tensor, truth: Tensor, labelled: Tensor, normaliser: Tensor, side: Tensor
+    ) -> None:
+        """Keep a batch.
+
+        Args:
+            index: (B,) int64, each face's own number.
+            points: (B, K, 2) predicted, original-image pixels.
+            truth: (B, K, 2).
+            labelled: (B, K) bool.
+            normaliser: (B,) original-image pixels.
+            side: (B,) the crop's side, original-image pixels.
+        """
+        for name, value in zip(self.STATES, (index, points, truth, labelled, normaliser, side), strict=True):
+            getattr(self, name).append(value.detach())
+
+    def gathered(self) -> dict[str, np.ndarray]:
+        """The states by face index, each face once; after a sync, those of all ranks."""
+        states = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in self.STATES}
+        _, first = np.unique(states["index"], return_index=True)
+        return {name: value[first] for name, value in states.items()}
+
+    def compute(self) -> dict[str, Tensor]:
+        states = self.gathered()
+        errors = point_errors(states["points"], states["truth"], states["labelled"])
+        shares = (states["points"] - states["truth"]) / states["side"][:, None, None].astype(np.float64)
+        shares = shares[states["labelled"]]
+        values = {
+            "nme": percent_mean(nme(errors, states["normaliser"].astype(np.float64))),
+            "mse": float(np.square(shares).mean()),
+            "mae": float(np.abs(shares).mean()),
+        }
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}

@@ -1,0 +1,199 @@
+"""LandmarkModule: net, objective and metrics behind one shared step."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from flr.data.datamodule import Batch
+from flr.errors import UserError
+from flr.landmarks.geometry import mirror, transform
+from flr.landmarks.scheme import Scheme
+from flr.metrics.errors import LandmarkErrors
+
+
+class LandmarkModule(pl.LightningModule):
+    """Trains and evaluates a net under an objective.
+
+    Args:
+        net: maps (B, C, H, W) to its raw output; names that output's kind in ``output``.
+        objective: names the kind it ``takes``; codes, weighs and decodes.
+        scheme: of the points.
+        size: the side of the crop, pixels.
+        mean_face: (K, 2) crop pixels, the baseline.
+        optim: ``optim(parameters) -> Optimizer``.
+        schedule: ``schedule(optimizer, steps) -> LRScheduler``.
+        ema: the decay of an exponential moving average of the weights, which then is what is evaluated; 0 for none.
+        seed: of dropout.
+        tta: whether evaluation averages the picture and its mirror image.
+        about: plain values kept in every checkpoint beside the weights.
+
+    Raises:
+        UserError: the objective does not take what the net puts out.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: nn.Module,
+        scheme: Scheme,
+        size: int,
+        mean_face: np.ndarray,
+        optim: Callable[..., Optimizer],
+        schedule: Callable[..., LRScheduler],
+        ema: float = 0.0,
+        seed: int = 0,
+        tta: bool = False,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if net.output != objective.takes:
+            raise UserError(
+                f"objective {type(objective).__name__} takes {objective.takes}, but {type(net).__name__} puts out "
+                f"{net.output}; choose an objective= that takes {net.output}"
+            )
+        self.net = net.to(memory_format=torch.channels_last)
+        self.objective, self.scheme, self.size, self.seed, self.tta = objective, scheme, size, seed, tta
+        self.optim, self.schedule, self.ema, self.about = optim, schedule, ema, about or {}
+        self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if ema else None
+        self.register_buffer("mean_face", torch.from_numpy(mean_face))
+        self.errors, self.baseline = LandmarkErrors(), LandmarkErrors()
+        self.evaluated: dict[str, np.ndarray] = {}
+
+    @property
+    def best_net(self) -> nn.Module:
+        """What is evaluated, exported and used."""
+        return self.ema_net if self.ema_net is not None else self.net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, K, 2) float32 crop pixels of images (B, C, H, W)."""
+        net = self.net if self.training else self.best_net
+        points = self.objective.decode(net(images), self.size)
+        if self.tta and not self.training:
+            flipped = self.objective.decode(net(images.flip(-1)), self.size)
+            back = torch.from_numpy(mirror(self.size)).to(points)
+            points = (points + transform(back, flipped)[:, self.scheme.mirror_order.tolist()]) / 2
+        return points
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout is a function of (seed, epoch, rank): a resumed run draws what an uninterrupted one would have drawn.
+        torch.manual_seed(hash((self.seed, self.current_epoch, self.global_rank)) % 2**63)
+        self._sum = torch.zeros((), device=self.device)
+        self._count = torch.zeros((), device=self.device)
+        self._faces, self._since = 0, time.perf_counter()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        total, count = self.objective.loss(self.net(batch.images), batch.points, batch.labelled, self.size)
+        self._sum += total.detach()
+        self._count += count
+        self._faces += len(batch.index) * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            # The global batch's own mean: gradients are averaged over ranks, so each gives its sum over the mean count.
+            count = self.all_gather(count).sum() / self.trainer.world_size
+        loss = total / count.clamp_min(1)
+        self.log("train/loss_step", loss.detach(), prog_bar=True)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema_net is not None:
+            step = self.trainer.global_step
+            _average(self.ema_net, self.net, min(self.ema, (1 + step) / (10 + step)))
+
+    def on_train_epoch_end(self) -> None:
+        seconds = time.perf_counter() - self._since
+        total = self.all_gather(torch.stack([self._sum, self._count])).reshape(-1, 2).sum(0)
+        self.log_dict(
+            {
+                "train/loss": total[0] / total[1],
+                "train/images_per_second": self._faces / seconds,
+                "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            }
+        )
+
+    def on_validation_start(self) -> None:
+        self._validation_since = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        # Validation runs inside the training epoch; its time is not the training's.
+        if hasattr(self, "_since"):
+            self._since += time.perf_counter() - self._validation_since
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        # Norms and biases are not decayed: it only fights the normalisation.
+        named = [p for p in self.net.parameters() if p.requires_grad]
+        groups = [{"params": [p for p in named if p.ndim > 1]}, {"params": [p for p in named if p.ndim < 2]}]
+        optimizer = self.optim(groups)
+        groups_decay = optimizer.param_groups[1]
+        groups_decay["weight_decay"] = 0.0
+        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def _start_evaluation(self) -> None:
+        self.errors.reset()
+        self.baseline.reset()
+        self._loss = torch.zeros(2, device=self.device, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        raw = self.best_net(batch.images)
+        total, count = self.objective.loss(raw, batch.points, batch.labelled, self.size)
+        self._loss += torch.stack([total.double(), count.double()])
+        self._keep(batch, self.objective.decode(raw, self.size))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._keep(batch, self(batch.images))
+
+    def _keep(self, batch: Batch, points: Tensor) -> None:
+        truth = transform(batch.to_original, batch.points)
+        side = self.size * torch.linalg.det(batch.to_original[..., :2]).abs().sqrt()
+        for metric, predicted in ((self.errors, points), (self.baseline, self.mean_face.expand_as(points))):
+            metric.update(
+                batch.index, transform(batch.to_original, predicted), truth, batch.labelled, batch.normaliser, side
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        values = {f"val/{name}": value for name, value in self.errors.compute().items()}
+        values["val/baseline_nme"] = self.baseline.compute()["nme"]
+        total, count = self.all_gather(self._loss).reshape(-1, 2).sum(0)
+        values["val/loss"] = total / count
+        for name, value in values.items():
+            self.log(name, value.float(), prog_bar=name == "val/nme")
+
+    def on_test_epoch_end(self) -> None:
+        baseline = self.baseline.compute()["nme"]
+        with self.errors.sync_context():
+            self.evaluated = self.errors.gathered()
+        self.log("test/baseline_nme", baseline.float())
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["flr"] = self.about
+
+
+@torch.no_grad()
+def _average(average: nn.Module, current: nn.Module, decay: float) -> None:
+    """Move `average` towards `current`: floats by 1 - decay, counters as they are."""
+    pairs = list(zip(average.state_dict().values(), current.state_dict().values(), strict=True))
+    floats = [(a, b) for a, b in pairs if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
+    for a, b in pairs:
+        if not a.is_floating_point():
+            a.copy_(b)

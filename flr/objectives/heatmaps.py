@@ -1,0 +1,65 @@
+"""Heatmaps read by their mean (soft-argmax), trained on the coordinate and on the map itself."""
+
+import torch
+from torch import Tensor, nn
+
+from flr.objectives.coordinates import Loss, masked_sum
+
+
+class Heatmaps(nn.Module):
+    """A softmax over each point's map, its mean the point (integral regression, Sun et al. 2018, arXiv:1711.08229).
+
+    Args:
+        loss: of the decoded coordinates' differences, shares of the crop's side.
+        coordinate_weight: of that loss.
+        heatmap_weight: of the cross-entropy to a Gaussian round the truth.
+        sigma: the Gaussian's standard deviation, shares of the crop's side.
+    """
+
+    takes = "heatmaps"
+
+    def __init__(
+        self, loss: Loss, coordinate_weight: float = 128.0, heatmap_weight: float = 0.5, sigma: float = 1 / 32
+    ) -> None:
+        super().__init__()
+        self.criterion, self.sigma = loss, sigma
+        self.coordinate_weight, self.heatmap_weight = coordinate_weight, heatmap_weight
+
+    def loss(self, raw: Tensor, points: Tensor, labelled: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The loss of logits (B, K, h, w) for points (B, K, 2) crop pixels, labelled (B, K): its sum and its count.
+
+        A point that augmentation pushed outside the crop carries no loss: no map can hold it.
+        """
+        logs = raw.float().flatten(2).log_softmax(-1)
+        shape = raw.shape[-2:]
+        loss = self.coordinate_weight * self.criterion((_mean(logs.exp(), shape, size) - points) / size).mean(-1)
+        gauss_x, gauss_y = (
+            _gaussian(points[..., axis], shape[1 - axis], size, self.sigma * size) for axis in (0, 1)
+        )
+        target = (gauss_y[..., :, None] * gauss_x[..., None, :]).flatten(2)
+        loss = loss - self.heatmap_weight * (target * logs).sum(-1)
+        inside = ((points > -0.5) & (points < size - 0.5)).all(-1)
+        return masked_sum(loss, labelled & inside)
+
+    def decode(self, raw: Tensor, size: int) -> Tensor:
+        """(B, K, 2) float32 crop pixels of logits (B, K, h, w)."""
+        return _mean(raw.float().flatten(2).softmax(-1), raw.shape[-2:], size)
+
+
+def _cells(count: int, size: int, like: Tensor) -> Tensor:
+    """(count,) the crop pixel at the centre of each cell."""
+    return (torch.arange(count, device=like.device, dtype=torch.float32) + 0.5) * (size / count) - 0.5
+
+
+def _mean(maps: Tensor, shape: torch.Size, size: int) -> Tensor:
+    maps = maps.unflatten(-1, shape)
+    # Sums, not a matrix product, which autocast would take to bf16: half a pixel at 64 to 128.
+    x = (maps.sum(-2) * _cells(shape[1], size, maps)).sum(-1)
+    y = (maps.sum(-1) * _cells(shape[0], size, maps)).sum(-1)
+    return torch.stack([x, y], -1)
+
+
+def _gaussian(centre: Tensor, count: int, size: int, sigma: float) -> Tensor:
+    """(..., count) normalised Gaussians along one axis round `centre` (...), crop pixels."""
+    distance = _cells(count, size, centre) - centre[..., None]
+    return (-0.5 * (distance / sigma) ** 2).softmax(-1)

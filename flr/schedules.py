@@ -1,0 +1,54 @@
+"""Learning rates over a training, as torch schedulers stepped once an optimiser step."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+
+def constant(optimizer: Optimizer, steps: int, warmup: float = 0.0) -> LRScheduler:
+    """The optimiser's own rate, after a linear rise over the first `warmup` share of `steps`."""
+    return LambdaLR(optimizer, lambda step: _rise(step, steps, warmup))
+
+
+def step(
+    optimizer: Optimizer, steps: int, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1, warmup: float = 0.0
+) -> LRScheduler:
+    """The rate times `factor` after each share `at` of `steps`."""
+    return LambdaLR(optimizer, lambda s: _rise(s, steps, warmup) * factor ** sum(s >= a * steps for a in at))
+
+
+def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.0, final: float = 0.0) -> LRScheduler:
+    """Half a cosine from the full rate to the `final` share of it (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+
+    def factor(s: int) -> float:
+        first = warmup * steps
+        done = min(max(s - first, 0) / max(steps - first, 1), 1)
+        return _rise(s, steps, warmup) * (final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
+
+    return LambdaLR(optimizer, factor)
+
+
+def onecycle(
+    optimizer: Optimizer, steps: int, warmup: float = 0.3, start: float = 0.04, final: float = 1e-4
+) -> LRScheduler:
+    """Up to the optimiser's rate and down again, momentum the other way (Smith and Topin 2018, arXiv:1708.07120).
+
+    Args:
+        optimizer: its ``lr`` is the peak.
+        steps: of the whole training.
+        warmup: the share of steps that rise.
+        start: the first rate over the peak.
+        final: the last rate over the first.
+    """
+    peak = [group["lr"] for group in optimizer.param_groups]
+    cycle = "momentum" in optimizer.defaults or "betas" in optimizer.defaults
+    return OneCycleLR(
+        optimizer, peak, total_steps=steps + 1, pct_start=warmup, div_factor=1 / start, final_div_factor=1 / final,
+        cycle_momentum=cycle,
+    )  # fmt: skip
+
+
+def _rise(step: int, steps: int, warmup: float) -> float:
+    first = warmup * steps
+    return min(1.0, (step + 1) / (first + 1)) if first else 1.0

@@ -1,0 +1,113 @@
+"""Pictures of faces and curves, in one style: truth green, prediction magenta, a thin line for the error between."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from flr.metrics.functional import ced
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRUTH, PREDICTION, ERROR = (60, 220, 60), (255, 0, 255), (255, 220, 0)
+SHIFT = 4  # sub-pixel bits of OpenCV's drawing
+
+
+def draw_face(
+    image: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: int,
+    caption: str = "",
+) -> np.ndarray:  # fmt: skip
+    """One crop, enlarged, with its points.
+
+    Args:
+        image: (S, S, C) uint8, C 1 or 3.
+        truth: (K, 2) crop pixels, or None.
+        points: (K, 2) predicted, or None.
+        labelled: (K,) bool: the points whose truth is drawn.
+        side: pixels of the result.
+        caption: a few words along the top.
+
+    Returns:
+        (side, side, 3) RGB uint8.
+    """
+    scale = side / image.shape[0]
+    canvas = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
+    canvas = np.ascontiguousarray(np.broadcast_to(canvas.reshape(side, side, -1), (side, side, 3)))
+    radius = max(1.2, side / 130)
+
+    def place(values: np.ndarray) -> np.ndarray:
+        values = np.clip((values + 0.5) * scale - 0.5, -1e4, 1e4)
+        return np.round(values * 2**SHIFT).astype(int)
+
+    if truth is not None and points is not None:
+        for a, b in zip(place(truth)[labelled].tolist(), place(points)[labelled].tolist(), strict=True):
+            cv2.line(canvas, a, b, ERROR, 1, cv2.LINE_AA, SHIFT)
+    for values, colour, shown in ((truth, TRUTH, labelled), (points, PREDICTION, np.ones_like(labelled))):
+        if values is not None:
+            for centre in place(values)[shown].tolist():
+                cv2.circle(canvas, centre, round(radius * 2**SHIFT), colour, -1, cv2.LINE_AA, SHIFT)
+    if caption:
+        size = side / 400
+        cv2.putText(canvas, caption, (4, int(28 * size) + 2), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(
+            canvas, caption, (4, int(28 * size) + 2), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA
+        )
+    return canvas
+
+
+def sheet(faces: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Equal pictures (side, side, 3) laid out row by row, with a thin gap."""
+    side = faces[0].shape[0]
+    rows = -(-len(faces) // columns)
+    out = np.full((rows * (side + 4) - 4, columns * (side + 4) - 4, 3), 255, np.uint8)
+    for i, face in enumerate(faces):
+        y, x = (i // columns) * (side + 4), (i % columns) * (side + 4)
+        out[y : y + side, x : x + side] = face
+    return out
+
+
+def figure(columns: int = 1, rows: int = 1) -> "Figure":
+    """An empty figure, drawn without any window system and without touching matplotlib's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(5.5 * columns, 3.6 * rows), layout="constrained")
+    FigureCanvasAgg(fig)
+    fig.subplots(rows, columns, squeeze=False)
+    return fig
+
+
+def ced_figure(values: Mapping[str, np.ndarray], limit: float = 0.1) -> "Figure":
+    """The cumulative error distributions of named NMEs (N,), up to `limit`."""
+    fig = figure()
+    axes = fig.axes[0]
+    for name, nmes in values.items():
+        x, y = ced(nmes)
+        axes.step(100 * np.concatenate([[0], x]), 100 * np.concatenate([[0], y]), where="post", label=name)
+    axes.set(xlim=(0, 100 * limit), ylim=(0, 100), xlabel="NME, %", ylabel="faces, %", title="Cumulative error")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return fig
+
+
+def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure":
+    """The curves of a run over its steps: losses, NME beside its baseline, MSE, learning rate, throughput."""
+    panels = (
+        ("loss", ("train/loss", "val/loss"), True),
+        ("NME, %", ("val/nme", "val/baseline_nme"), False),
+        ("MSE, crop sides squared", ("val/mse",), True),
+        ("learning rate", ("lr",), False),
+        ("images/s", ("train/images_per_second",), False),
+    )
+    fig = figure(columns=len(panels))
+    for axes, (title, names, log) in zip(fig.axes, panels, strict=True):
+        for name in names:
+            if history.get(name):
+                axes.plot(*zip(*history[name], strict=True), label=name, marker=".", markersize=3)
+                axes.legend()
+        values = [value for name in names for _, value in history.get(name, ())]
+        axes.set(title=title, xlabel="step", yscale="log" if log and values and min(values) > 0 else "linear")
+        axes.grid(alpha=0.3)
+    return fig

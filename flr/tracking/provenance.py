@@ -1,0 +1,89 @@
+"""Where a number came from: code, lock, versions, hardware."""
+
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+import flr
+
+PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "opencv-python-headless", "hydra-core", "mlflow")
+ROOT = Path(flr.__file__).parent.parent
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def code_state() -> tuple[dict[str, str], str]:
+    """The commit, whether the tree differs from it, and the diff (untracked files named, not shown).
+
+    Outside a checkout, for an installed wheel, the package's version stands for the commit.
+    """
+    tracked = _git("ls-files", "--error-unmatch", "flr/__init__.py")
+    commit = _git("rev-parse", "HEAD") if tracked else None
+    if commit is None:
+        return {"commit": f"flr {flr.__version__} (no checkout)", "dirty": "unknown"}, ""
+    status, diff = _git("status", "--porcelain") or "", _git("diff", "HEAD") or ""
+    untracked = "".join(f"# untracked: {line[3:]}\n" for line in status.splitlines() if line.startswith("??"))
+    return {"commit": commit.strip(), "dirty": str(bool(status)).lower()}, untracked + diff
+
+
+def lock_hash() -> str:
+    """The digest of the committed lock, or ``none`` where the package runs without its checkout."""
+    lock = ROOT / "constraints.txt"
+    return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none"
+
+
+def versions() -> dict[str, str]:
+    """Python's and the main packages' versions, as installed."""
+    found = {"python": platform.python_version(), "flr": flr.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def hardware() -> dict[str, str]:
+    """The processor, its cores, memory and GPUs."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": cpu,
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
+        "gpu": ", ".join(gpus) or "none",
+    }
+
+
+def process_tag() -> dict[str, str]:
+    """Names this process for good: a process id alone is used again after a while."""
+    me = psutil.Process()
+    return {"host": socket.gethostname(), "process": f"{me.pid}@{me.create_time():.2f}"}
+
+
+def process_alive(tag: str) -> bool:
+    """Whether the process of a `process_tag` on this host still runs."""
+    pid, _, created = tag.partition("@")
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) < 1.0
+    except (psutil.NoSuchProcess, ValueError):
+        return False

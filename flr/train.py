@@ -1,0 +1,206 @@
+"""``python -m flr.train``: train, track and test a landmark net, or go on with a run (``run=ID|DIR``)."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from flr.config import Train, as_config, build, check, door, flat, plain, task_overrides
+from flr.errors import UserError, nearest
+
+RESUME_MAY_CHANGE = (
+    "run", "trainer.max_epochs", "trainer.devices", "trainer.accelerator", "trainer.strategy", "trainer.enable_progress_bar",
+    "data.root", "data.workers", "paths", "tracking", "callbacks",
+)  # fmt: skip
+
+
+def main(cfg: DictConfig) -> None:
+    """Train from a composed config."""
+    if cfg.run is None:
+        check(cfg, Train)
+        run(cfg, task_overrides())
+    else:
+        resume(cfg)
+
+
+def resume(cfg: DictConfig) -> None:
+    """Go on with a run from the end of its last whole epoch, under its own config.
+
+    Raises:
+        UserError: the run is not known, finished, or an override is not one that a running training may change.
+    """
+    from pathlib import Path
+
+    from flr.checkpoints import find_run, load_checkpoint
+
+    check(cfg, Train)
+    typed = [word.lstrip("+~").split("=", 1)[0] for word in task_overrides()]
+    for key in typed:
+        if not any(key == allowed or key.startswith(allowed + ".") for allowed in RESUME_MAY_CHANGE):
+            raise UserError(
+                f"{key} cannot change while a run goes on{nearest(key, RESUME_MAY_CHANGE)}; start a new run for that"
+            )
+    folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.cache_dir))
+    note = folder.note()
+    checkpoint = load_checkpoint(folder.last) if folder.last.is_file() else None
+    if checkpoint is not None:
+        values, overrides = checkpoint["flr"]["config"], checkpoint["flr"]["overrides"]
+    else:
+        values = OmegaConf.to_container(OmegaConf.load(folder.config))
+        overrides = []
+    own = as_config(values)
+    own.tracking.uri, own.tracking.experiment = note["uri"], note["experiment"]
+    for key in typed:
+        if key != "run":
+            OmegaConf.update(own, key, OmegaConf.select(cfg, key), force_add=True)
+    check(own, Train, trusted=False)
+    if checkpoint is not None and checkpoint["epoch"] + 1 >= own.trainer.max_epochs:
+        raise UserError(
+            f"run={cfg.run}: its {own.trainer.max_epochs} epochs are done; raise trainer.max_epochs to train it further"
+        )
+    run(own, overrides, note["run_id"], None if checkpoint is None else checkpoint["flr"])
+
+
+def run(cfg: DictConfig, overrides: list[str], run_id: str | None = None, before: dict | None = None) -> None:
+    """One training from start to tested end, under a checked config.
+
+    Args:
+        cfg: the config.
+        overrides: what the user typed to get it.
+        run_id: the MLflow run to go on with.
+        before: the ``flr`` part of the checkpoint to go on from.
+    """
+    import os
+    import signal
+    import sys
+    from dataclasses import asdict
+    from pathlib import Path
+
+    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    from flr import evaluate
+    from flr.checkpoints import VERSION, RunFolder
+    from flr.files import write_json, writing
+    from flr.module import LandmarkModule
+    from flr.tracking import provenance
+    from flr.tracking.mlflow import Tracker
+    from flr.tracking.pictures import curves_figure
+
+    values = plain(cfg)
+    output = Path(cfg.paths.output_dir).absolute()
+    tracker: Tracker = build(cfg.tracking, artifacts=output / "artifacts")
+    first_rank = int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+    if first_rank:
+        tracker.open()  # before any work, so that a store which cannot be reached costs nothing
+
+    pl.seed_everything(cfg.seed, verbose=False)
+    data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+    data.prepare()
+    for fault in data.table.faults[:5]:
+        print(f"left out {fault}", file=sys.stderr)
+    if data.table.faults:
+        print(f"{len(data.table.faults)} face(s) of {cfg.data.name} left out", file=sys.stderr)
+    protocol = data.protocol
+    if before is not None and before["protocol"]["fingerprint"] != protocol.fingerprint:
+        raise UserError(
+            f"the data of this run have changed since it stopped ({before['protocol']['fingerprint']} to "
+            f"{protocol.fingerprint}); restore them or start a new run"
+        )
+    module = LandmarkModule(
+        net=build(cfg.model, points=len(data.scheme), channels=data.crop.channels, size=data.crop.size),
+        objective=build(cfg.objective),
+        scheme=data.scheme,
+        size=data.crop.size,
+        mean_face=data.mean_face(),
+        optim=build(cfg.optim),
+        schedule=build(cfg.schedule),
+        ema=cfg.ema,
+        seed=cfg.seed,
+        tta=cfg.tta,
+    )
+    name = cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
+    module.about = {
+        "version": VERSION,
+        "config": values,
+        "overrides": overrides,
+        "scheme": data.scheme.name,
+        "protocol": asdict(protocol),
+        "name": name,
+    }
+
+    if first_rank:
+        code, diff = provenance.code_state()
+        run_id = tracker.start(
+            name,
+            {
+                "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
+                "protocol": protocol.name, "lock": provenance.lock_hash(), **code,
+            },
+            run_id,
+        )  # fmt: skip
+        os.environ["FLR_RUN_ID"] = run_id  # Lightning's child ranks write to the same folder
+    folder = RunFolder(output / "runs" / os.environ["FLR_RUN_ID"])
+    status = "FAILED"
+    if first_rank:
+        try:
+            write_json(
+                folder.path / "run.json", {"run_id": run_id, "uri": cfg.tracking.uri, "experiment": tracker.experiment}
+            )
+            with writing(folder.config) as aside:
+                aside.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
+            tracker.tag(folder=str(folder.path))
+            tracker.params({**dict(flat(values)), "overrides": " ".join(overrides)})
+            tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
+            tracker.params({f"hardware.{key}": value for key, value in provenance.hardware().items()})
+            tracker.file(folder.config)
+            tracker.file(folder.path / "run.json")
+            if diff:
+                tracker.text(diff, "code.diff")
+            faults = [str(fault) for fault in data.table.faults]
+            tracker.dataset(cfg.data.name, protocol.fingerprint, str(cfg.data.root), {**protocol.counts, "left out": len(faults)})
+            if faults:
+                tracker.text("\n".join(faults) + "\n", "left_out.txt")
+        except BaseException:
+            tracker.end("FAILED")
+            raise
+
+    checkpoints = str(folder.path / "checkpoints")
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor="val/nme", save_weights_only=True, enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )  # fmt: skip
+    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+    extra = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
+    trainer: pl.Trainer = build(
+        cfg.trainer, logger=tracker, callbacks=[*extra, best, last], default_root_dir=str(folder.path)
+    )
+    try:
+        trainer.fit(module, data, ckpt_path=str(folder.last) if before is not None else None)
+        if trainer.interrupted or trainer.state.status != "finished":
+            raise KeyboardInterrupt
+        result = evaluate.score(trainer, module, data, str(folder.best) if best.best_model_path else None)
+        if first_rank:
+            evaluate.write(result, folder.path)
+            evaluate.log(result, tracker, folder.path, step=trainer.global_step)
+            tracker.figure(curves_figure(tracker.history), "curves.png")
+            tracker.file(folder.best, "checkpoints")
+            evaluate.show(result)
+            print(f"run {run_id}  {folder.path}")
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise KeyboardInterrupt from None
+    except OSError as error:
+        raise UserError(f"{error.filename or folder.path}: {error.strerror}; free space or set paths.output_dir") from error
+    finally:
+        if first_rank:
+            # Ctrl-C again must not leave the run without an end.
+            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                if status != "FINISHED" and folder.last.is_file():
+                    tracker.file(folder.last, "checkpoints")
+            finally:
+                tracker.end(status)
+                signal.signal(signal.SIGINT, previous)
+
+
+if __name__ == "__main__":
+    door(main, "train")
