@@ -34,7 +34,7 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, *args: Any) -> dict[str, Any]:
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # a run's id tells nothing while it trains
-        return metrics  # type: ignore[return-value]
+        return metrics
 
 
 class ValidationPictures(pl.Callback):

@@ -43,13 +43,13 @@ class RunFolder:
             raise UserError(f"{file}: not the folder of a run; name a run's id, its folder or a .ckpt file") from error
 
 
-def find_run(run: str, uri: str, cache: Path) -> RunFolder:
+def find_run(run: str, uri: str, output: Path) -> RunFolder:
     """The folder of a run.
 
     Args:
         run: its folder, or its MLflow id.
         uri: of the tracking store that knows the id.
-        cache: where a run whose folder is elsewhere is fetched to.
+        output: the output folder, to whose ``runs/`` a run whose folder is elsewhere is fetched.
 
     Raises:
         UserError: neither a folder nor a known id, or nothing of the run was kept in MLflow.
@@ -72,12 +72,15 @@ def find_run(run: str, uri: str, cache: Path) -> RunFolder:
     local = Path(tags.get(f"{PREFIX}folder", ""))
     if (local / "run.json").is_file():
         return RunFolder(local)
-    target = cache / "runs" / run
+    target = output.absolute() / "runs" / run
     target.mkdir(parents=True, exist_ok=True)
     names = {item.path for folder in (None, "checkpoints") for item in client.list_artifacts(run, folder)}
     for name in ("run.json", "config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         if name in names:
-            client.download_artifacts(run, name, str(target))
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            fetched = Path(client.download_artifacts(run, name, str(target)))
+            if fetched != target / name:  # some stores keep the folder of a single file, some do not
+                fetched.replace(target / name)
     if not (target / "run.json").is_file():
         raise UserError(f"run={run}: its folder {local} is not here and MLflow holds no copy; name the folder")
     return RunFolder(target)
@@ -96,11 +99,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, AttributeError) as error:
-        reason = "holds objects, which are never loaded" if "Unsupported" in str(error) else "damaged or not a checkpoint"
+        reason = (
+            "holds objects, which are never loaded"
+            if "unsupported" in str(error).lower()
+            else "damaged or not a checkpoint"
+        )
         raise UserError(f"{path}: {reason}; name another, or last.ckpt or best.ckpt of the same run") from error
     about = checkpoint.get("flr") if isinstance(checkpoint, dict) else None
     if not isinstance(about, dict) or "state_dict" not in checkpoint or "config" not in about:
         raise UserError(f"{path}: a checkpoint, but not one that flr.train wrote")
     if about.get("version") != VERSION:
-        raise UserError(f"{path}: written by another version of flr (form {about.get('version')}, this reads {VERSION})")
+        raise UserError(
+            f"{path}: written by another version of flr (form {about.get('version')}, this reads {VERSION})"
+        )
     return checkpoint

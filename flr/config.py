@@ -28,8 +28,8 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf
 
 # What a config that came with a run or checkpoint may build. The module of the resolved object counts, not its path.
 TRUSTED = (
-    "flr.augment", "flr.callbacks", "flr.config", "flr.data", "flr.landmarks", "flr.models", "flr.objectives",
-    "flr.schedules", "flr.tracking", "torch.optim", "torch.nn", "albumentations", "pytorch_lightning",
+    "flr.augment", "flr.callbacks", "flr.config.Paths", "flr.data", "flr.landmarks", "flr.models", "flr.objectives",
+    "flr.schedules", "flr.tracking", "torch.optim", "torch.nn", "pytorch_lightning",
 )  # fmt: skip
 
 # Arguments that the code hands in where a node is built; a config names the others.
@@ -167,10 +167,14 @@ def _explain(error: Exception, config_name: str) -> str:
     if found := re.search(r"Could not (?:override|append to config|delete from config)[. ]+'?([\w.@/]+)'?", text):
         key = found[1]
         return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; +KEY=VALUE adds one that a target knows"
-    if found := re.search(r"Could not find '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text):
-        group, _, choice = found[1].rpartition("/")
+    if found := re.search(
+        r"Could not find '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
+    ):
+        choice = found[1].rpartition("/")[2]
         options = (found[2] or "").split()
-        return f"no config '{found[1]}'" + (nearest(choice, options) if options else f"; see the folders of {CONF.name}/")
+        return f"no config '{found[1]}'" + (
+            nearest(choice, options) if options else f"; see the folders of {CONF.name}/"
+        )
     if found := re.search(r"Could not override '([\w.@/]+)'. No match in the defaults list", text):
         return f"no config group '{found[1]}'{nearest(found[1], _groups())}"
     return text
@@ -292,7 +296,7 @@ def _check_type(value: Any, hint: Any, path: str) -> None:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if isinstance(target, type) else target
+    function: Any = vars(target).get("__init__", target.__init__) if isinstance(target, type) else target  # type: ignore[misc]
     try:
         return typing.get_type_hints(function)
     except Exception:  # a library's own hints that cannot be evaluated here say nothing
@@ -310,21 +314,26 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
         UserError: there is none, or it may not be built from a config that came from outside.
     """
     module_name, _, name = str(target).rpartition(".")
-    if not trusted and not _allowed(module_name):
-        raise UserError(f"{path}: this run's config names {target}, which lies outside what a run may build; not loaded")
+    if not trusted and not _allowed(str(target)):
+        raise UserError(
+            f"{path}: this run's config names {target}, which lies outside what a run may build; not loaded"
+        )
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path}._target_={target}: no such class or function ({error})") from error
     if not callable(found):
         raise UserError(f"{path}._target_={target} is not a class or function")
-    if not trusted and not _allowed(getattr(found, "__module__", "") or ""):
-        raise UserError(f"{path}: this run's config names {target}, which lies outside what a run may build; not loaded")
+    own_name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
+    if not trusted and not _allowed(own_name):
+        raise UserError(
+            f"{path}: this run's config names {target}, which lies outside what a run may build; not loaded"
+        )
     return found
 
 
-def _allowed(module: str) -> bool:
-    return any(module == root or module.startswith(root + ".") for root in TRUSTED)
+def _allowed(name: str) -> bool:
+    return any(name == root or name.startswith(root + ".") for root in TRUSTED)
 
 
 # -- building ----------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     if reference.is_file():
         best, folder = reference.absolute(), RunFolder(reference.absolute().parent.parent)
     else:
-        folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.cache_dir))
+        folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
         best = folder.best
     checkpoint = load_checkpoint(best)
     about = checkpoint["flr"]
@@ -69,7 +69,9 @@ def main(cfg: DictConfig) -> None:
         other = OmegaConf.merge(cfg.data, {"crop": own.data.crop, "pixels": own.data.pixels})
         for word in task_overrides():
             if word.startswith("data.crop."):
-                OmegaConf.update(other, word.split("=")[0].removeprefix("data."), OmegaConf.select(cfg, word.split("=")[0]))
+                OmegaConf.update(
+                    other, word.split("=")[0].removeprefix("data."), OmegaConf.select(cfg, word.split("=")[0])
+                )
         own.data = other
     elif cfg.data.root is not None:
         own.data.root = cfg.data.root

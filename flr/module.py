@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,6 +18,7 @@ from flr.errors import UserError
 from flr.landmarks.geometry import mirror, transform
 from flr.landmarks.scheme import Scheme
 from flr.metrics.errors import LandmarkErrors
+from flr.objectives import Objective
 
 
 class LandmarkModule(pl.LightningModule):
@@ -42,7 +44,7 @@ class LandmarkModule(pl.LightningModule):
     def __init__(
         self,
         net: nn.Module,
-        objective: nn.Module,
+        objective: Objective,
         scheme: Scheme,
         size: int,
         mean_face: np.ndarray,
@@ -59,10 +61,11 @@ class LandmarkModule(pl.LightningModule):
                 f"objective {type(objective).__name__} takes {objective.takes}, but {type(net).__name__} puts out "
                 f"{net.output}; choose an objective= that takes {net.output}"
             )
-        self.net = net.to(memory_format=torch.channels_last)
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.objective, self.scheme, self.size, self.seed, self.tta = objective, scheme, size, seed, tta
         self.optim, self.schedule, self.ema, self.about = optim, schedule, ema, about or {}
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if ema else None
+        self.mean_face: Tensor
         self.register_buffer("mean_face", torch.from_numpy(mean_face))
         self.errors, self.baseline = LandmarkErrors(), LandmarkErrors()
         self.evaluated: dict[str, np.ndarray] = {}
@@ -82,6 +85,10 @@ class LandmarkModule(pl.LightningModule):
             points = (points + transform(back, flipped)[:, self.scheme.mirror_order.tolist()]) / 2
         return points
 
+    def _ranks(self, value: Tensor) -> Tensor:
+        """(ranks, ...) a tensor of every rank."""
+        return torch.as_tensor(self.all_gather(value)).reshape(-1, *value.shape)
+
     # -- training --------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
@@ -98,7 +105,7 @@ class LandmarkModule(pl.LightningModule):
         self._faces += len(batch.index) * self.trainer.world_size
         if self.trainer.world_size > 1:
             # The global batch's own mean: gradients are averaged over ranks, so each gives its sum over the mean count.
-            count = self.all_gather(count).sum() / self.trainer.world_size
+            count = self._ranks(count).sum() / self.trainer.world_size
         loss = total / count.clamp_min(1)
         self.log("train/loss_step", loss.detach(), prog_bar=True)
         return loss
@@ -111,7 +118,7 @@ class LandmarkModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         seconds = time.perf_counter() - self._since
-        total = self.all_gather(torch.stack([self._sum, self._count])).reshape(-1, 2).sum(0)
+        total = self._ranks(torch.stack([self._sum, self._count])).sum(0)
         self.log_dict(
             {
                 "train/loss": total[0] / total[1],
@@ -128,13 +135,12 @@ class LandmarkModule(pl.LightningModule):
         if hasattr(self, "_since"):
             self._since += time.perf_counter() - self._validation_since
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # Norms and biases are not decayed: it only fights the normalisation.
         named = [p for p in self.net.parameters() if p.requires_grad]
         groups = [{"params": [p for p in named if p.ndim > 1]}, {"params": [p for p in named if p.ndim < 2]}]
         optimizer = self.optim(groups)
-        groups_decay = optimizer.param_groups[1]
-        groups_decay["weight_decay"] = 0.0
+        optimizer.param_groups[1]["weight_decay"] = 0.0
         schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -171,7 +177,7 @@ class LandmarkModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         values = {f"val/{name}": value for name, value in self.errors.compute().items()}
         values["val/baseline_nme"] = self.baseline.compute()["nme"]
-        total, count = self.all_gather(self._loss).reshape(-1, 2).sum(0)
+        total, count = self._ranks(self._loss).sum(0)
         values["val/loss"] = total / count
         for name, value in values.items():
             self.log(name, value.float(), prog_bar=name == "val/nme")

@@ -1,9 +1,14 @@
 """``python -m flr.train``: train, track and test a landmark net, or go on with a run (``run=ID|DIR``)."""
 
+from typing import TYPE_CHECKING, Any
+
 from omegaconf import DictConfig, OmegaConf
 
 from flr.config import Train, as_config, build, check, door, flat, plain, task_overrides
 from flr.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from flr.checkpoints import RunFolder
 
 RESUME_MAY_CHANGE = (
     "run", "trainer.max_epochs", "trainer.devices", "trainer.accelerator", "trainer.strategy", "trainer.enable_progress_bar",
@@ -37,7 +42,7 @@ def resume(cfg: DictConfig) -> None:
             raise UserError(
                 f"{key} cannot change while a run goes on{nearest(key, RESUME_MAY_CHANGE)}; start a new run for that"
             )
-    folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.cache_dir))
+    folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
     note = folder.note()
     checkpoint = load_checkpoint(folder.last) if folder.last.is_file() else None
     if checkpoint is not None:
@@ -55,18 +60,21 @@ def resume(cfg: DictConfig) -> None:
         raise UserError(
             f"run={cfg.run}: its {own.trainer.max_epochs} epochs are done; raise trainer.max_epochs to train it further"
         )
-    run(own, overrides, note["run_id"], None if checkpoint is None else checkpoint["flr"])
+    run(own, overrides, folder, None if checkpoint is None else checkpoint["flr"])
 
 
-def run(cfg: DictConfig, overrides: list[str], run_id: str | None = None, before: dict | None = None) -> None:
+def run(
+    cfg: DictConfig, overrides: list[str], folder: "RunFolder | None" = None, before: dict[str, Any] | None = None
+) -> None:
     """One training from start to tested end, under a checked config.
 
     Args:
         cfg: the config.
         overrides: what the user typed to get it.
-        run_id: the MLflow run to go on with.
-        before: the ``flr`` part of the checkpoint to go on from.
+        folder: of the run to go on with; None starts one.
+        before: the ``flr`` part of the checkpoint to go on from; None for a run that was stopped in its first epoch.
     """
+    import errno
     import os
     import signal
     import sys
@@ -75,6 +83,7 @@ def run(cfg: DictConfig, overrides: list[str], run_id: str | None = None, before
 
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import ModelCheckpoint
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from flr import evaluate
     from flr.checkpoints import VERSION, RunFolder
@@ -84,6 +93,7 @@ def run(cfg: DictConfig, overrides: list[str], run_id: str | None = None, before
     from flr.tracking.mlflow import Tracker
     from flr.tracking.pictures import curves_figure
 
+    _quiet()
     values = plain(cfg)
     output = Path(cfg.paths.output_dir).absolute()
     tracker: Tracker = build(cfg.tracking, artifacts=output / "artifacts")
@@ -134,10 +144,11 @@ def run(cfg: DictConfig, overrides: list[str], run_id: str | None = None, before
                 "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
                 "protocol": protocol.name, "lock": provenance.lock_hash(), **code,
             },
-            run_id,
+            folder.note()["run_id"] if folder else None,
         )  # fmt: skip
-        os.environ["FLR_RUN_ID"] = run_id  # Lightning's child ranks write to the same folder
-    folder = RunFolder(output / "runs" / os.environ["FLR_RUN_ID"])
+        # Lightning's child ranks write to the same folder.
+        os.environ["FLR_RUN_FOLDER"] = str(folder.path if folder else output / "runs" / run_id)
+    folder = RunFolder(Path(os.environ["FLR_RUN_FOLDER"]))
     status = "FAILED"
     if first_rank:
         try:
@@ -155,7 +166,9 @@ def run(cfg: DictConfig, overrides: list[str], run_id: str | None = None, before
             if diff:
                 tracker.text(diff, "code.diff")
             faults = [str(fault) for fault in data.table.faults]
-            tracker.dataset(cfg.data.name, protocol.fingerprint, str(cfg.data.root), {**protocol.counts, "left out": len(faults)})
+            tracker.dataset(
+                cfg.data.name, protocol.fingerprint, str(cfg.data.root), {**protocol.counts, "left out": len(faults)}
+            )
             if faults:
                 tracker.text("\n".join(faults) + "\n", "left_out.txt")
         except BaseException:
@@ -185,21 +198,38 @@ def run(cfg: DictConfig, overrides: list[str], run_id: str | None = None, before
             evaluate.show(result)
             print(f"run {run_id}  {folder.path}")
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
+    except SIGTERMException:
+        status = "KILLED"
+        sys.exit(143)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         status = "KILLED"
         raise KeyboardInterrupt from None
     except OSError as error:
-        raise UserError(f"{error.filename or folder.path}: {error.strerror}; free space or set paths.output_dir") from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise UserError(
+            f"{error.filename or folder.path}: {error.strerror}; free space or set paths.output_dir"
+        ) from error
     finally:
         if first_rank:
             # Ctrl-C again must not leave the run without an end.
             previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
-                if status != "FINISHED" and folder.last.is_file():
-                    tracker.file(folder.last, "checkpoints")
+                if status != "FINISHED":
+                    tracker.keep_checkpoints(folder.path)
             finally:
                 tracker.end(status)
                 signal.signal(signal.SIGINT, previous)
+
+
+def _quiet() -> None:
+    """Lightning's tips and its notes on settings that are meant; its errors stay."""
+    import logging
+    import warnings
+
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Random numbers as functions of what they are for, so that workers, ranks and resumption change nothing."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -23,7 +25,7 @@ def uniform(seed: int, epoch: int, face: np.ndarray, count: int) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
+def _mix(z: Any) -> Any:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

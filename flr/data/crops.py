@@ -86,7 +86,9 @@ def face_boxes(table: FaceTable, policy: BoxPolicy) -> np.ndarray:
     """
     box = table.tight if policy.source == "truth" else table.box
     if np.isnan(box).any():
-        raise UserError(f"{table.form} gives no '{policy.source}' box for every face; set data.crop.policy.source=truth")
+        raise UserError(
+            f"{table.form} gives no '{policy.source}' box for every face; set data.crop.policy.source=truth"
+        )
     if policy.source == "truth" and (table.labelled.sum(1) < 2).any():
         raise UserError(f"{table.form} has faces with one labelled point, which span no box; name another box policy")
     return box.astype(np.float64)
@@ -177,4 +179,3 @@ def crop_labels(table: FaceTable, store: CropStore) -> np.ndarray:
     """(N, K, 2) float32 the points in crop pixels; unlabelled ones at 0, so that no NaN reaches a loss."""
     points = transform(store.to_crop(), np.where(table.labelled[..., None], table.points, 0.0).astype(np.float64))
     return np.where(table.labelled[..., None], points, 0.0).astype(np.float32)
-

@@ -160,9 +160,7 @@ class FaceData(pl.LightningDataModule):
         table = check_faces(self.reader(root=root, strict=self.strict), self.strict)
         if self.to_scheme:
             table = table.reduce(self.to_scheme, get_scheme(self.to_scheme))
-        table, self.store = open_store(
-            table, self.crop, self.augment.margin, self.cache, self.workers, self.strict
-        )
+        table, self.store = open_store(table, self.crop, self.augment.margin, self.cache, self.workers, self.strict)
         self.table = table = hold_out(table, self.val_fraction)
         self.labels = crop_labels(table, self.store)
         self.tensors: dict[torch.device, _OnDevice] = {}
@@ -275,4 +273,3 @@ class _OnDevice:
             to_original=torch.from_numpy(invert(data.store.to_crop())).float().to(device),
             normaliser=torch.from_numpy(data.normaliser).float().to(device),
         )
-

@@ -122,7 +122,7 @@ def tight_box(points: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     low = np.where(known, points, np.inf).min(-2)
     high = np.where(known, points, -np.inf).max(-2)
     box = np.concatenate([low, high], -1)
-    return np.where(labelled.any(-1)[..., None], box, np.nan)
+    return np.where(np.any(labelled, -1, keepdims=True), box, np.nan)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Residual net with a top-down path (after He et al. 2016, arXiv:1512.03385, and Lin et al. 2017, arXiv:1612.03144).
 
-Shapes at 1 x 128 x 128, K = 68, the default widths (4,581,276 parameters):
+Shapes at 1 x 128 x 128, K = 68, the default widths (4,599,972 parameters):
 
     stage    layers                                             output
     stem     Conv 3x3 s2 32, Conv 3x3 s2 64                     64 x 32 x 32
@@ -25,7 +25,7 @@ class _Block(nn.Module):
         self.main = nn.Sequential(
             _conv(inputs, outputs, stride), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
         )
-        self.skip = nn.Identity()
+        self.skip: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
             self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 

@@ -1,5 +1,30 @@
-"""An objective owns the target coding, the loss and the decoding to points, so a net and a loss are chosen apart.
+"""An objective owns the target coding, the loss and the decoding to points, so a net and a loss are chosen apart."""
 
-It names what it takes in ``takes`` (the `output` of a net), and has ``loss(raw, batch) -> (sum, count)`` and
-``decode(raw, size) -> (B, K, 2)`` crop pixels. Coordinates and losses are float32 whatever the net's precision.
-"""
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Objective(nn.Module, ABC):
+    """Coordinates and losses are float32 whatever the net's precision.
+
+    Attributes:
+        takes: the kind of net output that it understands; see a net's ``output``.
+    """
+
+    takes: str
+
+    @abstractmethod
+    def loss(self, raw: Tensor, points: Tensor, labelled: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The summed loss of the labelled points, and their count.
+
+        Args:
+            raw: what the net put out for B faces.
+            points: (B, K, 2) float32, crop pixels; anything where not labelled.
+            labelled: (B, K) bool.
+            size: the side of the crop, pixels.
+        """
+
+    @abstractmethod
+    def decode(self, raw: Tensor, size: int) -> Tensor:
+        """(B, K, 2) float32 crop pixels of what the net put out."""

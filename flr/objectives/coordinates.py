@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from flr.objectives import Objective
 
 Loss = Callable[[Tensor], Tensor]  # coded differences (..., 2) -> the loss of each
 
@@ -59,7 +61,7 @@ def masked_sum(loss: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(labelled, loss, 0.0).sum(), labelled.sum()
 
 
-class Coordinates(nn.Module):
+class Coordinates(Objective):
     """Coded coordinates (p / size - centre) / unit, regressed; a net that puts out points.
 
     Args:

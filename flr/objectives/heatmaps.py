@@ -1,12 +1,13 @@
 """Heatmaps read by their mean (soft-argmax), trained on the coordinate and on the map itself."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from flr.objectives import Objective
 from flr.objectives.coordinates import Loss, masked_sum
 
 
-class Heatmaps(nn.Module):
+class Heatmaps(Objective):
     """A softmax over each point's map, its mean the point (integral regression, Sun et al. 2018, arXiv:1711.08229).
 
     Args:
@@ -33,9 +34,7 @@ class Heatmaps(nn.Module):
         logs = raw.float().flatten(2).log_softmax(-1)
         shape = raw.shape[-2:]
         loss = self.coordinate_weight * self.criterion((_mean(logs.exp(), shape, size) - points) / size).mean(-1)
-        gauss_x, gauss_y = (
-            _gaussian(points[..., axis], shape[1 - axis], size, self.sigma * size) for axis in (0, 1)
-        )
+        gauss_x, gauss_y = (_gaussian(points[..., axis], shape[1 - axis], size, self.sigma * size) for axis in (0, 1))
         target = (gauss_y[..., :, None] * gauss_x[..., None, :]).flatten(2)
         loss = loss - self.heatmap_weight * (target * logs).sum(-1)
         inside = ((points > -0.5) & (points < size - 0.5)).all(-1)

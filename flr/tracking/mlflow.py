@@ -1,11 +1,13 @@
 """Every run in MLflow. The only module that writes there; mlflow is imported when a run starts, not before."""
 
+import contextlib
 import json
 import os
+import shutil
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 PARAM_LIMIT = 6000  # MLflow's own, characters
 FLUSH_SECONDS = 5.0
+SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
 PREFIX = "flr."  # of the project's own tags
 
 
@@ -44,18 +47,29 @@ def connect(uri: str) -> "MlflowClient":
                 raise requests.RequestException(f"status {answer.status_code}")
         except requests.RequestException as error:
             reason = type(error).__name__ if not error.args else str(error.args[0])[:120]
-            raise UserError(f"tracking.uri={uri}: no MLflow server answers ({reason}); start it or set another") from error
+            raise UserError(
+                f"tracking.uri={uri}: no MLflow server answers ({reason}); start it or set another"
+            ) from error
     elif uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
         if not path.is_absolute():
             raise UserError(f"tracking.uri={uri}: name the database by an absolute path, sqlite:////folder/mlflow.db")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"tracking.uri={uri}: cannot be written ({error.strerror}); set another") from error
+            # MLflow would try for minutes to open a database that cannot be opened.
+            with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+                database.execute("BEGIN IMMEDIATE")
+            free = shutil.disk_usage(path.parent).free
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"tracking.uri={uri}: cannot be written ({error}); set paths.output_dir or another"
+            ) from error
+        if free < SPACE:
+            raise UserError(f"tracking.uri={uri}: only {free >> 20} MiB free there; free space or set paths.output_dir")
     elif "://" not in uri or uri.startswith("file:"):
         raise UserError(f"tracking.uri={uri}: MLflow's file store is gone; use sqlite:////folder/mlflow.db or a server")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import logging
 
     # MLflow reports each migration of a new database; a user of the embedded one asked for none of it.
@@ -72,11 +86,13 @@ def connect(uri: str) -> "MlflowClient":
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy's and MLflow's own kinds, by the store
-        raise UserError(f"tracking.uri={uri}: cannot be opened ({_first_line(error)}); mend it or set another") from error
+        raise UserError(
+            f"tracking.uri={uri}: cannot be opened ({_first_line(error)}); mend it or set another"
+        ) from error
     return client
 
 
-@contextmanager
+@contextlib.contextmanager
 def _one_at_a_time(uri: str) -> Iterator[None]:
     """Two processes that make the tables of one new sqlite file at once break it."""
     if not uri.startswith("sqlite:///"):
@@ -125,7 +141,9 @@ class Tracker(Logger):
                 location = (self.artifacts.absolute() / self.experiment).as_uri() if local else None
                 self.experiment_id = self.client.create_experiment(self.experiment, location)
             elif found.lifecycle_stage != "active":
-                raise UserError(f"tracking.experiment={self.experiment} is deleted in MLflow; restore it or name another")
+                raise UserError(
+                    f"tracking.experiment={self.experiment} is deleted in MLflow; restore it or name another"
+                )
             else:
                 self.experiment_id = found.experiment_id
         self._close_dead()
@@ -136,11 +154,16 @@ class Tracker(Logger):
         for run in self.client.search_runs([self.experiment_id], query):
             if not process_alive(run.data.tags.get(f"{PREFIX}process", "")):
                 run_id = run.info.run_id
-                last = Path(run.data.tags.get(f"{PREFIX}folder", "")) / "checkpoints" / "last.ckpt"
-                if last.is_file():
-                    self.client.log_artifact(run_id, str(last), "checkpoints")
+                self.keep_checkpoints(Path(run.data.tags.get(f"{PREFIX}folder", "")), run_id)
                 self.client.set_tag(run_id, f"{PREFIX}end", "its process died")
                 self.client.set_terminated(run_id, "KILLED")
+
+    def keep_checkpoints(self, folder: Path, run_id: str | None = None) -> None:
+        """Both checkpoints of a run that was stopped, so that it can go on where its folder is not."""
+        for name in ("best.ckpt", "last.ckpt"):
+            path = folder / "checkpoints" / name
+            if path.is_file():
+                self.client.log_artifact(run_id or self.run_id, str(path), "checkpoints")
 
     def start(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> str:
         """Create a run, or go on with `run_id`; returns its id."""

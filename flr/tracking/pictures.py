@@ -34,7 +34,7 @@ def draw_face(
     """
     scale = side / image.shape[0]
     canvas = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
-    canvas = np.ascontiguousarray(np.broadcast_to(canvas.reshape(side, side, -1), (side, side, 3)))
+    canvas = np.broadcast_to(canvas.reshape(side, side, -1), (side, side, 3)).copy()
     radius = max(1.2, side / 130)
 
     def place(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ copies lack all but the points.
 """
 
 import dataclasses
-import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,7 +176,7 @@ def portable(name: str) -> str:
 
 
 def _faces(root: Path, part: Part) -> Iterator[Face]:
-    """The faces of one folder by stem, so that no file system's order shows."""
+    """The faces of one folder by file name, so that no file system's order shows."""
     folder = next((root / place for place in part.folders if (root / place).is_dir()), None)
     if folder is None:
         return
@@ -186,7 +185,7 @@ def _faces(root: Path, part: Part) -> Iterator[Face]:
         hidden = path.name.startswith(".")  # macOS leaves a ._NAME twin of each file
         if path.suffix.lower() in (*PICTURES, ".pts") and not hidden and not path.stem.endswith(MIRROR):
             files.setdefault(path.stem, []).append(path)
-    for stem in sorted(files):
+    for stem in files:
         labels = [path for path in files[stem] if path.suffix.lower() == ".pts"]
         pictures = [path for path in files[stem] if path not in labels]
         name = f"{part.folders[0]}/{portable((pictures or labels)[0].name)}"
@@ -255,7 +254,8 @@ def to_table(faces: Sequence[Face], root: Path, strict: bool, form: str = "") ->
             bad[i] = fault
             continue
         points[i] = face.points
-        box[i] = math.nan if face.box is None else face.box
+        if face.box is not None:
+            box[i] = face.box
 
     def load(i: int) -> np.ndarray:
         image = images[i]

@@ -5,6 +5,7 @@ numbers, and dlib drew a train/test line of its own: this is another protocol th
 no name with it.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -119,11 +120,8 @@ def _inside(root: Path, written: str, where: str) -> str:
     file = str(path)
     if not os.path.exists(root / file):
         # imglab says ISO-8859-1 on top and writes the system's bytes, so a UTF-8 name comes out garbled.
-        try:
-            mended = file.encode("latin-1").decode()
-        except UnicodeError:
-            return file
-        return mended if os.path.exists(root / mended) else file
+        with contextlib.suppress(UnicodeError):
+            return file.encode("latin-1").decode()
     return file
 
 

@@ -43,7 +43,9 @@ def read(
     if root is None:
         raise UserError("data=synthetic renders into data.root; set data.root=DIR")
     if min(train, val, test) < 1:
-        raise UserError(f"data=synthetic needs a face in each part, not {train}/{val}/{test}; raise data.reader.train etc.")
+        raise UserError(
+            f"data=synthetic needs a face in each part, not {train}/{val}/{test}; raise data.reader.train etc."
+        )
     count = train + val + test
     # The renderer's own source is part of the key: a changed renderer renders anew.
     source = b"".join(path.read_bytes() for path in sorted(Path(renderer_package.__path__[0]).glob("*.py")))

@@ -1,0 +1,39 @@
+# `make demo` and `make test` each make the environment from the committed lock first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 5000
+
+.PHONY: help env demo ui test lint wheel lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.made: constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "flr needs Python 3.11 to 3.13: make PYTHON=python3.12"'
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+env: $(VENV)/.made ## the environment, from the committed lock
+
+demo: env ## train on synthetic faces, about a minute, and say where to look
+	$(BIN)/python -m flr.train
+	@echo "See it: make ui, then http://127.0.0.1:$(PORT)"
+
+ui: env ## the MLflow UI on loopback (PORT=5000)
+	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$$(realpath -m $${FLR_OUTPUT:-outputs})/mlflow.db}"
+
+test: env ## all tests
+	$(BIN)/python -m pytest -n 2
+
+lint: env ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+lock: env ## write constraints.txt anew from this environment
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+clean: ## remove the environment and caches, keep outputs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist

@@ -1,0 +1,326 @@
+"""The 3D face: identity, expression, head surface.
+
+Units are millimetres. x points to the viewer's right, y down, z to the viewer; the origin lies between the
+eyes. The frontal view is a plane of 2D points; `Shape.depth` lifts any of them onto the surface, so that
+landmarks, painted features and skin always agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+
+from flr.data.synthetic.draws import Draws
+
+# The viewer's right half of a neutral adult face, from common facial proportions: outer canthi 83 apart,
+# fissure 26 long, nose 34 wide and 51 from the eye line, mouth 51 wide, chin 114 below the eye line.
+_JAW = [(71.3, 2), (70.5, 21), (68.3, 40), (64.5, 58.5), (57.5, 76.5), (46, 92), (32, 104.5), (16.5, 112.5), (0, 114.5)]
+_BROW = [(11, -18.5), (22, -24.5), (35, -26.5), (46.5, -23), (55.8, -15)]
+_EYE = [(16, 1.5), (24.4, -4.8), (33.4, -5), (41.6, 0), (33.6, 4), (24.5, 4)]
+_NOSE_BASE = [(8, 49), (14.7, 46)]
+_LIP_UPPER, _LIP_LOWER = [(6.5, 62.3), (16, 65.3), (25.5, 71)], [(15.5, 77.5), (7, 81.5)]
+_INNER = [(21, 71), (7, 69.8), (7, 70.8)]
+
+# Depth of the visible outline, jaw end to chin, then over the temple to the crown (x, y, z).
+_JAW_DEPTH = np.array([-80, -80, -77, -71, -59, -41, -23, -10, -4], np.float32)
+_SKULL = np.array(
+    [(75, -18, -82), (73, -42, -82), (66, -66, -80), (52, -88, -76), (29, -104, -72), (0, -110, -70)], np.float32
+)
+CENTRE = np.array([0, 35], np.float32)  # the pole of the surface's polar grid
+PIVOT = np.array([0, 20, -80], np.float32)  # the head turns about this point
+
+_SUBDIVISIONS = 3  # grid columns per outline control point
+_POLAR = np.radians(np.r_[0.3, np.linspace(4.5, 90, 20), np.linspace(100, 155, 5)]).astype(np.float32)
+RIM = 20  # the row of `_POLAR` at 90 degrees: the outline of the frontal view
+
+
+def _neutral() -> np.ndarray:
+    points = np.zeros((68, 2), np.float32)
+
+    def put(right: list[int], left: list[int], half: Sequence[tuple[float, float]]) -> None:
+        points[right] = half
+        points[left] = np.array(half) * (-1, 1)
+
+    put([16, 15, 14, 13, 12, 11, 10, 9, 8], [0, 1, 2, 3, 4, 5, 6, 7, 8], _JAW)
+    put([22, 23, 24, 25, 26], [21, 20, 19, 18, 17], _BROW)
+    put([42, 43, 44, 45, 46, 47], [39, 38, 37, 36, 41, 40], _EYE)
+    put([34, 35], [32, 31], _NOSE_BASE)
+    put([52, 53, 54, 55, 56], [50, 49, 48, 59, 58], _LIP_UPPER + _LIP_LOWER)
+    put([64, 63, 65], [60, 61, 67], _INNER)
+    points[27:31, 1] = (-1, 11.5, 23.5, 35.2)
+    points[[33, 51, 57, 62, 66], 1] = (50.5, 63.8, 82.5, 70.2, 71.2)
+    return points
+
+
+NEUTRAL = _neutral()
+_JAW_IDS, _BROW_IDS = np.arange(17), np.arange(17, 27)
+_UPPER_LIDS, _LOWER_LIDS = ([37, 38], [43, 44]), ([41, 40], [47, 46])
+_UPPER_LIP, _LOWER_LIP, _CORNERS = [49, 50, 51, 52, 53], [55, 56, 57, 58, 59], [48, 54, 60, 64]
+_UPPER_HALF, _LOWER_HALF = (
+    np.isin(np.arange(48, 68), ids) for ids in ([*range(49, 54), 61, 62, 63], [*range(55, 60), 65, 66, 67])
+)
+_ABOVE, _BELOW = [37, 38, 43, 44, 61, 62, 63], [41, 40, 47, 46, 67, 66, 65]
+
+
+def bells(xy: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The sum (...) at `xy` (..., 2) of bell curves, rows of `table` (K, 5): x, y, widths in x and y, height."""
+    x, y = np.ascontiguousarray(xy.reshape(-1, 2).T)
+    cx, cy, wx, wy, height = table.T
+    a, b = -1 / wx**2, -1 / wy**2
+    # The exponents are quadratic in x and y: one matrix product gives all of them.
+    terms = np.stack([x * x, x, y * y, y, np.ones_like(x)])
+    weights = np.stack([a, -2 * a * cx, b, -2 * b * cy, a * cx * cx + b * cy * cy], 1)
+    # Clipped, because numbers too small for the format are slow.
+    return (height @ np.exp(np.maximum(weights @ terms, -30))).reshape(xy.shape[:-1])
+
+
+@dataclass
+class Shape:
+    """One face's geometry.
+
+    Attributes:
+        points: (68, 2) float32, millimetres, frontal view.
+        outline: (C, 3) float32, the frontal silhouette, densely from jaw end 0 over the chin and the crown.
+        nose: depth of the nose's ridge at the eye line and at the tip, width of the ridge, of the wings.
+        child: 0 adult to 1 small child.
+        smile: its strength, 0 to about 1, for cheeks and folds.
+        iris: (2, 2) float32, centres of the two irises in the frontal view.
+    """
+
+    points: np.ndarray
+    outline: np.ndarray
+    nose: tuple[float, float, float, float]
+    child: float
+    smile: float
+    iris: np.ndarray
+
+    @cached_property
+    def bumps(self) -> np.ndarray:
+        """(K, 5) float32 bells of the soft relief on the dome: millimetres of depth."""
+        p, cheek = self.points, 3 + 4 * self.smile
+        mouth, chin = (p[51] + p[57]) / 2, p[8]
+        rows = []
+        for side, eye, wing in ((-1, p[36:42].mean(0), p[31]), (1, p[42:48].mean(0), p[35])):
+            rows += [
+                (eye[0] - side * 3, eye[1] + 1, 19, 11, -7 + 2 * self.child),
+                (eye[0], eye[1], 12, 8, 4),
+                (eye[0] + side * 15, eye[1], 10, 13, -4),
+                (eye[0] - side * 2, eye[1] - 21, 21, 8, 3 - 2 * self.child),
+                (eye[0] + side * 8, eye[1] + 30, 20, 14, cheek),
+                (wing[0] * 0.9, wing[1] - 4.5, self.nose[3], 6, 8),
+            ]
+        rows += [
+            (mouth[0], mouth[1] - 4, 19, 10, 8),
+            (mouth[0], mouth[1] + 8, 16, 8, 5),
+            (mouth[0], mouth[1] + 16, 16, 6, -4),
+            (chin[0], chin[1] - 11, 16, 12, 7),
+        ]
+        return np.array(rows, np.float32)
+
+    @cached_property
+    def _rim(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The outline about the pole: angles in rising order, distances, depths."""
+        spokes = self.outline[:, :2] - CENTRE
+        angle = np.arctan2(spokes[:, 1], spokes[:, 0])
+        order = np.argsort(angle)
+        order = np.r_[order[-1], order, order[0]]  # one more on either end closes the circle
+        angle = angle[order]
+        angle[0], angle[-1] = angle[0] - 2 * np.pi, angle[-1] + 2 * np.pi
+        return angle, np.hypot(spokes[:, 0], spokes[:, 1])[order], self.outline[order, 2]
+
+    def relief(self, xy: np.ndarray) -> np.ndarray:
+        """Depth (...) that nose, sockets, cheeks, lips and chin add at (..., 2)."""
+        root, tip, ridge, _ = self.nose
+        (x_tip, y_tip), y_root, y_base = self.points[30] + (0, 1.4), self.points[27, 1], self.points[33, 1]
+        x, y = xy[..., 0], xy[..., 1]
+        stations = [y_root - 16, y_root, y_tip - 4, y_tip + 2, y_base - 2, y_base + 3]
+        height = np.interp(y, stations, [0, root, tip - 1, tip, tip * 0.45, 0])
+        width = np.interp(y, [y_root - 16, y_root, y_tip], [ridge * 1.6, ridge * 0.85, ridge * 1.25])
+        lean = x_tip * np.clip((y - y_root) / (y_tip - y_root), 0, 1)
+        return bells(xy, self.bumps) + height * np.exp(-(((x - lean) / width) ** 2))
+
+    def lift(self, xy: np.ndarray) -> np.ndarray:
+        """Frontal points (N, 2) on the surface: (N, 3)."""
+        angle, reach, rim = self._rim
+        ray = xy - CENTRE
+        at = np.arctan2(ray[:, 1], ray[:, 0])
+        share = np.minimum(np.hypot(ray[:, 0], ray[:, 1]) / np.interp(at, angle, reach), 1)
+        dome = np.interp(at, angle, rim) * (1 - np.sqrt(1 - share**2))
+        return np.column_stack([xy, dome + self.relief(xy)]).astype(np.float32)
+
+    def surface(self) -> np.ndarray:
+        """(A, C + 1, 3) float32 grid from the pole over the rim to the back of the head; it closes on itself."""
+        outline = np.vstack([self.outline, self.outline[:1]])
+        sine, cosine = np.sin(_POLAR)[:, None], np.cos(_POLAR)[:, None]
+        grid = np.empty((len(_POLAR), len(outline), 3), np.float32)
+        # Before the ears the head widens once more behind the outline that annotators follow.
+        wider = np.interp(outline[:, 1], [-60, -20, 30, 70], [0, 0.065, 0.055, 0])
+        wider = 1 + wider * np.exp(-(((_POLAR[:, None] - 1.9) / 0.3) ** 2))
+        grid[..., :2] = CENTRE + (outline[:, :2] - CENTRE) * (sine * wider)[..., None]
+        # Behind the rim the surface runs back: under the jaw to the neck, elsewhere to the back of the skull.
+        back = np.where(outline[:, 1] > 60, 65, 100)
+        grid[..., 2] = outline[:, 2] * (1 - np.maximum(cosine, 0)) + back * np.minimum(cosine, 0)
+        front = slice(0, RIM)
+        # Fades out towards the rim, so that the rim is the outline itself.
+        grid[front, :, 2] += self.relief(grid[front, :, :2]) * np.minimum(1, 4 * cosine[front])
+        return grid
+
+
+@cache
+def spline_matrix(count: int, steps: int, closed: bool = False) -> np.ndarray:
+    """Catmull-Rom weights (samples, count) that turn control points into a dense curve through them."""
+    segments = count if closed else count - 1
+    u = np.arange(steps) / steps
+    basis = 0.5 * np.stack([-u + 2 * u**2 - u**3, 2 - 5 * u**2 + 3 * u**3, u + 4 * u**2 - 3 * u**3, u**3 - u**2], 1)
+    weights = np.zeros((segments * steps + (not closed), count), np.float32)
+    for s in range(segments):
+        for k in range(4):
+            j = s - 1 + k
+            rows = weights[s * steps : (s + 1) * steps]
+            if closed or 0 <= j < count:
+                rows[:, j % count] += basis[:, k]
+            elif j < 0:  # mirror the neighbour through the end point
+                rows[:, 0] += 2 * basis[:, k]
+                rows[:, 1] -= basis[:, k]
+            else:
+                rows[:, -1] += 2 * basis[:, k]
+                rows[:, -2] -= basis[:, k]
+    if not closed:
+        weights[-1, -1] = 1
+    return weights
+
+
+def spline(points: np.ndarray, steps: int = 4, closed: bool = False) -> np.ndarray:
+    """A dense smooth curve through `points` (N, D)."""
+    return spline_matrix(len(points), steps, closed) @ points
+
+
+def sample_shape(d: Draws) -> Shape:
+    """Draws identity and expression."""
+    p = NEUTRAL.copy()
+    child = d.uniform(0.4, 1) if d.chance(0.15) else 0.0
+    side = np.sign(p[:, :1])
+
+    # Identity: the face is stretched piecewise along y, then each region about its own centre.
+    nose_length = d.normal(1 - 0.16 * child, 0.08)
+    base = 50.5 * nose_length
+    mouth = base + 19.6 * d.normal(1 - 0.1 * child, 0.13)
+    chin = mouth + 44.4 * d.normal(1 - 0.1 * child, 0.09)
+    p[27:36, 1] *= nose_length
+    p[48:, 1] += mouth - 70.5
+    p[_JAW_IDS, 1] = p[_JAW_IDS, 1] * chin / 114.5 + d.normal(0, 2.5) * (1 - p[_JAW_IDS, 1] / 114.5)
+    depth_share = np.clip(p[_JAW_IDS, 1] / chin, 0, 1)
+    breadth = d.normal(1.0, 0.05) * (1 + d.normal(0.05 * child, 0.07) * (depth_share - 0.3))
+    p[_JAW_IDS, 0] *= breadth * (1 + d.normal(0, 0.08) * np.clip(depth_share - 0.8, 0, 1) * 5)
+    p[[31, 32, 34, 35], 0] *= d.normal(1.0 - 0.08 * child, 0.11)
+    p[[31, 32, 34, 35], 1] += d.normal(0, 1.5) * np.array([1, 0.4, 0.4, 1])
+    p[30, 1] += d.normal(0, 2)
+
+    spacing, length = d.normal(0, 1.6), d.normal(1, 0.06)
+    height, tilt = d.normal(1 + 0.25 * child, 0.15), d.normal(0, 1.2)
+    for ids, s in ((range(36, 42), -1), (range(42, 48), 1)):
+        eye = p[list(ids)]
+        middle = eye.mean(0)
+        rel = (eye - middle) * (length, height)
+        rel[:, 1] -= s * rel[:, 0] / 15 * tilt
+        p[list(ids)] = middle + rel + (s * spacing, 0)
+    lift, arch, slope, reach = d.normal(1.5 * child, 2.8), d.normal(0, 1.6), d.normal(0, 1.8), d.normal(1, 0.05)
+    along = np.abs(p[_BROW_IDS, 0]) / 33 - 1
+    p[_BROW_IDS, 1] -= lift + arch * (1 - along**2) + slope * along
+    p[_BROW_IDS, 0] = side[_BROW_IDS, 0] * (33 + (np.abs(p[_BROW_IDS, 0]) - 33) * reach + d.normal(0, 1.5))
+    upper, lower, wide = d.normal(1, 0.25), d.normal(1, 0.22), d.normal(1 - 0.1 * child, 0.08)
+    p[48:, 0] *= wide
+    middle_y = p[62, 1] + 0.5
+    p[_UPPER_LIP, 1] = middle_y + (p[_UPPER_LIP, 1] - middle_y) * upper
+    p[_LOWER_LIP, 1] = middle_y + (p[_LOWER_LIP, 1] - middle_y) * lower
+    nose = (d.normal(4.5 - 3 * child, 1.6), d.normal(22.5 - 7 * child, 2.8), d.normal(9, 1.2), d.normal(7 - child, 0.8))
+
+    smile = _express(p, d)
+    p[:, :2] += d.normals(4, 0.5).reshape(2, 2)[(p[:, 1] > 30).astype(int)]  # halves slightly out of line
+    p[17:] += d.normals(102, 0.45).reshape(51, 2)
+    for above, below in zip(_ABOVE, _BELOW, strict=True):  # lids and lips may meet, not cross
+        p[below, 1] = max(p[below, 1], p[above, 1] + 0.5)
+    return _finish(p, nose, child, smile, d)
+
+
+def _express(p: np.ndarray, d: Draws) -> float:
+    """Moves lids, brows, lips and jaw of `p` in place; returns the smile."""
+    side = np.sign(p[:, 0])
+    raise_, furrow = d.normal(0, 2.2), max(0.0, d.normal(-0.5, 1.0))
+    if d.chance(0.12):
+        raise_ += d.uniform(2, 6)
+    inner = np.clip(1.4 - np.abs(p[_BROW_IDS, 0]) / 30, 0, 1)
+    p[_BROW_IDS, 1] += furrow * 3 * inner - raise_
+    p[_BROW_IDS, 0] -= side[_BROW_IDS] * furrow * 1.5 * inner
+    one_sided = d.normal(0, 1.2)
+    p[17:22, 1] -= one_sided
+    p[22:27, 1] += one_sided
+
+    kind = d.pick((0.38, 0.14, 0.22, 0.16, 0.05, 0.05))  # rest, closed smile, toothy, open, pucker, sad
+    smile = opening = gape = 0.0
+    if kind == 1:
+        smile = d.uniform(0.2, 1)
+    elif kind == 2:
+        smile, gape = d.uniform(0.4, 1.25), d.uniform(2.5, 11)
+    elif kind == 3:
+        smile, opening = d.uniform(-0.1, 1) * d.chance(0.6), d.uniform(3, 30) * d.uniform(0.3, 1)
+        gape = d.uniform(0, 6)
+    elif kind == 0:
+        smile, gape = d.normal(0, 0.15), d.uniform(0, 3) * d.chance(0.3)
+    elif kind == 5:
+        smile = d.uniform(-0.7, -0.2)
+    lips = np.arange(48, 68)
+    centre = (p[48] + p[54]) / 2
+    share = np.abs(p[lips, 0] - centre[0]) / np.abs(p[54, 0] - centre[0])  # 0 at the middle, 1 at the corners
+    if kind == 4:
+        p[lips, 0] = centre[0] + (p[lips, 0] - centre[0]) * d.uniform(0.6, 0.8)
+        p[_UPPER_LIP, 1] -= 2
+        p[_LOWER_LIP, 1] += 2
+    p[lips, 0] += side[lips] * share * 7.5 * smile
+    p[lips, 1] -= (7 * share**2 - 3) * smile
+    p[_LOWER_LIP, 1] -= max(smile, 0) * 1.2
+    p[_UPPER_LIP, 1] += max(smile, 0) * 1.5
+    up = gape * 0.4
+    down = gape * 0.6 + opening * 0.85
+    flat = 1 - share**3
+    p[lips, 1] += (_LOWER_HALF * down - _UPPER_HALF * up) * flat
+    p[_CORNERS, 1] += opening * 0.35
+    p[lips, 0] -= side[lips] * share * opening * 0.12
+    low = np.clip(p[:17, 1] / p[8, 1], 0, 1)
+    p[:17, 1] += opening * 0.9 * low**2
+    p[:17, 0] *= 1 + 0.03 * smile * low - 0.004 * opening * low**2
+    p[[31, 35], 0] += np.array([-2, 2]) * max(smile, 0)
+    p[31:36, 1] -= 1.5 * smile
+
+    squint = 0.22 * max(smile, 0) * d.uniform(0.3, 1.6)
+    openness = 1.0 - squint + d.normal(0, 0.1)
+    blink = d.pick((0.85, 0.08, 0.07))  # open, half, closed
+    openness *= (1, d.uniform(0.35, 0.8), d.uniform(0, 0.15))[blink]
+    wink = d.uniform(0, 0.5) if d.chance(0.02) else 1.0
+    factors = (openness * wink, openness) if d.chance(0.5) else (openness, openness * wink)
+    for upper_ids, lower_ids, factor in zip(_UPPER_LIDS, _LOWER_LIDS, factors, strict=True):
+        gap = p[upper_ids, 1] - p[lower_ids, 1]
+        p[upper_ids, 1] = p[lower_ids, 1] + gap * max(factor, 0.08) + 1.2 * squint
+        p[lower_ids, 1] -= 3 * squint
+    return smile
+
+
+def _finish(p: np.ndarray, nose: tuple[float, float, float, float], child: float, smile: float, d: Draws) -> Shape:
+    jaw = np.column_stack([p[:17], np.r_[_JAW_DEPTH, _JAW_DEPTH[-2::-1]]])
+    skull = _SKULL * (p[16, 0] / 71.3, d.normal(1 + 0.1 * child, 0.05), 1)
+    skull[:, 1] += p[16, 1] - 2
+    control = np.vstack([jaw, skull, (skull * (-1, 1, 1))[-2::-1]]).astype(np.float32)
+    eyes = np.stack([p[36:42].mean(0), p[42:48].mean(0)])
+    gaze = np.array([d.normal(0, 3.2), d.normal(0, 1.2)], np.float32)
+    return Shape(
+        points=p,
+        outline=spline(control, _SUBDIVISIONS, closed=True),
+        nose=nose,
+        child=child,
+        smile=max(smile, 0.0),
+        iris=eyes + gaze + np.array([0, -0.6], np.float32),
+    )
+
+
+JAW_COLUMNS = 16 * _SUBDIVISIONS + 1  # columns of the surface's grid from jaw point 0 to jaw point 16

@@ -1,0 +1,154 @@
+"""Runs the real commands, as a user would, in a folder of their own."""
+
+import contextlib
+import importlib
+import io
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from flr.config import door
+
+# Two cores and two test workers: threads of one would wait for those of the other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A whole run in seconds: the same code paths on small pictures, a narrow net and few faces.
+TINY = (
+    "data.crop.size=32", "model.widths=[8,8,8,8]", "model.path=8", "model.blocks=1", "data.batch_size=16",
+    "trainer.max_epochs=2", "tracking.system_metrics=false", "callbacks.progress=null",
+)  # fmt: skip
+SMALL_SET = ("data.reader.train=48", "data.reader.val=11", "data.reader.test=9", "data.reader.size=64")
+
+
+class Done(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with its own outputs and database; the crop and render caches are shared by a test session."""
+
+    path: Path
+    cache: Path
+
+    @property
+    def outputs(self) -> Path:
+        return self.path / "outputs"
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.outputs}/mlflow.db"
+
+    @property
+    def env(self) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "FLR_"))}
+        return env | {"FLR_OUTPUT": str(self.outputs), "FLR_CACHE": str(self.cache), "COLUMNS": "200"}
+
+    def start(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *words], cwd=self.path, env=self.env | env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, module: str, *words: str, code: int = 0, **env: str) -> Done:
+        """The command in this process, from its argument list to its exit code: torch is imported once for all."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            patch.object(sys, "argv", [module, *words]),
+            patch.dict(os.environ, self.env | env, clear=True),
+            contextlib.chdir(self.path),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            exit_code = 0
+            try:
+                door(importlib.import_module(module).main, module.rpartition(".")[2])
+            except SystemExit as end:
+                exit_code = int(end.code or 0)
+            finally:
+                GlobalHydra.instance().clear()
+        assert exit_code == code, f"exit {exit_code}\n{out.getvalue()[-3000:]}\n{err.getvalue()[-5000:]}"
+        return Done(out.getvalue(), err.getvalue())
+
+    def apart(self, module: str, *words: str, code: int = 0, **env: str) -> Done:
+        """The command in a process of its own, for what a process alone can show."""
+        process = self.start(module, *words, **env)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
+        return Done(out, err)
+
+    def train(self, *words: str, code: int = 0, **env: str) -> Done:
+        return self.run("flr.train", *TINY, *SMALL_SET, *words, code=code, **env)
+
+    def refuse(self, module: str, *words: str, **env: str) -> str:
+        """The one line with which a command refuses its input: exit 2, no traceback, nothing else."""
+        done = self.run(module, *words, code=2, **env)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("flr: ")]
+        assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0]), done.stderr
+        assert "Traceback" not in done.stderr
+        return lines[0]
+
+    def run_code(self, code: str, **env: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=self.path, env=self.env | env, text=True, capture_output=True, check=True
+        ).stdout
+
+    def client(self):
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+    def only_run(self):
+        """The one run of this workspace's database."""
+        client = self.client()
+        (run,) = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+        return run
+
+    def folder(self, run_id: str) -> Path:
+        return self.outputs / "runs" / run_id
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, shared_cache: Path) -> Workspace:
+    return Workspace(tmp_path, shared_cache)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[tuple[Workspace, str]]:
+    """One finished tiny run, for tests that only read it."""
+    workspace = Workspace(tmp_path_factory.mktemp("trained"), shared_cache)
+    workspace.train("augment=standard", "callbacks.pictures.every=1")
+    yield workspace, workspace.only_run().info.run_id
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real images, or a skip."""
+    root = os.environ.get("FLR_DATA")
+    if not root or not (Path(root) / "300w").is_dir():
+        pytest.skip("FLR_DATA names no folder with real images")
+    return Path(root)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

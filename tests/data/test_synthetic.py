@@ -1,0 +1,162 @@
+"""The synthetic faces: determinism, points, occlusion, and that features are painted under their points."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from flr.data.synthetic import Face, render
+from flr.data.synthetic.draws import Draws
+from flr.data.synthetic.shape import sample_shape
+from flr.data.synthetic.view import sample_view
+
+MIRROR = np.arange(68)
+for _a, _b in (
+    [(i, 16 - i) for i in range(8)]
+    + [(17 + i, 26 - i) for i in range(5)]
+    + [(31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
+    + [(48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)]
+):
+    MIRROR[_a], MIRROR[_b] = _b, _a
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[Face]:
+    return [render(3, i) for i in range(300)]
+
+
+@pytest.fixture(scope="module")
+def points(faces: list[Face]) -> np.ndarray:
+    """(N, 68, 2) points."""
+    return np.stack([f.points for f in faces])
+
+
+def turn(points: np.ndarray) -> np.ndarray:
+    """(N,) share of the nose bridge between the outer eye corners: .5 in front, less turned to the left."""
+    axis = points[:, 45] - points[:, 36]
+    return ((points[:, 28] - points[:, 36]) * axis).sum(-1) / (axis * axis).sum(-1)
+
+
+def digest(face: Face) -> str:
+    return hashlib.sha256(face.image.tobytes() + face.points.tobytes() + face.visible.tobytes()).hexdigest()
+
+
+def test_same_face_twice_and_in_another_process() -> None:
+    code = (
+        "import hashlib; from flr.data.synthetic import render; f = render(5, 17);"
+        "print(hashlib.sha256(f.image.tobytes() + f.points.tobytes() + f.visible.tobytes()).hexdigest())"
+    )
+    here = digest(render(5, 17))
+    assert digest(render(5, 17)) == here
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == here
+
+
+def test_index_and_seed_name_different_faces() -> None:
+    assert len({digest(render(seed, index)) for seed in (1, 2) for index in range(8)}) == 16
+
+
+@pytest.mark.parametrize("face", [0.5, 0.8])
+def test_same_face_at_another_size(face: float) -> None:
+    for index in range(6):
+        small, large = render(9, index, 96, face=face), render(9, index, 240, face=face)
+        assert np.abs((small.points + 0.5) * 2.5 - 0.5 - large.points).max() < 0.01
+
+
+def test_grey_and_colour_show_the_same_face() -> None:
+    for index in range(4):
+        grey, colour = render(4, index), render(4, index, channels=3)
+        assert grey.image.shape == (128, 128) and colour.image.shape == (128, 128, 3)
+        assert grey.image.dtype == colour.image.dtype == np.uint8
+        assert grey.points.shape == (68, 2) and grey.points.dtype == np.float32
+        assert grey.visible.shape == (68,) and grey.visible.dtype == np.bool_
+        np.testing.assert_array_equal(grey.points, colour.points)
+        assert np.corrcoef(grey.image.ravel(), colour.image.mean(-1).ravel())[0, 1] > 0.9
+
+
+def test_box_is_the_asked_share_of_the_picture(points: np.ndarray) -> None:
+    share = (points.max(1) - points.min(1)).max(-1) / 128
+    assert abs(share.mean() - 0.8) < 0.05 and share.min() > 0.7 and share.max() < 0.9
+
+
+def test_points_are_in_ibug_order(points: np.ndarray) -> None:
+    assert np.isfinite(points).all()
+    mean = points.mean(0)
+    for ids in ((0, 17), (17, 27), (31, 36), (36, 40), (42, 46), (48, 55), (60, 65)):
+        assert (np.diff(mean[slice(*ids), 0]) > 0).all()
+    assert (np.diff(mean[27:31, 1]) > 0).all() and mean[8, 1] == mean[:, 1].max()
+    for column in ((19, 37, 41), (24, 44, 46), (18, 38, 40), (25, 43, 47), (33, 51, 62, 66, 57, 8)):
+        assert (np.diff(mean[list(column), 1]) > 0).all()
+    # Each lid keeps its side in every face; a closed eye's may touch.
+    seen = points[np.abs(turn(points) - 0.5) < 0.25]
+    axis = seen[:, 39] - seen[:, 36]
+    down = np.stack([-axis[:, 1], axis[:, 0]], -1)
+    assert (((seen[:, 41] - seen[:, 37]) * down).sum(-1) > 0).all()
+
+
+def test_mean_face_is_its_own_mirror(points: np.ndarray) -> None:
+    low, high = points.min(1, keepdims=True), points.max(1, keepdims=True)
+    mean = ((points - (low + high) / 2) / (high - low).max(-1, keepdims=True)).mean(0)
+    assert np.abs(mean - mean[MIRROR] * (-1, 1)).max() < 0.05
+    assert np.abs(mean - mean * (-1, 1)).max() > 0.5  # without the swap of left and right
+
+
+def test_faces_turn_to_both_sides(points: np.ndarray) -> None:
+    where = turn(points)
+    assert np.quantile(where, 0.05) < 0.4 and np.quantile(where, 0.95) > 0.6
+    assert 0.4 < (where < 0.5).mean() < 0.6
+
+
+def test_far_jaw_lies_on_the_visible_outline(faces: list[Face], points: np.ndarray) -> None:
+    where = turn(points)
+    far_right, far_left = points[where > 0.68], points[where < 0.32]
+    assert len(far_right) > 4 and len(far_left) > 4
+    # The far cheek's contour stays outside of the far eye and the nose, close to them.
+    for some, jaw, eye in ((far_right, 14, 45), (far_left, 2, 36)):
+        side = np.sign(some[:, eye, 0] - some[:, 27, 0])
+        width = np.abs(some[:, 16, 0] - some[:, 0, 0])
+        beyond = (some[:, jaw, 0] - some[:, eye, 0]) * side / width
+        assert beyond.min() > -0.12 and beyond.max() < 0.25
+
+
+def test_points_behind_the_face_are_hidden() -> None:
+    far, near = [], []
+    for index in range(700):
+        d = Draws(6, index)
+        sample_shape(d)
+        yaw = sample_view(d).yaw
+        if abs(yaw) < np.radians(45):
+            continue
+        left, right = render(6, index).visible[[17, 36]], render(6, index).visible[[26, 45]]
+        far.append(right if yaw > 0 else left)
+        near.append(left if yaw > 0 else right)
+    assert len(far) > 15
+    assert np.mean(far) < 0.4 and np.mean(near) > 0.6
+
+
+def _level(face: Face, at: np.ndarray) -> float:
+    """Mean brightness of the 3 x 3 pixels round a point."""
+    x, y = np.clip(np.rint(at).astype(int), 1, 126)
+    return float(face.image[y - 1 : y + 2, x - 1 : x + 2].mean())
+
+
+def test_features_are_painted_under_their_points(faces: list[Face]) -> None:
+    """Eyes are darker than the cheeks, brows than the forehead over them."""
+    eye, brow = [], []
+    for face in faces:
+        if not face.visible.all():
+            continue
+        p = face.points
+        down = (p[8] - p[27]) / np.linalg.norm(p[8] - p[27]) * 128 * 0.05
+        for lids, arch in ((slice(36, 42), 19), (slice(42, 48), 24)):
+            eye.append(_level(face, p[lids].mean(0)) < _level(face, p[lids].mean(0) + 3 * down))
+            brow.append(_level(face, p[arch] + 0.2 * down) < _level(face, p[arch] - 1.5 * down))
+    assert len(eye) > 100
+    assert np.mean(eye) > 0.8 and np.mean(brow) > 0.75
+
+
+def test_covered_points_are_not_visible(faces: list[Face]) -> None:
+    share = np.mean([f.visible for f in faces])
+    assert 0.8 < share < 0.99

@@ -1,0 +1,185 @@
+"""Target coding, losses and decoding: values by hand, round trips, and what a mask must stop."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flr.objectives.coordinates import L1, MSE, Coordinates, SmoothL1, Wing, masked_sum
+from flr.objectives.heatmaps import Heatmaps
+
+SIZE = 128
+LOSSES = {"mse": MSE(), "l1": L1(), "smooth_l1": SmoothL1(0.02), "wing": Wing()}
+OBJECTIVES = {
+    **{name: Coordinates(loss) for name, loss in LOSSES.items()},
+    **{f"heatmaps {name}": Heatmaps(loss) for name, loss in LOSSES.items()},
+}
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+
+
+def raw_for(objective, batch: int = 3, points: int = 5, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, 2 * points) if objective.takes == "points" else (batch, points, 16, 16)
+    return torch.randn(shape, generator=generator).requires_grad_()
+
+
+def truth(batch: int = 3, points: int = 5) -> torch.Tensor:
+    return 14 + 100 * torch.rand((batch, points, 2), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("loss", "x", "expected"),
+    [
+        (MSE(), -3.0, 9.0),
+        (L1(), -3.0, 3.0),
+        (SmoothL1(2.0), -1.0, 0.25),
+        (SmoothL1(2.0), 2.0, 1.0),
+        (SmoothL1(2.0), -5.0, 4.0),
+        (Wing(10, 2), -4.0, 10 * math.log(3)),
+        (Wing(10, 2), 12.0, 12 - (10 - 10 * math.log(6))),
+        (Wing(), 0.0, 0.0),
+    ],
+)
+def test_losses_by_hand(loss, x, expected):
+    assert float(loss(torch.tensor([x]))) == pytest.approx(expected, rel=1e-6)
+    assert float(loss(torch.tensor([-x]))) == pytest.approx(expected, rel=1e-6)
+
+
+@given(st.floats(0.01, 20), st.floats(0.001, 5))
+@settings(max_examples=20, deadline=None)
+def test_wing_is_continuous_at_its_width(width, epsilon):
+    low, high = Wing(width, epsilon)(torch.tensor([width * (1 - 1e-9), width * (1 + 1e-9)], dtype=torch.float64))
+    assert float(high - low) == pytest.approx(0, abs=1e-6 * width * (1 + width / epsilon))
+    assert float(low) == pytest.approx(width * math.log1p(width / epsilon), rel=1e-6)
+
+
+def test_masked_sum_by_hand():
+    total, count = masked_sum(torch.tensor([[1.0, 2], [float("nan"), 4]]), torch.tensor([[True, True], [False, True]]))
+    assert (float(total), int(count)) == (7, 3)
+
+
+@pytest.mark.parametrize(("centre", "unit"), [(0.5, 1.0), (0.5, 0.5), (0.0, 1.0), (0.25, 2.0)])
+def test_coordinates_decode_what_they_code(centre, unit):
+    objective, points = Coordinates(MSE(), centre, unit), truth()
+    code = (points / SIZE - centre) / unit
+    torch.testing.assert_close(objective.decode(code.flatten(1), SIZE), points)
+    loss, _ = objective.loss(code.flatten(1), points, torch.ones(3, 5, dtype=torch.bool), SIZE)
+    assert float(loss) == pytest.approx(0, abs=1e-10)
+    zero = objective.decode(torch.zeros(1, 10), SIZE)
+    assert (zero == centre * SIZE).all()
+
+
+def test_coordinates_loss_by_hand():
+    objective = Coordinates(L1(), 0.5, 0.5)
+    points = torch.tensor([[[96.0, 64], [64, 32]]])  # coded (.5, 0) and (0, -.5)
+    raw = torch.tensor([[0.0, 0, 0, 0.5]])
+    loss, count = objective.loss(raw, points, torch.tensor([[True, True]]), SIZE)
+    assert float(loss) == pytest.approx(0.5 / 2 + 1.0 / 2)
+    assert int(count) == 2
+    loss, count = objective.loss(raw, points, torch.tensor([[False, True]]), SIZE)
+    assert (float(loss), int(count)) == (0.5, 1)
+
+
+@every_objective
+@pytest.mark.parametrize("hidden", [0.0, 1e6, float("nan")])
+def test_unlabelled_points_carry_no_loss_and_no_gradient(objective, hidden):
+    labelled = torch.ones(3, 5, dtype=torch.bool)
+    labelled[0, 2] = labelled[2, 4] = False
+    plain, points = truth(), truth()
+    points[~labelled] = hidden
+    raw, other = raw_for(objective), raw_for(objective)
+    loss, count = objective.loss(raw, points, labelled, SIZE)
+    expected, _ = objective.loss(other, plain, labelled, SIZE)
+    loss.backward()
+    expected.backward()
+    assert int(count) == 13
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()))
+    each = raw.grad.reshape(3, 5, -1).abs().sum(-1)
+    assert (each[~labelled] == 0).all()
+    assert (each[labelled] > 0).all()
+    torch.testing.assert_close(raw.grad, other.grad)
+
+
+@every_objective
+def test_a_batch_without_labels_gives_zero_and_no_nan(objective):
+    raw = raw_for(objective)
+    loss, count = objective.loss(raw, torch.zeros(3, 5, 2), torch.zeros(3, 5, dtype=torch.bool), SIZE)
+    loss.backward()
+    assert (float(loss.detach()), int(count)) == (0, 0)
+    assert (raw.grad == 0).all()
+
+
+@pytest.mark.parametrize("outside", [(-3.0, 50.0), (50.0, 127.6), (200.0, -40.0)])
+def test_a_point_outside_the_crop_carries_no_heatmap_loss(outside):
+    objective, points, labelled = Heatmaps(L1()), truth(), torch.ones(3, 5, dtype=torch.bool)
+    points[1, 3] = torch.tensor(outside)
+    raw = raw_for(objective)
+    loss, count = objective.loss(raw, points, labelled, SIZE)
+    loss.backward()
+    assert int(count) == 14
+    assert (raw.grad[1, 3] == 0).all()
+    assert (raw.grad[1, 2] != 0).any()
+
+
+def test_points_on_the_outermost_pixels_are_inside():
+    points = torch.tensor([[[0.0, 0.0], [127.0, 127.0], [127.4, -0.4]]])
+    _, count = Heatmaps(L1()).loss(torch.zeros(1, 3, 16, 16), points, torch.ones(1, 3, dtype=torch.bool), SIZE)
+    assert int(count) == 3
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (16, 32)])
+@given(x=st.floats(45, 82), y=st.floats(45, 82))
+@settings(max_examples=10, deadline=None)
+def test_heatmaps_decode_a_gaussian_to_its_centre(shape, x, y):
+    rows = (torch.arange(shape[0]) + 0.5) * SIZE / shape[0] - 0.5
+    columns = (torch.arange(shape[1]) + 0.5) * SIZE / shape[1] - 0.5
+    logits = -0.5 * ((columns[None, :] - x) ** 2 + (rows[:, None] - y) ** 2) / 8.0**2
+    point = Heatmaps(L1()).decode(logits[None, None], SIZE)[0, 0]
+    assert math.dist(point.tolist(), (x, y)) < 0.02
+
+
+def test_heatmap_target_is_a_gaussian_of_sigma():
+    """The cross-entropy alone, at its least, is the entropy of the Gaussian; there the softmax is that Gaussian."""
+    objective = Heatmaps(MSE(), coordinate_weight=0.0, heatmap_weight=1.0, sigma=1 / 16)
+    cells = (torch.arange(32) + 0.5) * 4 - 0.5
+    points, labelled = torch.tensor([[[60.0, 70.0]]]), torch.ones(1, 1, dtype=torch.bool)
+    square = (cells[None, :] - 60) ** 2 + (cells[:, None] - 70) ** 2
+    logits = (-0.5 * square / 8.0**2)[None, None].requires_grad_()
+    loss, _ = objective.loss(logits, points, labelled, SIZE)
+    loss.backward()
+    assert logits.grad.abs().max() < 1e-6
+    assert float(loss.detach()) == pytest.approx(math.log(2 * math.pi * math.e * (8 / 4) ** 2), abs=1e-3)
+
+
+@every_objective
+def test_loss_and_points_are_float32_under_autocast(objective):
+    raw, points, labelled = raw_for(objective), truth(), torch.ones(3, 5, dtype=torch.bool)
+    expected, _ = objective.loss(raw, points, labelled, SIZE)
+    decoded = objective.decode(raw, SIZE)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = objective.loss(raw, points, labelled, SIZE)
+        inside = objective.decode(raw, SIZE)
+        low = objective.decode(raw.bfloat16(), SIZE)
+    assert loss.dtype == inside.dtype == low.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(inside, decoded, rtol=1e-5, atol=1e-4)
+
+
+@every_objective
+def test_descent_moves_the_points_to_their_targets(objective):
+    raw, points, labelled = raw_for(objective, 1, 3), truth(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    raw.data *= 0.1
+    optimizer = torch.optim.Adam([raw], lr=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.98)
+    first = (objective.decode(raw, SIZE) - points).norm(dim=-1).mean()
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss, count = objective.loss(raw, points, labelled, SIZE)
+        (loss / count).backward()
+        optimizer.step()
+        schedule.step()
+    last = (objective.decode(raw, SIZE) - points).norm(dim=-1).mean()
+    assert first > 15
+    assert last < 1.5

@@ -1,0 +1,191 @@
+"""Bad input ends with one line and exit 2, and leaves nothing half-written."""
+
+import os
+import pickle
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import SMALL_SET, TINY, Workspace
+from tests.fakes import ibug as fake_ibug
+
+TYPOS = [
+    (["modle=sepconv"], "did you mean 'model'"),
+    (["model=sepcnv"], "did you mean 'sepconv"),
+    (["sede=1"], "did you mean 'seed'"),
+    (["optim.lrr=1"], "did you mean 'optim.lr'"),
+    (["+optim.betta=1"], "optim.betta is not a key of"),
+    (["+typo=1"], "typo is not a key of Train"),
+    (["+model.dropuot=0.1", "model=sepconv"], "did you mean 'dropout'"),
+    (["optim.lr=fast"], "optim.lr=fast does not fit"),
+    (["trainer.max_epochs=many"], "trainer.max_epochs=many does not fit"),
+    (["seed=1.5"], "seed=1.5 does not fit"),
+    (["augment.mirror=2"], "augment.mirror=2"),
+    (["data.crop.policy.shape=round"], "data.crop.policy.shape=round does not fit"),
+    (["objective=mse"], "choose an objective= that takes heatmaps"),
+    (["data.crop.size=100"], "multiples of 32"),
+    (["data.scheme=celeba6"], "did you mean 'celeba5'"),
+    (["+model._target_=flr.models.sepconv.SepConf"], "flr.models.sepconv.SepConf"),
+    (["experiment=published/nothing"], "published/nothing"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), TYPOS, ids=[" ".join(words) for words, _ in TYPOS])
+def test_a_wrong_config_stops_before_work_starts(workspace: Workspace, words: list[str], said: str) -> None:
+    if words[0].startswith("+model._target_"):
+        words = [words[0].removeprefix("+")]
+    assert said in workspace.refuse("flr.train", *SMALL_SET, *words)
+    assert not list(workspace.outputs.glob("runs/*"))
+
+
+def missing(root: Path) -> None:
+    pass
+
+
+def empty(root: Path) -> None:
+    root.mkdir()
+
+
+def short_pts(root: Path) -> None:
+    fake_ibug.write(root, parts={"afw": 6, "helen/testset": 3})
+    path = sorted((root / "helen/testset").glob("*.pts"))[0]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-2], lines[-1]]))
+
+
+def nan_pts(root: Path) -> None:
+    fake_ibug.write(root, parts={"afw": 6, "helen/testset": 3})
+    path = sorted((root / "helen/testset").glob("*.pts"))[0]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:5], "nan 3", *lines[6:]]))
+
+
+def html_image(root: Path) -> None:
+    fake_ibug.write(root, parts={"afw": 6, "helen/testset": 3})
+    image = next(p for p in sorted((root / "helen/testset").iterdir()) if p.suffix != ".pts")
+    image.write_text("<!DOCTYPE html><html>Not found</html>")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(missing, "300"), (empty, "afw"), (short_pts, ".pts"), (nan_pts, "number"), (html_image, "HTML")],
+)
+def test_bad_data(workspace: Workspace, tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+    root = tmp_path / "set"
+    spoil(root)
+    assert said in workspace.refuse("flr.train", *TINY, "data=ibug", f"data.root={root}")
+    assert not list(workspace.outputs.glob("runs/*")), "no run was started for data that cannot be read"
+
+
+def test_one_bad_training_face_is_named_counted_and_skipped(workspace: Workspace, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    fake_ibug.write(root, parts={"afw": 14, "helen/testset": 3})
+    image = next(p for p in sorted((root / "afw").iterdir()) if p.suffix != ".pts")
+    image.write_bytes(image.read_bytes()[:300])
+    done = workspace.run("flr.train", *TINY, "data=ibug", f"data.root={root}", "data.batch_size=4")
+    assert image.stem in done.stderr and "1 face(s) of ibug left out" in done.stderr
+    run = workspace.only_run()
+    assert "left_out.txt" in [a.path for a in workspace.client().list_artifacts(run.info.run_id)]
+    assert image.stem in workspace.refuse("flr.train", *TINY, "data=ibug", f"data.root={root}", "data.strict=true")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch exploded",)
+
+
+def damaged(path: Path, best: Path) -> None:
+    path.write_bytes(best.read_bytes()[: best.stat().st_size // 2])
+
+
+def foreign(path: Path, best: Path) -> None:
+    torch.save({"state_dict": {}}, path)
+
+
+def text(path: Path, best: Path) -> None:
+    path.write_text("hello")
+
+
+def bomb(path: Path, best: Path) -> None:
+    torch.save({"flr": Bomb(), "state_dict": {}}, path)
+
+
+def raw_pickle(path: Path, best: Path) -> None:
+    path.write_bytes(pickle.dumps(Bomb()))
+
+
+def hostile_target(path: Path, best: Path, target: str = "os.system") -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["flr"]["config"]["optim"] = {"_target_": target}
+    torch.save(checkpoint, path)
+
+
+def hostile_alias(path: Path, best: Path) -> None:
+    hostile_target(path, best, "flr.data.datamodule.Path")  # its prefix is trusted, its own module is not
+
+
+def other_weights(path: Path, best: Path) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["state_dict"].popitem()
+    torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (damaged, "damaged"), (foreign, "not one that flr.train wrote"), (text, "damaged"), (bomb, "never loaded"),
+        (raw_pickle, ""), (hostile_target, "outside what a run may build"),
+        (hostile_alias, "outside what a run may build"), (other_weights, "do not fit"),
+    ],
+)  # fmt: skip
+def test_a_bad_checkpoint_is_refused_and_never_executed(
+    trained: tuple[Workspace, str], workspace: Workspace, spoil: Callable[[Path, Path], None], said: str
+) -> None:
+    source, run_id = trained
+    path = workspace.path / "bad.ckpt"
+    spoil(path, source.folder(run_id) / "checkpoints" / "best.ckpt")
+    assert said in workspace.refuse("flr.evaluate", f"run={path}")
+    assert not (workspace.path / "exploded").exists()
+
+
+def test_an_unreachable_server_is_said_at_once(workspace: Workspace, free_port: int) -> None:
+    line = workspace.refuse("flr.train", *TINY, *SMALL_SET, f"tracking.uri=http://127.0.0.1:{free_port}")
+    assert "no MLflow server answers" in line
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///relative.db", "file:///tmp/mlruns", "nonsense"])
+def test_a_tracking_store_that_cannot_serve(workspace: Workspace, uri: str) -> None:
+    assert "tracking.uri" in workspace.refuse("flr.train", *TINY, *SMALL_SET, f"tracking.uri={uri}")
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Small file systems of their own: root ignores file modes, so only a mount can refuse it."""
+    points = []
+
+    def mount(options: str) -> Path:
+        point = tmp_path / f"mount{len(points)}"
+        point.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(point)], capture_output=True)
+        if done.returncode:
+            pytest.skip("this machine lets us mount nothing")
+        points.append(point)
+        return point
+
+    yield mount
+    for point in points:
+        subprocess.run(["umount", "-l", str(point)], check=False)
+
+
+@pytest.mark.parametrize("which", ["paths.output_dir", "paths.cache_dir"])
+@pytest.mark.parametrize("options", ["ro", "size=64k"])
+def test_a_folder_that_is_read_only_or_full(
+    workspace: Workspace, mounted: Callable[[str], Path], which: str, options: str
+) -> None:
+    point = mounted(options)
+    line = workspace.refuse("flr.train", *TINY, *SMALL_SET, f"{which}={point}")
+    assert str(point) in line
+    assert not list(point.rglob("images.npy")) and not list(point.rglob("*.ckpt"))

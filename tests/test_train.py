@@ -1,0 +1,192 @@
+"""The main job through its real commands: train, track, evaluate."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import SMALL_SET, TINY, Workspace
+from tests.fakes import ibug as fake_ibug
+
+ROOT = Path(__file__).parent.parent
+
+
+def artifacts(client, run_id: str) -> set[str]:
+    found, folders = set(), [None]
+    while folders:
+        for item in client.list_artifacts(run_id, folders.pop()):
+            folders.append(item.path) if item.is_dir else found.add(item.path)
+    return found
+
+
+def test_a_run_leaves_everything(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    client, run = workspace.client(), workspace.client().get_run(run_id)
+    assert run.info.status == "FINISHED"
+    for name in (
+        "train/loss", "train/images_per_second", "lr", "val/nme", "val/mse", "val/mae", "val/loss", "val/baseline_nme",
+        "test/nme", "test/nme_interocular", "test/nme_interpupil", "test/nme_box", "test/fr8", "test/auc8", "test/fr10",
+        "test/auc10", "test/mse", "test/mae", "test/baseline_nme", "test/region/jaw/nme", "cost/parameters", "cost/macs",
+        "cost/latency_ms",
+    ):  # fmt: skip
+        assert name in run.data.metrics, name
+    assert [m.step for m in client.get_metric_history(run_id, "val/nme")] == [2, 5]
+    params = run.data.params
+    assert params["model.widths"] == "[8, 8, 8, 8]" and params["seed"] == "0"
+    assert "trainer.max_epochs=2" in params["overrides"] and len(params["overrides"]) > 250
+    assert params["version.torch"] == torch.__version__ and params["hardware.cores"]
+    tags = run.data.tags
+    assert {"flr.commit", "flr.dirty", "flr.lock", "flr.protocol", "flr.seed", "flr.model"} <= set(tags)
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest in tags["flr.protocol"]
+    names = artifacts(client, run_id)
+    assert {
+        "config.yaml", "run.json", "curves.png", "ced.png", "worst_faces.png", "evaluation.json", "errors.csv",
+        "checkpoints/best.ckpt",
+    } <= names  # fmt: skip
+    assert sum(name.startswith("images/validation") and name.endswith(".png") for name in names) == 2
+
+
+def test_the_files_agree_with_the_metrics(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    folder, metrics = workspace.folder(run_id), workspace.client().get_run(run_id).data.metrics
+    with (folder / "errors.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 and len(rows[0]) == 4 + 68
+    errors = [[float(v) for k, v in row.items() if k.startswith("error_")] for row in rows]
+    nmes = [100 * sum(e) / len(e) / float(row["normaliser"]) for e, row in zip(errors, rows, strict=True)]
+    assert math.isclose(sum(nmes) / 9, metrics["test/nme"], rel_tol=1e-4)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert math.isclose(evaluation["metrics"]["nme"], metrics["test/nme"], rel_tol=1e-9)
+    assert evaluation["counts"] == {"train": 48, "val": 11, "test": 9}
+
+
+def test_a_checkpoint_is_plain_and_whole(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    best = torch.load(workspace.folder(run_id) / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["flr"]["scheme"] == "ibug68" and best["flr"]["config"]["model"]["path"] == 8
+    assert {key.split(".")[0] for key in best["state_dict"]} == {"net", "ema_net", "mean_face"}
+
+
+@pytest.mark.parametrize("form", ["id", "folder", "checkpoint"])
+def test_evaluate_needs_no_other_word(trained: tuple[Workspace, str], form: str) -> None:
+    workspace, run_id = trained
+    folder = workspace.folder(run_id)
+    run = {"id": run_id, "folder": folder, "checkpoint": folder / "checkpoints" / "best.ckpt"}[form]
+    before = json.loads((folder / "evaluation.json").read_text())["metrics"]
+    (folder / "evaluation.json").unlink()
+    workspace.run("flr.evaluate", f"run={run}")
+    after = json.loads((folder / "evaluation.json").read_text())["metrics"]
+    assert after == pytest.approx(before, rel=1e-5)
+
+
+def test_evaluate_on_another_set_and_with_its_mirror(trained: tuple[Workspace, str], tmp_path: Path) -> None:
+    workspace, run_id = trained
+    fake_ibug.write(tmp_path / "300w", parts={"afw": 12, "helen/testset": 7}, seed=1)
+    done = workspace.run("flr.evaluate", f"run={run_id}", "data=ibug", f"data.root={tmp_path / '300w'}", "tta=true")
+    written = Path(done.stdout.strip().splitlines()[-1])
+    result = json.loads(written.read_text())
+    assert result["faces"] == 7 and result["form"].startswith("ibug[") and "helen_test/nme" in result["metrics"]
+    with (written.parent / "errors.csv").open() as file:
+        assert {row["face"].split("/")[0] for row in csv.DictReader(file)} == {"helen"}
+    logged = workspace.client().get_run(run_id).data.metrics
+    assert any(key.endswith("test/nme") and key != "test/nme" for key in logged)
+
+
+def test_real_photos(workspace: Workspace, real_data: Path) -> None:
+    workspace.run(
+        "flr.train", *TINY, "data=ibug", f"data.root={real_data / '300w'}", "trainer=bf16", "data.batch_size=64",
+        "trainer.max_epochs=1", "+trainer.limit_train_batches=4",
+    )  # fmt: skip
+    run = workspace.only_run()
+    assert run.data.metrics["test/baseline_nme"] == pytest.approx(17.7, abs=0.3)  # the mean face, known of this set
+    assert run.data.metrics["test/helen_test/nme"] == run.data.metrics["test/nme"]
+    assert "helen_train:872" in run.data.tags["flr.protocol"]
+
+
+@pytest.mark.parametrize(
+    ("model", "objective"), [("sepconv_light", "mse"), ("sepconv_light", "wing"), ("heatmap_fpn", "softargmax")]
+)
+def test_every_optimiser_and_schedule_trains(workspace: Workspace, model: str, objective: str) -> None:
+    words = [w for w in TINY if not w.startswith("model.")] if model != "heatmap_fpn" else list(TINY)
+    choice = {"mse": ("sgd", "step"), "wing": ("adam", "cosine"), "softargmax": ("adamw", "constant")}[objective]
+    workspace.run(
+        "flr.train", *words, *SMALL_SET, f"model={model}", f"objective={objective}", f"optim={choice[0]}",
+        f"schedule={choice[1]}", "trainer.gradient_clip_val=1", "ema=0", "data.crop.channels=3", "data.scheme=kaggle15",
+        "optim.lr=0.001", "trainer.max_epochs=1",
+    )  # fmt: skip
+    assert "test/nme_interpupil" in workspace.only_run().data.metrics
+
+
+def test_two_ranks_make_one_run(workspace: Workspace) -> None:
+    workspace.apart(
+        "flr.train",
+        *TINY,
+        *SMALL_SET,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.max_epochs=1",
+        "data.reader.test=9",
+    )
+    run = workspace.only_run()
+    assert run.info.status == "FINISHED"
+    folder = workspace.folder(run.info.run_id)
+    with (folder / "errors.csv").open() as file:
+        assert (
+            len({row["face"] for row in csv.DictReader(file)}) == 9
+        )  # an odd part on two ranks: none lost, none twice
+    (folder / "evaluation.json").unlink()
+    workspace.run("flr.evaluate", f"run={folder}")
+    alone = json.loads((folder / "evaluation.json").read_text())["metrics"]["nme"]
+    assert alone == pytest.approx(run.data.metrics["test/nme"], rel=1e-5)
+
+
+def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, free_port: int) -> None:
+    uri = f"http://127.0.0.1:{free_port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(free_port), "--workers", "1",
+         "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "store")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.5)
+        workspace.train("trainer.max_epochs=1", MLFLOW_TRACKING_URI=uri)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        (run,) = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+        assert run.info.status == "FINISHED" and "test/nme" in run.data.metrics
+        assert "checkpoints/best.ckpt" in artifacts(client, run.info.run_id)
+        assert not (workspace.outputs / "mlflow.db").exists()
+        # The folder is gone, as on another machine: evaluation works from what the server holds.
+        workspace.folder(run.info.run_id).rename(tmp_path / "elsewhere")
+        workspace.run("flr.evaluate", f"run={run.info.run_id}", MLFLOW_TRACKING_URI=uri)
+    finally:
+        import os
+        import signal
+
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def test_a_wheel_works_from_another_folder(workspace: Workspace, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("flr-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    where = workspace.run_code("import flr.config; print(flr.config.CONF)", PYTHONPATH=str(tmp_path / "site"))
+    assert where.strip() == str(tmp_path / "site" / "flr" / "conf")
+    workspace.apart("flr.train", *TINY, *SMALL_SET, "trainer.max_epochs=1", PYTHONPATH=str(tmp_path / "site"))
+    assert workspace.only_run().data.tags["flr.dirty"] == "unknown"
