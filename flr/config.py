@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from annotated_types import Ge, Lt
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -88,8 +89,8 @@ class Train:
 
     run: str | None
     name: str | None
-    seed: int
-    ema: float
+    seed: typing.Annotated[int, Ge(0)]
+    ema: typing.Annotated[float, Ge(0), Lt(1)]
     tta: bool
     data: Any
     augment: Any
@@ -189,6 +190,16 @@ def _known_keys(config_name: str) -> list[str]:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose(config_name)
     return [*_groups(), *(key for key, _ in flat(OmegaConf.to_container(cfg)))]
+
+
+def quiet() -> None:
+    """Lightning's tips and its notes on settings that are meant; its errors stay."""
+    import logging
+    import warnings
+
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 
 
 def task_overrides() -> list[str]:
@@ -298,7 +309,7 @@ def _check_type(value: Any, hint: Any, path: str) -> None:
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     function: Any = vars(target).get("__init__", target.__init__) if isinstance(target, type) else target  # type: ignore[misc]
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except Exception:  # a library's own hints that cannot be evaluated here say nothing
         return {}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Evaluate, Train, as_config, build, check, door, task_overrides
+from flr.config import Evaluate, Train, as_config, build, check, door, quiet, task_overrides
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def main(cfg: DictConfig) -> None:
 
     if cfg.run is None:
         raise UserError("name what to score: run=ID, run=FOLDER or run=FILE.ckpt")
+    quiet()
     check(cfg, Evaluate)
     reference = Path(str(cfg.run))
     if reference.is_file():
@@ -136,11 +137,8 @@ def score(
 
     from flr.metrics.functional import nme, percent_mean, point_errors, summary
 
-    loaders = {"train": data._batches("train", training=False), "val": data.val_dataloader()}
-    if split == "test":
-        trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
-    else:
-        trainer.test(module, dataloaders=loaders[split], ckpt_path=checkpoint, verbose=False)
+    data.test_split = split
+    trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
     table = data.prepare()
     rows, points = module.evaluated["index"], module.evaluated["points"]
     truth, labelled = table.points[rows], table.labelled[rows]

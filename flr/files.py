@@ -35,9 +35,11 @@ def writing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """As `writing`, for a whole folder that does not exist yet."""
+    """As `writing`, for a whole folder that does not exist yet. The caller holds a lock on it: leftovers are removed."""
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{path.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         with _told(path):

@@ -15,7 +15,6 @@ _work: Callable[[int], Any] | None = None
 
 def _run(span: range) -> list[Any]:
     assert _work is not None
-    cv2.setNumThreads(1)  # the processes are the parallelism
     return [_work(i) for i in span]
 
 
@@ -29,6 +28,9 @@ def in_order(work: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
         yield from (work(i) for i in range(count))
         return
     _work = work
+    # A fork copies the lock of OpenCV's thread pool but not its threads: a child that meets it waits for ever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     try:
         with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
             pending = []
@@ -40,3 +42,4 @@ def in_order(work: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
                 yield from future.result()
     finally:
         _work = None
+        cv2.setNumThreads(threads)

@@ -43,8 +43,10 @@ def onecycle(
     """
     peak = [group["lr"] for group in optimizer.param_groups]
     cycle = "momentum" in optimizer.defaults or "betas" in optimizer.defaults
+    # A rise of exactly one step is a division by zero in torch.
+    share = warmup + 1e-9 * (warmup * (steps + 1) == 1)
     return OneCycleLR(
-        optimizer, peak, total_steps=steps + 1, pct_start=warmup, div_factor=1 / start, final_div_factor=1 / final,
+        optimizer, peak, total_steps=steps + 1, pct_start=share, div_factor=1 / start, final_div_factor=1 / final,
         cycle_momentum=cycle,
     )  # fmt: skip
 

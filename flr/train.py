@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Train, as_config, build, check, door, flat, plain, task_overrides
+from flr.config import Train, as_config, build, check, door, flat, plain, quiet, task_overrides
 from flr.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def run(
     from flr.tracking.mlflow import Tracker
     from flr.tracking.pictures import curves_figure
 
-    _quiet()
+    quiet()
     values = plain(cfg)
     output = Path(cfg.paths.output_dir).absolute()
     tracker: Tracker = build(cfg.tracking, artifacts=output / "artifacts")
@@ -220,16 +220,6 @@ def run(
             finally:
                 tracker.end(status)
                 signal.signal(signal.SIGINT, previous)
-
-
-def _quiet() -> None:
-    """Lightning's tips and its notes on settings that are meant; its errors stay."""
-    import logging
-    import warnings
-
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The house rules that the source must keep, read off its imports."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,13 +137,9 @@ def test_no_module_imports_upward(name):
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]], ids=" ".join)
 @pytest.mark.parametrize("door", ["flr.train", "flr.evaluate"])
 def test_showing_the_config_imports_no_torch(door, words, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", door, *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-X", "importtime", "-m", door, *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "hydra" in loaded  # the list is what it should be

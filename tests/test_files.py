@@ -32,6 +32,9 @@ def test_a_file_is_replaced_at_the_end_only(tmp_path):
     with writing(path) as aside:
         aside.write_text("new")
         assert path.read_text() == "old"
+        reader = path.open()
+    with reader:
+        assert reader.read() == "old"  # one who reads meanwhile never sees a mixture
     assert path.read_text() == "new"
 
 

@@ -100,6 +100,14 @@ def test_evaluate_on_another_set_and_with_its_mirror(trained: tuple[Workspace, s
     assert any(key.endswith("test/nme") and key != "test/nme" for key in logged)
 
 
+def test_evaluate_another_part(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    done = workspace.run("flr.evaluate", f"run={run_id}", "split=val")
+    result = json.loads(Path(done.stdout.strip().splitlines()[-1]).read_text())
+    best = min(m.value for m in workspace.client().get_metric_history(run_id, "val/nme"))
+    assert result["faces"] == 11 and result["metrics"]["nme"] == pytest.approx(best, rel=1e-4)
+
+
 def test_real_photos(workspace: Workspace, real_data: Path) -> None:
     workspace.run(
         "flr.train", *TINY, "data=ibug", f"data.root={real_data / '300w'}", "trainer=bf16", "data.batch_size=64",

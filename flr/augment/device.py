@@ -48,14 +48,14 @@ class Augment:
             if not 0 <= getattr(self, name) <= top:
                 raise UserError(f"augment.{name}={getattr(self, name)} lies outside 0..{top}; set it inside")
         for name in ("scale", "brightness", "contrast", "noise", "blur"):
-            if getattr(self, name) < 0:
-                raise UserError(f"augment.{name}={getattr(self, name)} is negative; set 0 or more")
+            if not 0 <= getattr(self, name) < np.inf:
+                raise UserError(f"augment.{name}={getattr(self, name)} is not a size; set 0 or more")
 
     @property
     def margin(self) -> float:
         """The side over the crop's that the store must keep, so that no draw looks past it."""
         angle = np.radians(min(self.rotation, 45.0))
-        return float((np.cos(angle) + np.sin(angle) + 2 * self.shift) * (1 + self.scale))
+        return float((np.cos(angle) + np.sin(angle)) * (1 + 2 * self.shift) * (1 + self.scale))
 
     def draw(self, seed: int, epoch: int, face: np.ndarray) -> "Draws":
         """The draws of faces (B,) int in an epoch."""
@@ -110,7 +110,7 @@ class Augment:
             return torch.from_numpy(values).to(images)[:, None, None, None]
 
         if self.blur:
-            images = _blur(images, column(draws.blur)[:, 0, 0])
+            images = _blur(images, column(draws.blur)[:, 0, 0], self.blur)
         if self.brightness or self.contrast:
             factor = column(draws.brightness * draws.contrast)
             mean = images.mean((1, 2, 3), keepdim=True)
@@ -173,9 +173,10 @@ def _noise(images: Tensor, at: np.ndarray) -> Tensor:
     return torch.stack([bank[i : i + count] for i in at.tolist()]).reshape(images.shape)
 
 
-def _blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """(B, C, H, W) blurred by Gaussians of sigma (B, 1) pixels; edges repeat."""
-    radius = max(1, int(np.ceil(2.5 * float(sigma.max()))))
+def _blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
+    """(B, C, H, W) blurred by Gaussians of sigma (B, 1) up to `largest` pixels; edges repeat."""
+    # One radius for every batch, so that a face's pixels do not depend on its company.
+    radius = max(1, int(np.ceil(2.5 * largest)))
     line = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (line / sigma.clamp_min(0.05)) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(images.shape[1], 0)

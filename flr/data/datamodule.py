@@ -145,6 +145,7 @@ class FaceData(pl.LightningDataModule):
         self.strict, self.to_scheme, self.seed = strict, scheme, seed
         self.workers = (os.cpu_count() or 1) if workers is None else workers
         self.table: FaceTable | None = None
+        self.test_split = "test"  # what a test pass scores; an evaluation may name another part
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -217,7 +218,7 @@ class FaceData(pl.LightningDataModule):
         return self._batches("val", training=False)
 
     def test_dataloader(self) -> IndexBatches:
-        return self._batches("test", training=False)
+        return self._batches(self.test_split, training=False)
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:
         epoch = self.trainer.current_epoch if self.trainer and self.trainer.training else None

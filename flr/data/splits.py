@@ -16,8 +16,10 @@ def hold_out(table: FaceTable, fraction: float, seed: int = 0) -> FaceTable:
     so adding faces to the set does not reshuffle the others.
 
     Raises:
-        UserError: a part would be left empty.
+        UserError: a part would be left empty, or `fraction` is not between 0 and 1.
     """
+    if not 0 < fraction < 1:
+        raise UserError(f"data.val_fraction={fraction} is not a share; set it between 0 and 1")
     if (table.split == "val").any():
         return table
     train = np.flatnonzero(table.split == "train")

@@ -78,6 +78,7 @@ class Coordinates(Objective):
 
     def loss(self, raw: Tensor, points: Tensor, labelled: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """The loss of raw outputs (B, 2K) for points (B, K, 2) crop pixels, labelled (B, K): its sum and its count."""
+        points = torch.where(labelled[..., None], points, 0.0)  # a NaN would reach the gradient through the mask
         target = (points / size - self.centre) / self.unit
         loss = self.criterion(raw.float().reshape(target.shape) - target).mean(-1)
         return masked_sum(loss, labelled)

@@ -31,6 +31,7 @@ class Heatmaps(Objective):
 
         A point that augmentation pushed outside the crop carries no loss: no map can hold it.
         """
+        points = torch.where(labelled[..., None], points, 0.0)  # a NaN would reach the gradient through the mask
         logs = raw.float().flatten(2).log_softmax(-1)
         shape = raw.shape[-2:]
         loss = self.coordinate_weight * self.criterion((_mean(logs.exp(), shape, size) - points) / size).mean(-1)
