@@ -12,9 +12,9 @@ class UserError(Exception):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """``" (did you mean 'X'?)"`` for the closest of `choices`, or all of them where none is close."""
+    """``" (did you mean 'X'?)"`` for the closest of `choices`, or all of them where none is close and they are few."""
     names = sorted(map(str, choices))
     close = get_close_matches(str(word), names, n=1, cutoff=0.6)
     if close:
         return f" (did you mean '{close[0]}'?)"
-    return f" (known: {', '.join(names)})" if names else ""
+    return f" (known: {', '.join(names)})" if 0 < len(names) <= 24 else ""

@@ -225,8 +225,11 @@ def log(result: Result, tracker: "Tracker", folder: Path, step: int, prefix: str
     from flr.landmarks.geometry import transform
     from flr.tracking.pictures import ced_figure
 
-    tracker.log_metrics({f"{prefix}{result.split}/{key}": value for key, value in result.metrics.items()}, step)
-    tracker.log_metrics({f"cost/{key}": value for key, value in result.cost.items()}, step)
+    # Errors by point stay in evaluation.json: as metrics they would bury the rest under a chart each.
+    shown = {key: value for key, value in result.metrics.items() if not key.startswith("point/")}
+    tracker.log_metrics({f"{prefix}{result.split}/{key}": value for key, value in shown.items()}, step)
+    if not prefix:
+        tracker.log_metrics({f"cost/{key}": value for key, value in result.cost.items()}, step)
     for name in ("evaluation.json", "errors.csv"):
         tracker.file(folder / name, prefix.rstrip("/") or None)
     tracker.figure(ced_figure({"net": result.values, "mean face": result.baseline}), f"{prefix}ced.png")

@@ -156,6 +156,15 @@ def test_two_ranks_make_one_run(workspace: Workspace) -> None:
     assert alone == pytest.approx(run.data.metrics["test/nme"], rel=1e-5)
 
 
+def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
+    workspace.apart("flr.train", "-m", *TINY, *SMALL_SET, "trainer.max_epochs=1", "seed=0,1")
+    client = workspace.client()
+    runs = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+    assert {run.data.tags["flr.seed"] for run in runs} == {"0", "1"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len({run.data.metrics["test/nme"] for run in runs}) == 2
+
+
 def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, free_port: int) -> None:
     uri = f"http://127.0.0.1:{free_port}"
     server = subprocess.Popen(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PARAM_LIMIT = 6000  # MLflow's own, characters
 FLUSH_SECONDS = 5.0
 SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
+# Tells the MLflow UI to show training charts for this experiment, not chat traces.
+TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 PREFIX = "flr."  # of the project's own tags
 
 
@@ -139,7 +141,7 @@ class Tracker(Logger):
             if found is None:
                 local = self.uri.startswith("sqlite:///")
                 location = (self.artifacts.absolute() / self.experiment).as_uri() if local else None
-                self.experiment_id = self.client.create_experiment(self.experiment, location)
+                self.experiment_id = self.client.create_experiment(self.experiment, location, TRAINING)
             elif found.lifecycle_stage != "active":
                 raise UserError(
                     f"tracking.experiment={self.experiment} is deleted in MLflow; restore it or name another"
