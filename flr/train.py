@@ -18,6 +18,8 @@ RESUME_MAY_CHANGE = (
 
 def main(cfg: DictConfig) -> None:
     """Train from a composed config."""
+    # Said at once: what comes next imports torch, which takes seconds.
+    print(f"Training {cfg.name or cfg.model._target_} on {cfg.data.name}" if cfg.run is None else f"Resuming {cfg.run}")
     if cfg.run is None:
         check(cfg, Train)
         run(cfg, task_overrides())
