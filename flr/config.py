@@ -41,7 +41,7 @@ GIVEN: Mapping[str, Set[str]] = {
     "data": {"augment", "seed", "cache"},
     "data.reader": {"root", "strict"},
     "tracking": {"artifacts"},
-    "trainer": {"logger", "callbacks", "default_root_dir"},
+    "trainer": {"logger", "callbacks", "default_root_dir", "enable_progress_bar"},
 }
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from flr.checkpoints import RunFolder
 
 RESUME_MAY_CHANGE = (
-    "run", "trainer.max_epochs", "trainer.devices", "trainer.accelerator", "trainer.strategy", "trainer.enable_progress_bar",
+    "run", "trainer.max_epochs", "trainer.devices", "trainer.accelerator", "trainer.strategy",
     "data.root", "data.workers", "paths", "tracking", "callbacks",
 )  # fmt: skip
 
@@ -185,8 +185,9 @@ def run(
     last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
     extra = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
     trainer: pl.Trainer = build(
-        cfg.trainer, logger=tracker, callbacks=[*extra, best, last], default_root_dir=str(folder.path)
-    )
+        cfg.trainer, logger=tracker, callbacks=[*extra, best, last], default_root_dir=str(folder.path),
+        enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in extra),
+    )  # fmt: skip
     try:
         trainer.fit(module, data, ckpt_path=str(folder.last) if before is not None else None)
         if trainer.interrupted or trainer.state.status != "finished":

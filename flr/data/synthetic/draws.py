@@ -13,7 +13,7 @@ class Draws:
     def __init__(self, seed: int, index: int) -> None:
         generator = np.random.Generator(np.random.Philox(key=[seed, index]))
         self._uniform = iter(generator.random(_COUNT).tolist())
-        self._normal = iter(np.clip(generator.standard_normal(_COUNT), -2.5, 2.5).tolist())
+        self._normal = iter(np.minimum(np.maximum(generator.standard_normal(_COUNT), -2.5), 2.5).tolist())
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         return low + (high - low) * next(self._uniform)

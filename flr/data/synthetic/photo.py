@@ -7,7 +7,9 @@ import numpy as np
 
 from flr.data.synthetic.draws import Draws
 from flr.data.synthetic.paint import cut
-from flr.data.synthetic.scene import grain, textures
+from flr.data.synthetic.scene import clouds, grain, textures
+
+_LEVELS = np.arange(256, dtype=np.float32) / 255
 
 
 def develop(canvas: np.ndarray, span: float, channels: int, d: Draws) -> np.ndarray:
@@ -29,19 +31,17 @@ def develop(canvas: np.ndarray, span: float, channels: int, d: Draws) -> np.ndar
     quality = int(d.uniform(30, 97))
     blotch, tile = d.uniform(0, 0.16), d.pick([1] * len(textures()))
 
-    cloud = cut(textures()[tile], size, size)
-    image: Any = cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY) if channels == 1 or grey else canvas
-    if image.ndim == 2:
-        cloud = cloud[..., 1]
+    image: Any = cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY) if channels == 3 and grey else canvas
+    cloud = cut((clouds() if image.ndim == 2 else textures())[tile], size, size)
     # Uneven skin, light and sensor: a faint texture over everything.
     image = cv2.addWeighted(image, 1.0, cloud, blotch, -128 * blotch)
     if blur > 0.3:
         image = cv2.GaussianBlur(image, (0, 0), blur)
-    curve = (np.arange(256) / 255.0) ** gamma * 255
+    curve = _LEVELS**gamma * 255
     curve = (curve - pivot) * gain + pivot + offset
     # Shoulders instead of clipping.
-    curve = np.clip(curve, 0, 255) * 0.9 + 12.75 + 12.75 * np.tanh((curve - 128) / 100)
-    tables = np.clip(curve[:, None] * (cast if image.ndim == 3 else 1), 0, 255)
+    curve = np.minimum(np.maximum(curve, 0), 255) * 0.9 + 12.75 + 12.75 * np.tanh((curve - 128) / 100)
+    tables = np.minimum(np.maximum(curve[:, None] * (cast if image.ndim == 3 else 1), 0), 255)
     image = cv2.LUT(image, tables.astype(np.uint8).reshape(1, 256, -1))
     field = cut(grain(), size, size, y, x)
     if image.ndim == 3:

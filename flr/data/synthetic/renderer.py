@@ -8,11 +8,17 @@ import numpy as np
 from flr.data.synthetic import paint, scene, skin
 from flr.data.synthetic.draws import Draws
 from flr.data.synthetic.photo import develop
-from flr.data.synthetic.shape import RIM, Shape, bells, sample_shape
+from flr.data.synthetic.shape import RIM, Shape, bell_weights, bells, sample_shape
 from flr.data.synthetic.view import View, place, sample_view
 
 # How far, in millimetres, the surface must lie in front of a point to hide it: more than the coarse grid's error.
 _HIDING = 9.0
+_INNER = np.arange(68) > 16
+_EYES = slice(36, 42), slice(42, 48)
+_BROWS = [21, 20, 19, 18, 17], [22, 23, 24, 25, 26]
+_RED = np.array([(-38, 32, 18, 18, 1), (38, 32, 18, 18, 1), (0, 38, 14, 14, 1)], np.float32)  # bells of a blush
+_SKULL = np.array([0, 0, -80], np.float32)[:, None, None]  # hair stands away from here
+_THREE = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -44,27 +50,26 @@ def render(seed: int, index: int, size: int = 128, channels: int = 1, face: floa
     """
     d = Draws(seed, index)
     shape, view = sample_shape(d), sample_view(d)
-    grid = shape.surface()
+    grid, terms = shape.surface()
     points = place(view, shape, grid, size, face, d)
     flat = points[:68, :2].copy()
-    box = np.stack([flat.min(0), flat.max(0)])
+    box = np.array([flat.min(0), flat.max(0)])
     span = float((box[1] - box[0]).max())
 
     light, tone = skin.sample_light(d), skin.sample_tone(d)
     hair, beard = scene.Hair(d, shape.child), scene.Beard(d, shape.child)
-    brightness = float((light.ambient + 0.6 * light.colour).mean())
+    brightness = float((light.ambient + 0.6 * light.colour).sum()) / 3
     lit = tone * brightness
-    canvas = scene.background(size, d)
+    canvas = scene.background(size, channels == 1, d)
     cover = np.zeros((size, size), np.uint8)
     scene.paint_hair_back(canvas, hair, shape, view, brightness, d)
     scene.paint_trunk(canvas, shape, view, lit, d)
     stand = d.uniform()
-    for side in (-1, 1) if hair.kind < 3 else ():
-        scene.paint_ear(canvas, shape, view, lit * 0.9, side, stand)
-    head = _paint_head(canvas, grid, shape, view, light, tone, hair, beard, d)
-    near_ear = -1 if view.yaw > 0 else 1
+    if hair.kind < 3:
+        scene.paint_ears(canvas, shape, view, lit * 0.9, (-1, 1), stand)
+    head = _paint_head(canvas, grid, terms, shape, view, light, tone, hair, beard, d)
     if abs(view.yaw) > 0.12 and hair.kind < 3:
-        scene.paint_ear(canvas, shape, view, lit, near_ear, stand)
+        scene.paint_ears(canvas, shape, view, lit, (-1 if view.yaw > 0 else 1,), stand)
     _paint_features(canvas, points, head, shape, view, beard, hair.colour * brightness, d)
     scene.paint_glasses(canvas, cover, shape, view, d)
     scene.paint_hair_front(canvas, cover, hair, shape, view, brightness, d)
@@ -75,6 +80,7 @@ def render(seed: int, index: int, size: int = 128, channels: int = 1, face: floa
 def _paint_head(
     canvas: np.ndarray,
     grid: np.ndarray,
+    terms: np.ndarray,
     shape: Shape,
     view: View,
     light: skin.Light,
@@ -84,19 +90,35 @@ def _paint_head(
     d: Draws,
 ) -> skin.Head:
     """Colours the head's surface with skin, blush, beard and hair, lights it and splats it."""
-    on_hair, on_beard = hair.on(shape, grid), beard.on(shape, grid)
-    albedo = np.broadcast_to(tone, grid.shape).copy()
+    albedo = np.empty_like(grid)
+    albedo[:] = tone[:, None, None]
+    local = view.rotation.T @ light.direction
     blush = d.uniform(0, 0.22)
-    red = np.array([(-38, 32, 18, 18, 1), (38, 32, 18, 18, 1), (0, 38, 14, 14, 1)], np.float32)
-    albedo[: RIM + 1, :, 1:] *= 1 - 0.5 * blush * bells(grid[: RIM + 1, :, :2], red)[..., None]
-    locks = hair.colours(grid.shape[1])
-    albedo += on_beard[..., None] * (locks * 0.9 + 6 - albedo)
-    albedo += on_hair[..., None] * (locks - albedo)
-    colours, facing = skin.light_up(albedo, np.maximum(on_hair, 0.6 * on_beard), grid, shape, view, light, d)
-    raised = grid.copy()
-    away = grid - np.array([0, 0, -80], np.float32)
-    raised += (on_hair * hair.thickness)[..., None] * away / (np.sqrt((away * away).sum(-1, keepdims=True)) + 1)
-    return skin.splat(canvas, view.project(raised), colours, facing, 150 * view.scale)
+    locks = hair.colours(grid.shape[2])[:, None]
+    dark = skin.shades(shape, light, local, d)
+    # Two sums of bells: how light and shadow change the skin, and where it is red.
+    heights = np.zeros((2, len(dark) + len(_RED)), np.float32)
+    heights[0, : len(dark)], heights[1, len(dark) :] = dark[:, 4], -0.5 * blush
+    factors = 1 + bells(terms, bell_weights(np.concatenate([dark, _RED])), heights).reshape(2, RIM + 1, -1)
+    albedo[1:, : RIM + 1] *= factors[1]
+    relief: np.ndarray = np.ones(grid.shape[1:], np.float32)
+    relief[: RIM + 1] = factors[0]
+    matte, raised = np.zeros_like(relief), grid
+    if beard.kind:
+        on_beard = beard.on(shape, grid)
+        albedo += on_beard * (locks * 0.9 + 6 - albedo)
+        matte = 0.6 * on_beard
+    if hair.kind:
+        on_hair = hair.on(shape, grid)
+        albedo += on_hair * (locks - albedo)
+        matte = np.maximum(on_hair, matte)
+        away = grid - _SKULL
+        raised = grid + on_hair * hair.thickness / (np.sqrt((away * away).sum(0)) + 1) * away
+    relief += (1 - relief) * matte
+    # Under the jaw, little light arrives.
+    relief[RIM + 1 :] -= 0.35 * (grid[1, RIM] > 60)
+    colours, facing = skin.light_up(albedo, matte, grid, relief, view, light)
+    return skin.splat(canvas, view.project_grid(raised), colours, facing, 150 * view.scale)
 
 
 def _paint_features(
@@ -118,22 +140,23 @@ def _paint_features(
     opacity, own = d.uniform(0.35, 0.95) * (1 - 0.4 * shape.child), d.uniform(0.55, 1.0)
     x, y = int(d.uniform(0, 256)), int(d.uniform(0, 256))
     grain = scene.grain()[y : y + 256, x : x + 256]
-    for eye, brow, iris in ((slice(36, 42), slice(17, 22), flat[68]), (slice(42, 48), slice(22, 27), flat[69])):
-        lids = flat[eye]
-        low = lids.mean(0) + pixels[1] * 9
-        around = paint.pick(bare, low)
-        paint.paint_eye(canvas, lids, iris, pixels, 0 if eye.start == 36 else -1, style, around)
-        line = flat[brow] if eye.start == 42 else flat[brow][::-1]
-        colour = np.minimum(hair, around) * own * 0.8
-        paint.paint_brow(canvas, line, pixels, thickness, colour, opacity, grain)
-        if abs(view.yaw) > 0.25:  # else nothing lies before an eye
-            _restore(canvas, bare, head, np.vstack([lids, line]), float(points[eye, 2].mean()) + 10)
-    nose = paint.pick(bare, flat[28:31].mean(0))
-    paint.paint_nose(canvas, flat[31:36], pixels, view.pitch, nose, d)
+    creases = paint.Creases(canvas)
+    lows = flat[[41, 40, 46, 47]].reshape(2, 2, 2).sum(1) / 2 + pixels[1] * 5
+    around = np.stack([paint.pick(bare, low) for low in lows])
+    paint.paint_eyes(canvas, flat, pixels, style, around, creases)
+    brows = flat[_BROWS, :]
+    paint.paint_brows(canvas, brows, pixels, thickness, np.minimum(hair, around) * (own * 0.8), opacity, grain)
+    if abs(view.yaw) > 0.25:  # else nothing lies before an eye
+        creases.lay(canvas, view.scale)
+        creases = paint.Creases(canvas)
+        for eye, brow in zip(_EYES, brows, strict=True):
+            _restore(canvas, bare, head, np.concatenate([flat[eye], brow]), float(points[eye, 2].sum()) / 6 + 10)
+    paint.paint_nose(flat[31:36], pixels, view.pitch, creases, d)
     cheek = (paint.pick(bare, (flat[48] + flat[31]) / 2) + paint.pick(bare, (flat[54] + flat[35]) / 2)) / 2
-    paint.paint_folds(canvas, shape, view, cheek, d)
+    paint.paint_folds(canvas, shape, view, cheek, creases, d)
     around = (paint.pick(bare, (flat[57] + flat[8]) / 2) + cheek) / 2
-    paint.paint_mouth(canvas, flat[48:68], pixels, shape, around, d)
+    paint.paint_mouth(canvas, flat[48:68], pixels, shape, around, creases, d)
+    creases.lay(canvas, view.scale)
     beard.paint_moustache(canvas, flat, pixels, hair * 0.8)
     _restore(canvas, bare, head, flat[27:68], 1e5)
 
@@ -145,8 +168,8 @@ def _restore(canvas: np.ndarray, bare: np.ndarray, head: skin.Head, region: np.n
         return
     part, (x, y) = got[0], got[1].astype(int)
     box = np.s_[y : y + part.shape[0], x : x + part.shape[1]]
-    hidden = (head.mask[box] == 0) | (head.depth[box] > front)
-    part[hidden] = bare[box][hidden]
+    hidden = (head.mask[box] == 0) | (head.level[box] > (front - head.low) / head.step)
+    cv2.copyTo(bare[box], hidden.view(np.uint8), part)
 
 
 def _visible(points: np.ndarray, head: skin.Head, cover: np.ndarray) -> np.ndarray:
@@ -154,7 +177,7 @@ def _visible(points: np.ndarray, head: skin.Head, cover: np.ndarray) -> np.ndarr
     size = len(cover)
     pixel = np.rint(points[:, :2]).astype(int)
     inside = ((pixel >= 0) & (pixel < size)).all(1)
-    x, y = np.clip(pixel, 0, size - 1).T
-    nearest = cv2.erode(head.depth, np.ones((3, 3), np.uint8))[y, x]
-    hidden = (nearest > points[:, 2] + _HIDING) & (np.arange(68) > 16)
+    x, y = np.minimum(np.maximum(pixel, 0), size - 1).T
+    nearest = head.low + head.step * cv2.erode(head.level, _THREE)[y, x]
+    hidden = (nearest > points[:, 2] + _HIDING) & _INNER
     return inside & (cover[y, x] == 0) & ~hidden

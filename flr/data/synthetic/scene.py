@@ -1,13 +1,14 @@
 """What surrounds and covers the face: background, trunk, ears, hair, glasses, occluders."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import cv2
 import numpy as np
 
 from flr.data.synthetic.draws import Draws
-from flr.data.synthetic.paint import ellipse, fill, stroke, wash
-from flr.data.synthetic.shape import RIM, Shape, spline, spline_matrix
+from flr.data.synthetic.paint import LUMA, Ink, ellipse, fill, stroke, strokes, wash
+from flr.data.synthetic.shape import RIM, Shape, clip01, spline, spline_matrix
 from flr.data.synthetic.view import View
 
 # Black, dark brown, brown, fair, blond, red, grey.
@@ -15,6 +16,8 @@ _HAIR_COLOURS = np.array(
     [(22, 18, 16), (48, 34, 26), (88, 60, 40), (150, 112, 72), (205, 172, 120), (120, 52, 26), (175, 172, 168)], np.float32
 )  # fmt: skip
 _BANK = 24  # random pictures a process makes once
+_EVEN = [1] * _BANK
+_LEVELS = np.arange(256, dtype=np.float32)[:, None]
 
 
 @cache
@@ -66,67 +69,80 @@ def strands() -> np.ndarray:
     return np.stack(rows)
 
 
-def background(size: int, d: Draws) -> np.ndarray:
-    """(size, size, 3) uint8."""
-    bank = textures()
-    tile = bank[d.pick([1] * len(bank))]
+@cache
+def clouds() -> np.ndarray:
+    """(N, 256, 256) uint8: one channel of the textures."""
+    return np.ascontiguousarray(textures()[..., 1])
+
+
+@cache
+def _greys() -> np.ndarray:
+    """(N, 256, 256) uint8: the textures in grey."""
+    return np.stack([cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY) for texture in textures()])
+
+
+def background(size: int, grey: bool, d: Draws) -> np.ndarray:
+    """(size, size) or (size, size, 3) uint8."""
+    bank = _greys() if grey else textures()
+    tile = bank[d.pick(_EVEN)]
     side = int(256 * d.uniform(0.2, 1.0))
     x, y = int(d.uniform(0, 256 - side)), int(d.uniform(0, 256 - side))
-    crop = cv2.resize(tile[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_LINEAR)
+    out = cv2.resize(tile[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_LINEAR)
     soft = d.uniform(0, 0.04) * d.chance(0.6)
     kernel = 2 * round(1.7 * soft * size) + 1
     if kernel > 1:
-        crop = cv2.blur(crop, (kernel, kernel))
+        out = cv2.blur(out, (kernel, kernel))
     contrast, colour = d.uniform(0.1, 1.2), d.colour(0, 255)
     ramp = d.normal(0, 45) * d.chance(0.5)
-    table = np.arange(256, dtype=np.float32)[:, None] * contrast + (colour - 128 * contrast)
-    out = cv2.LUT(crop, np.clip(table, 0, 255).astype(np.uint8)[None])
+    table = _LEVELS * contrast + (colour - 128 * contrast)
+    table = np.minimum(np.maximum(table, 0), 255)
+    out = cv2.LUT(out, (table @ LUMA if grey else table).astype(np.uint8)[None])
     if ramp:
         shade = np.linspace(128 - ramp, 128 + ramp, size).astype(np.uint8)
-        out = cv2.addWeighted(out, 1, np.broadcast_to(shade[:, None, None], out.shape).copy(), 1, -128)
+        out = cv2.addWeighted(out, 1, np.repeat(shade, out[0].size).reshape(out.shape), 1, -128)
     return out
 
 
 def paint_trunk(canvas: np.ndarray, shape: Shape, view: View, skin: np.ndarray, d: Draws) -> None:
     """Draws neck and clothes."""
-    top = np.array([(-1, 62, -100), (1, 62, -100)], np.float32) * (d.normal(56, 6), 1, 1)
-    root = d.normal(165, 12)
-    bottom = np.array([(-1, root, -90), (1, root, -90)], np.float32) * (d.normal(63, 7), 1, 1)
-    jaw = view.project(top)[:, :2]
-    low = view.project_body(bottom)[:, :2]
-    middle = (jaw + low) / 2
-    feet = low + (0, 60 * view.scale)
-    neck = np.stack([jaw[0], middle[0], low[0], feet[0], feet[1], low[1], middle[1], jaw[1]])
-    shade = d.uniform(0.45, 0.95)
-    fill(canvas, neck, skin * min(1.0, shade * 1.15))
-    chin = view.project(np.array([(shape.points[8, 0], shape.points[8, 1] + 6, -45)], np.float32))[0, :2]
+    wide, root, feet = d.normal(56, 6), d.normal(165, 12), d.normal(63, 7)
+    chin_x, chin_y = shape.points[8].tolist()
+    top = [(-wide, 62, -100), (wide, 62, -100), (chin_x, chin_y + 6, -45)]
+    flat = view.project(np.array(top, np.float32))[:, :2]
+    jaw, chin = flat[:2], flat[2]
+    shade, slope, collar = d.uniform(0.45, 0.95), d.uniform(10, 55), d.uniform(-12, 45)
+    half = (62, root - 8, -95), (120, root + slope * 0.4, -110), (230, root + slope + 30, -110), (230, 600, -110)
+    left = [(-x, y, z) for x, y, z in reversed(half)]
+    body = view.project_body(
+        np.array([(-feet, root, -90), (feet, root, -90), *left, (0, root + collar, -60), *half], np.float32)
+    )[:, :2]
+    low, edge = body[:2], body[2:]
+    side = np.stack([jaw, (jaw + low) / 2, low, low + (0, 60 * view.scale)])  # down either side of the neck
+    fill(canvas, np.concatenate([side[:, 0], side[::-1, 1]]), skin * min(1.0, shade * 1.15))
     across, down = view.roll.T * view.scale
     wash(canvas, ellipse(chin, across * 55, down * 28), skin * 0.35, 0.6, 8 * view.scale)
-    slope, collar = d.uniform(10, 55), d.uniform(-12, 45)
-    half = np.array(
-        [(62, root - 8, -95), (120, root + slope * 0.4, -110), (230, root + slope + 30, -110), (230, 600, -110)]
-    )
-    middle = np.array([[0, root + collar, -60]])
-    edge = np.vstack([half[::-1] * (-1, 1, 1), middle, half]).astype(np.float32)
-    cloth = d.colour(5, 250, 50)
-    fill(canvas, view.project_body(edge)[:, :2], cloth)
+    fill(canvas, edge, d.colour(5, 250, 50))
     if d.chance(0.5):
-        line = view.project_body(edge[3:6])[:, :2]
-        stroke(canvas, spline(line, 5), d.colour(), d.uniform(2, 9) * view.scale, d.uniform(0.3, 1))
+        stroke(canvas, spline(edge[3:6], 5), d.colour(), d.uniform(2, 9) * view.scale, d.uniform(0.3, 1))
 
 
-def paint_ear(canvas: np.ndarray, shape: Shape, view: View, skin: np.ndarray, side: int, stand: float) -> None:
-    """Draws the ear on `side` (-1 viewer's left); `stand` is how far it stands off, 0 to 1."""
-    anchor = shape.points[16 if side > 0 else 0]
-    root = np.array([anchor[0] - side * 3, anchor[1] + 6, -90], np.float32)
-    out = np.array([side * (0.35 + 0.5 * stand), 0, -0.8 + 0.3 * stand], np.float32)
-    u = np.array([0, 12, 24, 25, 20, 14, 7, 1, 0], np.float32)[:, None]
-    v = np.array([-16, -29, -25, -10, 4, 14, 26, 27, 16], np.float32)[:, None]
-    rim = root + u * out + v * np.array([0, 1, 0.12], np.float32)
-    flat = spline(view.project(rim)[:, :2], 3, closed=True)
+_EAR_X = np.array([0, 12, 24, 25, 20, 14, 7, 1, 0], np.float32)[:, None]
+_EAR_Y = np.array([-16, -29, -25, -10, 4, 14, 26, 27, 16], np.float32)[:, None] * np.array([0, 1, 0.12], np.float32)
+
+
+def paint_ears(
+    canvas: np.ndarray, shape: Shape, view: View, skin: np.ndarray, sides: Sequence[int], stand: float
+) -> None:
+    """Draws the ears on `sides` (-1 viewer's left); `stand` is how far they stand off, 0 to 1."""
+    rims = []
+    for side in sides:
+        x, y = shape.points[16 if side > 0 else 0].tolist()
+        out = np.array([side * (0.35 + 0.5 * stand), 0, -0.8 + 0.3 * stand], np.float32)
+        rims.append(_EAR_Y + _EAR_X * out + np.array([x - side * 3, y + 6, -90], np.float32))
+    flat = view.project(np.concatenate(rims))[:, :2].reshape(-1, len(_EAR_X), 2)
+    flat = spline_matrix(len(_EAR_X), 3, closed=True) @ flat
     fill(canvas, flat, skin * 0.92)
-    middle = flat.mean(0)
-    wash(canvas, middle + (flat - middle) * 0.55, skin * 0.5, 0.6, 1.5 * view.scale)
+    wash(canvas, flat * 0.55 + flat.mean(1, keepdims=True) * 0.45, skin * 0.5, 0.6, 1.5 * view.scale)
 
 
 class Hair:
@@ -145,21 +161,19 @@ class Hair:
         self.hat = d.chance(0.07)
 
     def on(self, shape: Shape, grid: np.ndarray) -> np.ndarray:
-        """How much hair covers the head's surface, (A, C + 1) in 0..1."""
-        if self.kind == 0:
-            return np.zeros(grid.shape[:2], np.float32)
-        x, y, width = grid[..., 0], grid[..., 1], shape.points[16, 0]
+        """How much hair covers the head's surface, the grid (3, A, C + 1): (A, C + 1) in 0..1."""
+        x, y, width = grid[0], grid[1], float(shape.points[16, 0])
         across = np.abs(x) / width
         waves = np.cos(across * 9) * (across < 0.7)
-        line = self.line + (14 - 10 * self.recession) * across**2 + 10 * self.recession * waves
-        line = line + np.clip((across - 0.8) / 0.12, 0, 1) * (self.sideburn - self.line) * 0.75
-        behind = (np.arange(len(grid)) > RIM + 1)[:, None] & (y < 45)
-        cover = np.clip((line - y) / 7 + 0.5, 0, 1)
-        return np.where(behind, 1.0, cover).astype(np.float32)
+        line = self.line + (14 - 10 * self.recession) * across * across + 10 * self.recession * waves
+        line += clip01((across - 0.8) / 0.12) * ((self.sideburn - self.line) * 0.75)
+        cover = clip01((line - y) / 7 + 0.5)
+        cover[RIM + 2 :][y[RIM + 2 :] < 45] = 1
+        return cover
 
     def colours(self, columns: int) -> np.ndarray:
-        """(columns, 3) RGB of the strands along the surface's columns."""
-        return strands()[self.strand, self.phase : self.phase + columns, None] * self.colour
+        """(3, columns) RGB of the strands along the surface's columns."""
+        return strands()[self.strand, self.phase : self.phase + columns] * self.colour[:, None]
 
     def shape_back(self, shape: Shape, d: Draws) -> np.ndarray:
         """(N, 3) outline of the mass of hair behind the head, head millimetres."""
@@ -186,8 +200,9 @@ def paint_hair_back(canvas: np.ndarray, hair: Hair, shape: Shape, view: View, li
         middle = ring.mean(0)
         share = np.array([d.uniform(0.3, 0.98) for _ in range(16)], np.float32)[:, None, None]
         paths = middle + (spline(ring, 2, closed=True)[3:-3] - middle) * share
-        for part, tint in ((paths[::2], d.uniform(0.35, 0.9)), (paths[1::2], d.uniform(0.8, 1.4))):
-            stroke(canvas, part, hair.colour * light * tint, d.uniform(1, 4) * view.scale, 0.5)
+        tints = d.uniform(0.35, 0.9), d.uniform(0.8, 1.4)
+        inks = [(np.s_[k::2], hair.colour * light * tints[k], d.uniform(1, 4) * view.scale) for k in (0, 1)]
+        strokes(canvas, paths, inks, 0.5)
 
 
 def paint_hair_front(
@@ -198,7 +213,18 @@ def paint_hair_front(
 
     def lay(polygon: np.ndarray, colour: np.ndarray, soft: float) -> None:
         wash(canvas, polygon, colour, 1.0, soft)
-        fill(cover, polygon, (255,))
+        fill(cover, polygon)
+
+    def ink(darkest: float, widest: float, start: int, stop: int) -> list[Ink]:
+        """Two inks, for every other one of the lines from `start` to `stop`."""
+        return [
+            (
+                slice(start + k, stop, 2),
+                hair.colour * (light * d.uniform(darkest, 1.5)),
+                d.uniform(1, widest) * view.scale,
+            )
+            for k in (0, 1)
+        ]
 
     if hair.fringe and not hair.hat:
         xs = np.linspace(-0.9, 0.9, 9)
@@ -209,26 +235,27 @@ def paint_hair_front(
         flat = view.project(shape.lift(np.vstack([low, high])) + np.array([0, 0, 6], np.float32))[:, :2]
         lay(np.vstack([spline(flat[:9], 4), flat[9:]]), hair.colour * light * 0.95, 0.8 * view.scale)
         paths = np.stack([flat[:9], np.repeat(flat[11:12], 9, 0)], 1)
-        for some in (paths[::2], paths[1::2]):
-            stroke(canvas, some, hair.colour * light * d.uniform(0.5, 1.5), d.uniform(1, 4) * view.scale, 0.5)
+        strokes(canvas, paths, ink(0.5, 4, 0, 9), 0.5)
     if hair.kind >= 2 and d.chance(0.75):
         reach = (0, 0, d.uniform(20, 70), d.uniform(90, 200))[hair.kind]
         inset = d.uniform(0.72, 1.08)
-        for side in (-1, 1):
+        rings, shares, inks = np.empty((2, 9, 3), np.float32), [], []
+        for k, side in enumerate((-1, 1)):
             near = inset + d.normal(0, 0.06)
             across, down = (0.45, near * 0.9, near, near * 0.96, near), (crown + 32, -30, 15, 60, reach)
-            inner = np.column_stack([across, down, (-30, -45, -58, -62, -70)])
-            outer = np.array([(1.28, reach, -80), (1.3, 40, -90), (1.2, -20, -95), (1.0, crown + 45, -95)])
-            ring = np.vstack([inner, outer]) * (side * width, 1, 1)
-            ring[:, 0] += d.normals(9, 1 + 3 * hair.curl)
-            ring[:, 0] += np.r_[0, 0, 0, 0, 0, 1, 1, 1, 1] * side * (hair.thickness - 10)
-            flat = view.project(ring.astype(np.float32))[:, :2]
-            dense = np.vstack([spline(flat[:5], 4), spline(flat[5:], 4)])
-            lay(dense, hair.colour * light * 0.85, 0.8 * view.scale)
-            share = np.array([d.uniform(0.05, 0.95) for _ in range(6)], np.float32)[:, None, None]
-            paths = spline_matrix(4, 4) @ (flat[:4] * (1 - share) + flat[[8, 7, 6, 5]] * share)
-            for some in (paths[::2], paths[1::2]):
-                stroke(canvas, some, hair.colour * light * d.uniform(0.45, 1.5), d.uniform(1, 5) * view.scale, 0.55)
+            rings[k, :5] = np.array([across, down, (-30, -45, -58, -62, -70)]).T
+            rings[k, 5:] = (1.28, reach, -80), (1.3, 40, -90), (1.2, -20, -95), (1.0, crown + 45, -95)
+            rings[k, :, 0] *= side * width
+            rings[k, :, 0] += d.normals(9, 1 + 3 * hair.curl)
+            rings[k, 5:, 0] += side * (hair.thickness - 10)
+            shares.append([d.uniform(0.05, 0.95) for _ in range(6)])
+            inks += ink(0.45, 5, 6 * k, 6 * k + 6)
+        flat = view.project(rings.reshape(-1, 3))[:, :2].reshape(2, 9, 2)
+        locks = spline_matrix(5, 4) @ flat[:, :5], spline_matrix(4, 4) @ flat[:, 5:]
+        lay(np.concatenate(locks, 1), hair.colour * light * 0.85, 0.8 * view.scale)
+        share = np.array(shares, np.float32)[..., None, None]
+        paths = spline_matrix(4, 3) @ (flat[:, None, :4] * (1 - share) + flat[:, None, [8, 7, 6, 5]] * share)
+        strokes(canvas, paths.reshape(12, -1, 2), inks, 0.55)
     if hair.hat:
         y, tall, brim = d.uniform(-62, -36), d.uniform(50, 90), d.uniform(0, 22)
         xs = np.linspace(-1, 1, 9)
@@ -251,11 +278,9 @@ class Beard:
         self.cheek, self.droop = d.uniform(-8, 10), d.uniform(-2, 6)
 
     def on(self, shape: Shape, grid: np.ndarray) -> np.ndarray:
-        """How much beard covers the head's surface, (A, C + 1) in 0..1."""
-        if self.kind == 0:
-            return np.zeros(grid.shape[:2], np.float32)
+        """How much beard covers the head's surface, the grid (3, A, C + 1): (A, C + 1) in 0..1."""
         p = shape.points
-        x, y, corner = np.abs(grid[..., 0] - p[57, 0]), grid[..., 1], p[54, 0]
+        x, y, corner = np.abs(grid[0] - p[57, 0]), grid[1], p[54, 0]
         if self.kind == 4:
             line = np.full_like(y, 1e3)
         elif self.kind == 3:
@@ -263,9 +288,9 @@ class Beard:
         else:
             down = [p[33, 1] + 4, p[54, 1] - 10, 42, 10]
             line = np.interp(x, [corner * 0.7, corner + 6, 60, 76], down) + self.cheek
-        cover = np.clip((y - line) / 8 + 0.5, 0, 1)
-        lip = np.minimum(np.clip((y - p[33, 1] - 2) / 4, 0, 1), np.clip((p[51, 1] + 3 - y) / 3, 0, 1))
-        cover = np.maximum(cover, lip * np.clip((corner + 4 - x) / 6, 0, 1))
+        cover = clip01((y - line) / 8 + 0.5)
+        lip = clip01(np.minimum((y - p[33, 1] - 2) / 4, (p[51, 1] + 3 - y) / 3))
+        cover = np.maximum(cover, lip * clip01((corner + 4 - x) / 6))
         cover[RIM + 5 :] = 0
         return (cover * self.strength).astype(np.float32)
 
@@ -310,7 +335,7 @@ def paint_glasses(canvas: np.ndarray, cover: np.ndarray, shape: Shape, view: Vie
             stroke(canvas, flat[24:], frame, width * view.scale, 0.9)
         ends.append(flat[12 if side > 0 else 0])
         if dark:
-            fill(cover, flat[:24], (255,))
+            fill(cover, flat[:24])
     stroke(canvas, np.stack(ends), frame, width * view.scale, 0.95)
 
 
@@ -346,7 +371,7 @@ def paint_occluder(canvas: np.ndarray, cover: np.ndarray, skin: np.ndarray, face
             finger = ellipse(root, along * reach * 0.62, across * thick)
             fill(canvas, finger, colour * (0.94 + 0.04 * k))
             stroke(canvas, finger, colour * 0.55, side * 0.012, 0.6)
-            fill(cover, finger, (255,))
+            fill(cover, finger)
         return
     sides = 7 if kind == 2 else 4
     turns = np.arange(sides) * (2 * np.pi / sides) + d.uniform(0, 6)
@@ -354,4 +379,4 @@ def paint_occluder(canvas: np.ndarray, cover: np.ndarray, skin: np.ndarray, face
     ring = at + radii * np.column_stack([np.cos(turns), np.sin(turns)]) * (1, d.uniform(0.3, 1))
     ring = spline(ring.astype(np.float32), 4, closed=True) if kind == 2 else ring
     fill(canvas, ring, d.colour(5, 250, 60))
-    fill(cover, ring, (255,))
+    fill(cover, ring)

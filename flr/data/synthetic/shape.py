@@ -24,6 +24,7 @@ _INNER = [(21, 71), (7, 69.8), (7, 70.8)]
 
 # Depth of the visible outline, jaw end to chin, then over the temple to the crown (x, y, z).
 _JAW_DEPTH = np.array([-80, -80, -77, -71, -59, -41, -23, -10, -4], np.float32)
+_JAW_DEPTHS = np.concatenate([_JAW_DEPTH, _JAW_DEPTH[-2::-1]])[:, None]
 _SKULL = np.array(
     [(75, -18, -82), (73, -42, -82), (66, -66, -80), (52, -88, -76), (29, -104, -72), (0, -110, -70)], np.float32
 )
@@ -33,6 +34,12 @@ PIVOT = np.array([0, 20, -80], np.float32)  # the head turns about this point
 _SUBDIVISIONS = 3  # grid columns per outline control point
 _POLAR = np.radians(np.r_[0.3, np.linspace(4.5, 90, 20), np.linspace(100, 155, 5)]).astype(np.float32)
 RIM = 20  # the row of `_POLAR` at 90 degrees: the outline of the frontal view
+_SINE, _COSINE = np.sin(_POLAR)[:, None], np.cos(_POLAR)[:, None]
+_BEFORE_EARS = np.exp(-(((_POLAR[:, None] - 1.9) / 0.3) ** 2))
+
+
+def _middle(eye: np.ndarray) -> np.ndarray:
+    return eye.sum(0) / 6
 
 
 def _neutral() -> np.ndarray:
@@ -54,25 +61,44 @@ def _neutral() -> np.ndarray:
 
 
 NEUTRAL = _neutral()
-_JAW_IDS, _BROW_IDS = np.arange(17), np.arange(17, 27)
+_JAW_IDS, _BROW_IDS = slice(0, 17), slice(17, 27)
 _UPPER_LIDS, _LOWER_LIDS = ([37, 38], [43, 44]), ([41, 40], [47, 46])
-_UPPER_LIP, _LOWER_LIP, _CORNERS = [49, 50, 51, 52, 53], [55, 56, 57, 58, 59], [48, 54, 60, 64]
+_UPPER_LIP, _LOWER_LIP, _CORNERS = slice(49, 54), slice(55, 60), [48, 54, 60, 64]
 _UPPER_HALF, _LOWER_HALF = (
     np.isin(np.arange(48, 68), ids) for ids in ([*range(49, 54), 61, 62, 63], [*range(55, 60), 65, 66, 67])
 )
 _ABOVE, _BELOW = [37, 38, 43, 44, 61, 62, 63], [41, 40, 47, 46, 67, 66, 65]
 
 
-def bells(xy: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The sum (...) at `xy` (..., 2) of bell curves, rows of `table` (K, 5): x, y, widths in x and y, height."""
-    x, y = np.ascontiguousarray(xy.reshape(-1, 2).T)
-    cx, cy, wx, wy, height = table.T
-    a, b = -1 / wx**2, -1 / wy**2
+def quadratic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The terms (5, N) at N points that `bells` combines."""
+    terms = np.empty((5, x.size), np.float32)
+    terms[1], terms[3], terms[4] = x.ravel(), y.ravel(), 1
+    np.square(terms[1:4:2], out=terms[0:4:2])
+    return terms
+
+
+def bell_weights(table: np.ndarray) -> np.ndarray:
+    """Weights (K, 5) of bell curves for `bells`, from rows of x, y, widths in x and y, height (not used here)."""
+    cx, cy, wx, wy, _ = table.T
+    weights = np.empty((len(table), 5), np.float32)
+    weights[:, 0], weights[:, 2] = a, b = -1 / (wx * wx), -1 / (wy * wy)
+    weights[:, 1], weights[:, 3], weights[:, 4] = -2 * a * cx, -2 * b * cy, a * cx * cx + b * cy * cy
+    return weights
+
+
+def bells(terms: np.ndarray, weights: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """Sums (N,) or (S, N) of bell curves at the points of `terms`, of heights (K,) or (S, K)."""
     # The exponents are quadratic in x and y: one matrix product gives all of them.
-    terms = np.stack([x * x, x, y * y, y, np.ones_like(x)])
-    weights = np.stack([a, -2 * a * cx, b, -2 * b * cy, a * cx * cx + b * cy * cy], 1)
+    exponents = weights @ terms
     # Clipped, because numbers too small for the format are slow.
-    return (height @ np.exp(np.maximum(weights @ terms, -30))).reshape(xy.shape[:-1])
+    np.maximum(exponents, -30, out=exponents)
+    return heights @ np.exp(exponents, out=exponents)
+
+
+def clip01(x: np.ndarray) -> np.ndarray:
+    """Clips to 0..1; np.clip is twice as slow on small arrays."""
+    return np.minimum(np.maximum(x, 0), 1)
 
 
 @dataclass
@@ -96,12 +122,12 @@ class Shape:
     iris: np.ndarray
 
     @cached_property
-    def bumps(self) -> np.ndarray:
-        """(K, 5) float32 bells of the soft relief on the dome: millimetres of depth."""
+    def _bumps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights and heights, in millimetres of depth, of the bells of the soft relief on the dome."""
         p, cheek = self.points, 3 + 4 * self.smile
         mouth, chin = (p[51] + p[57]) / 2, p[8]
         rows = []
-        for side, eye, wing in ((-1, p[36:42].mean(0), p[31]), (1, p[42:48].mean(0), p[35])):
+        for side, eye, wing in ((-1, _middle(p[36:42]), p[31]), (1, _middle(p[42:48]), p[35])):
             rows += [
                 (eye[0] - side * 3, eye[1] + 1, 19, 11, -7 + 2 * self.child),
                 (eye[0], eye[1], 12, 8, 4),
@@ -116,7 +142,19 @@ class Shape:
             (mouth[0], mouth[1] + 16, 16, 6, -4),
             (chin[0], chin[1] - 11, 16, 12, 7),
         ]
-        return np.array(rows, np.float32)
+        table = np.array(rows, np.float32)
+        return bell_weights(table), table[:, 4]
+
+    @cached_property
+    def _ridge(self) -> tuple:
+        """The nose's ridge along y: heights and widths at stations, where it leans to."""
+        root, tip, ridge, _ = self.nose
+        (x_tip, y_tip), y_root, y_base = self.points[30] + (0, 1.4), self.points[27, 1], self.points[33, 1]
+        stations = np.array([y_root - 16, y_root, y_tip - 4, y_tip + 2, y_base - 2, y_base + 3])
+        heights = np.array([0, root, tip - 1, tip, tip * 0.45, 0])
+        ends = np.array([y_root - 16, y_root, y_tip])
+        widths = np.array([ridge * 1.6, ridge * 0.85, ridge * 1.25])
+        return stations, heights, ends, widths, x_tip, y_root, y_tip - y_root
 
     @cached_property
     def _rim(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,47 +162,52 @@ class Shape:
         spokes = self.outline[:, :2] - CENTRE
         angle = np.arctan2(spokes[:, 1], spokes[:, 0])
         order = np.argsort(angle)
-        order = np.r_[order[-1], order, order[0]]  # one more on either end closes the circle
+        order = np.concatenate([order[-1:], order, order[:1]])  # one more on either end closes the circle
         angle = angle[order]
         angle[0], angle[-1] = angle[0] - 2 * np.pi, angle[-1] + 2 * np.pi
         return angle, np.hypot(spokes[:, 0], spokes[:, 1])[order], self.outline[order, 2]
 
-    def relief(self, xy: np.ndarray) -> np.ndarray:
-        """Depth (...) that nose, sockets, cheeks, lips and chin add at (..., 2)."""
-        root, tip, ridge, _ = self.nose
-        (x_tip, y_tip), y_root, y_base = self.points[30] + (0, 1.4), self.points[27, 1], self.points[33, 1]
-        x, y = xy[..., 0], xy[..., 1]
-        stations = [y_root - 16, y_root, y_tip - 4, y_tip + 2, y_base - 2, y_base + 3]
-        height = np.interp(y, stations, [0, root, tip - 1, tip, tip * 0.45, 0])
-        width = np.interp(y, [y_root - 16, y_root, y_tip], [ridge * 1.6, ridge * 0.85, ridge * 1.25])
-        lean = x_tip * np.clip((y - y_root) / (y_tip - y_root), 0, 1)
-        return bells(xy, self.bumps) + height * np.exp(-(((x - lean) / width) ** 2))
+    def relief(self, terms: np.ndarray) -> np.ndarray:
+        """Depth (N,) that nose, sockets, cheeks, lips and chin add at the points of `terms`."""
+        stations, heights, ends, widths, x_tip, y_root, length = self._ridge
+        x, y = terms[1], terms[3]
+        height, width = np.interp(y, stations, heights), np.interp(y, ends, widths)
+        lean = x_tip * clip01((y - y_root) / length)
+        return bells(terms, *self._bumps) + height * np.exp(-(((x - lean) / width) ** 2))
 
     def lift(self, xy: np.ndarray) -> np.ndarray:
         """Frontal points (N, 2) on the surface: (N, 3)."""
         angle, reach, rim = self._rim
-        ray = xy - CENTRE
-        at = np.arctan2(ray[:, 1], ray[:, 0])
-        share = np.minimum(np.hypot(ray[:, 0], ray[:, 1]) / np.interp(at, angle, reach), 1)
+        x, y = (xy - CENTRE).T
+        at = np.arctan2(y, x)
+        share = np.minimum(np.hypot(x, y) / np.interp(at, angle, reach), 1)
         dome = np.interp(at, angle, rim) * (1 - np.sqrt(1 - share**2))
-        return np.column_stack([xy, dome + self.relief(xy)]).astype(np.float32)
+        out = np.empty((len(xy), 3), np.float32)
+        out[:, :2], out[:, 2] = xy, dome + self.relief(quadratic(xy[:, 0], xy[:, 1]))
+        return out
 
-    def surface(self) -> np.ndarray:
-        """(A, C + 1, 3) float32 grid from the pole over the rim to the back of the head; it closes on itself."""
-        outline = np.vstack([self.outline, self.outline[:1]])
-        sine, cosine = np.sin(_POLAR)[:, None], np.cos(_POLAR)[:, None]
-        grid = np.empty((len(_POLAR), len(outline), 3), np.float32)
+    def surface(self) -> tuple[np.ndarray, np.ndarray]:
+        """The head's surface.
+
+        Returns:
+            (3, A, C + 1) float32 grid from the pole over the rim to the back of the head, which closes on itself,
+            and the terms (5, (RIM + 1) * (C + 1)) of its part within the rim.
+        """
+        outline = np.concatenate([self.outline, self.outline[:1]]).T
+        grid = np.empty((3, len(_POLAR), outline.shape[1]), np.float32)
         # Before the ears the head widens once more behind the outline that annotators follow.
-        wider = np.interp(outline[:, 1], [-60, -20, 30, 70], [0, 0.065, 0.055, 0])
-        wider = 1 + wider * np.exp(-(((_POLAR[:, None] - 1.9) / 0.3) ** 2))
-        grid[..., :2] = CENTRE + (outline[:, :2] - CENTRE) * (sine * wider)[..., None]
+        wider = np.interp(outline[1], [-60, -20, 30, 70], [0, 0.065, 0.055, 0])
+        wider = _SINE * (1 + wider * _BEFORE_EARS)
+        for k in (0, 1):
+            grid[k] = CENTRE[k] + (outline[k] - CENTRE[k]) * wider
         # Behind the rim the surface runs back: under the jaw to the neck, elsewhere to the back of the skull.
-        back = np.where(outline[:, 1] > 60, 65, 100)
-        grid[..., 2] = outline[:, 2] * (1 - np.maximum(cosine, 0)) + back * np.minimum(cosine, 0)
-        front = slice(0, RIM)
+        back = np.where(outline[1] > 60, 65, 100)
+        grid[2] = outline[2] * (1 - np.maximum(_COSINE, 0)) + back * np.minimum(_COSINE, 0)
+        terms = quadratic(grid[0, : RIM + 1], grid[1, : RIM + 1])
+        front = grid[2, :RIM]
         # Fades out towards the rim, so that the rim is the outline itself.
-        grid[front, :, 2] += self.relief(grid[front, :, :2]) * np.minimum(1, 4 * cosine[front])
-        return grid
+        front += self.relief(terms[:, : front.size]).reshape(front.shape) * np.minimum(1, 4 * _COSINE[:RIM])
+        return grid, terms
 
 
 @cache
@@ -210,21 +253,20 @@ def sample_shape(d: Draws) -> Shape:
     p[27:36, 1] *= nose_length
     p[48:, 1] += mouth - 70.5
     p[_JAW_IDS, 1] = p[_JAW_IDS, 1] * chin / 114.5 + d.normal(0, 2.5) * (1 - p[_JAW_IDS, 1] / 114.5)
-    depth_share = np.clip(p[_JAW_IDS, 1] / chin, 0, 1)
+    depth_share = clip01(p[_JAW_IDS, 1] / chin)
     breadth = d.normal(1.0, 0.05) * (1 + d.normal(0.05 * child, 0.07) * (depth_share - 0.3))
-    p[_JAW_IDS, 0] *= breadth * (1 + d.normal(0, 0.08) * np.clip(depth_share - 0.8, 0, 1) * 5)
+    p[_JAW_IDS, 0] *= breadth * (1 + d.normal(0, 0.08) * clip01(depth_share - 0.8) * 5)
     p[[31, 32, 34, 35], 0] *= d.normal(1.0 - 0.08 * child, 0.11)
     p[[31, 32, 34, 35], 1] += d.normal(0, 1.5) * np.array([1, 0.4, 0.4, 1])
     p[30, 1] += d.normal(0, 2)
 
     spacing, length = d.normal(0, 1.6), d.normal(1, 0.06)
     height, tilt = d.normal(1 + 0.25 * child, 0.15), d.normal(0, 1.2)
-    for ids, s in ((range(36, 42), -1), (range(42, 48), 1)):
-        eye = p[list(ids)]
-        middle = eye.mean(0)
+    for eye, s in ((p[36:42], -1), (p[42:48], 1)):
+        middle = _middle(eye)
         rel = (eye - middle) * (length, height)
         rel[:, 1] -= s * rel[:, 0] / 15 * tilt
-        p[list(ids)] = middle + rel + (s * spacing, 0)
+        eye[:] = middle + rel + (s * spacing, 0)
     lift, arch, slope, reach = d.normal(1.5 * child, 2.8), d.normal(0, 1.6), d.normal(0, 1.8), d.normal(1, 0.05)
     along = np.abs(p[_BROW_IDS, 0]) / 33 - 1
     p[_BROW_IDS, 1] -= lift + arch * (1 - along**2) + slope * along
@@ -239,8 +281,7 @@ def sample_shape(d: Draws) -> Shape:
     smile = _express(p, d)
     p[:, :2] += d.normals(4, 0.5).reshape(2, 2)[(p[:, 1] > 30).astype(int)]  # halves slightly out of line
     p[17:] += d.normals(102, 0.45).reshape(51, 2)
-    for above, below in zip(_ABOVE, _BELOW, strict=True):  # lids and lips may meet, not cross
-        p[below, 1] = max(p[below, 1], p[above, 1] + 0.5)
+    p[_BELOW, 1] = np.maximum(p[_BELOW, 1], p[_ABOVE, 1] + 0.5)  # lids and lips may meet, not cross
     return _finish(p, nose, child, smile, d)
 
 
@@ -250,7 +291,7 @@ def _express(p: np.ndarray, d: Draws) -> float:
     raise_, furrow = d.normal(0, 2.2), max(0.0, d.normal(-0.5, 1.0))
     if d.chance(0.12):
         raise_ += d.uniform(2, 6)
-    inner = np.clip(1.4 - np.abs(p[_BROW_IDS, 0]) / 30, 0, 1)
+    inner = clip01(1.4 - np.abs(p[_BROW_IDS, 0]) / 30)
     p[_BROW_IDS, 1] += furrow * 3 * inner - raise_
     p[_BROW_IDS, 0] -= side[_BROW_IDS] * furrow * 1.5 * inner
     one_sided = d.normal(0, 1.2)
@@ -270,7 +311,7 @@ def _express(p: np.ndarray, d: Draws) -> float:
         smile, gape = d.normal(0, 0.15), d.uniform(0, 3) * d.chance(0.3)
     elif kind == 5:
         smile = d.uniform(-0.7, -0.2)
-    lips = np.arange(48, 68)
+    lips = slice(48, 68)
     centre = (p[48] + p[54]) / 2
     share = np.abs(p[lips, 0] - centre[0]) / np.abs(p[54, 0] - centre[0])  # 0 at the middle, 1 at the corners
     if kind == 4:
@@ -287,7 +328,7 @@ def _express(p: np.ndarray, d: Draws) -> float:
     p[lips, 1] += (_LOWER_HALF * down - _UPPER_HALF * up) * flat
     p[_CORNERS, 1] += opening * 0.35
     p[lips, 0] -= side[lips] * share * opening * 0.12
-    low = np.clip(p[:17, 1] / p[8, 1], 0, 1)
+    low = clip01(p[:17, 1] / p[8, 1])
     p[:17, 1] += opening * 0.9 * low**2
     p[:17, 0] *= 1 + 0.03 * smile * low - 0.004 * opening * low**2
     p[[31, 35], 0] += np.array([-2, 2]) * max(smile, 0)
@@ -307,11 +348,11 @@ def _express(p: np.ndarray, d: Draws) -> float:
 
 
 def _finish(p: np.ndarray, nose: tuple[float, float, float, float], child: float, smile: float, d: Draws) -> Shape:
-    jaw = np.column_stack([p[:17], np.r_[_JAW_DEPTH, _JAW_DEPTH[-2::-1]]])
+    jaw = np.concatenate([p[:17], _JAW_DEPTHS], 1)
     skull = _SKULL * (p[16, 0] / 71.3, d.normal(1 + 0.1 * child, 0.05), 1)
     skull[:, 1] += p[16, 1] - 2
-    control = np.vstack([jaw, skull, (skull * (-1, 1, 1))[-2::-1]]).astype(np.float32)
-    eyes = np.stack([p[36:42].mean(0), p[42:48].mean(0)])
+    control = np.concatenate([jaw, skull, (skull * (-1, 1, 1))[-2::-1]]).astype(np.float32)
+    eyes = np.array([_middle(p[36:42]), _middle(p[42:48])])
     gaze = np.array([d.normal(0, 3.2), d.normal(0, 1.2)], np.float32)
     return Shape(
         points=p,

@@ -7,6 +7,9 @@ import numpy as np
 from flr.data.synthetic.draws import Draws
 from flr.data.synthetic.shape import CENTRE, JAW_COLUMNS, PIVOT, RIM, Shape
 
+_COLUMNS = np.arange(JAW_COLUMNS)
+_NINTHS = np.linspace(0, 1, 9)
+_BULGE = np.sin(np.pi * _NINTHS)
 _INNERMOST = 6  # row of the surface's grid up to which the far jaw may slide
 
 
@@ -32,21 +35,22 @@ class View:
     shift: np.ndarray | float = 0.0
 
     def project(self, xyz: np.ndarray) -> np.ndarray:
-        """Head millimetres (..., 3) to (..., 3): pixels x, y and the depth towards the viewer in millimetres."""
-        # As one flat product: numpy is slow at stacks of small ones.
-        camera = (xyz - PIVOT).reshape(-1, 3) @ self.rotation.T
-        return self._flatten(camera).reshape(xyz.shape)
+        """Head millimetres (N, 3) to (N, 3): pixels x, y and the depth towards the viewer in millimetres."""
+        return self._flatten((xyz - PIVOT) @ self.rotation.T)
 
     def project_body(self, xyz: np.ndarray) -> np.ndarray:
         """As `project`, for what does not turn with the head: the trunk."""
         return self._flatten((xyz - PIVOT).astype(np.float32))
 
+    def project_grid(self, grid: np.ndarray) -> np.ndarray:
+        """As `project`, for a grid with the axis x, y, z in front, (3, ...)."""
+        return self._flatten((self.rotation @ (grid.reshape(3, -1) - PIVOT[:, None])).T).T.reshape(grid.shape)
+
     def _flatten(self, camera: np.ndarray) -> np.ndarray:
-        out = np.empty_like(camera)
-        near = self.distance / (self.distance - camera[..., 2:])
-        out[..., :2] = camera[..., :2] * near * self.scale + self.shift
-        out[..., 2] = camera[..., 2]
-        return out
+        flat = camera[:, :2]
+        flat *= (self.distance * self.scale) / (self.distance - camera[:, 2:])
+        flat += self.shift
+        return camera
 
 
 def sample_view(d: Draws) -> View:
@@ -73,21 +77,22 @@ def jaw_contour(shape: Shape, candidates: np.ndarray, yaw: float) -> np.ndarray:
 
     Args:
         shape: the face.
-        candidates: (A, JAW_COLUMNS, 2) float32, the projected surface between the two ears, without roll.
+        candidates: (2, A, JAW_COLUMNS) float32, the projected surface between the two ears, without roll.
         yaw: radians.
     """
-    outward = shape.outline[:JAW_COLUMNS, :2] - CENTRE
-    outermost = (candidates * outward).sum(-1).argmax(0)
-    contour = candidates[outermost, np.arange(JAW_COLUMNS)]
+    x, y = (shape.outline[:JAW_COLUMNS, :2] - CENTRE).T
+    outermost = (candidates[0] * x + candidates[1] * y).argmax(0)
+    contour = candidates[:, outermost, _COLUMNS]
     chin = JAW_COLUMNS // 2
-    halves = []
+    out = np.empty((17, 2), np.float32)
     turn = min(1.0, max(-1.0, 2 * yaw))
-    even = np.linspace(0, 1, 9)
-    for half, near in ((contour[: chin + 1], turn), (contour[: chin - 1 : -1], -turn)):  # from the ear to the chin
-        run = np.r_[0, np.cumsum(np.hypot(*np.diff(half, axis=0).T))]
-        at = (even + (0.014 + 0.014 * near) * np.sin(np.pi * even)) * run[-1]
-        halves.append(np.column_stack([np.interp(at, run, half[:, i]) for i in (0, 1)]))
-    return np.vstack([halves[0], halves[1][-2::-1]]).astype(np.float32)
+    # From the ears to the chin.
+    for half, to, near in ((contour[:, : chin + 1], out[:9], turn), (contour[:, : chin - 1 : -1], out[:7:-1], -turn)):
+        run = np.zeros(chin + 1, np.float32)
+        np.hypot(*(half[:, 1:] - half[:, :-1])).cumsum(out=run[1:])
+        at = (_NINTHS + (0.014 + 0.014 * near) * _BULGE) * run[-1]
+        to[:, 0], to[:, 1] = np.interp(at, run, half[0]), np.interp(at, run, half[1])
+    return out
 
 
 def place(view: View, shape: Shape, grid: np.ndarray, size: int, share: float, d: Draws) -> np.ndarray:
@@ -96,14 +101,14 @@ def place(view: View, shape: Shape, grid: np.ndarray, size: int, share: float, d
     Args:
         view: with scale 1 and shift 0.
         shape: the face.
-        grid: (A, C + 1, 3) float32, the head's surface.
+        grid: (3, A, C + 1) float32, the head's surface.
         size: the picture's side.
         share: the points' tight box as a share of the picture.
         d: the face's random numbers.
     """
-    points = view.project(shape.lift(np.vstack([shape.points, shape.iris])))
-    candidates = view.project(grid[_INNERMOST : RIM + 1, :JAW_COLUMNS])[..., :2]
-    candidates = (candidates.reshape(-1, 2) @ view.roll).reshape(candidates.shape)  # undoes the roll
+    points = view.project(shape.lift(np.concatenate([shape.points, shape.iris])))
+    rows = view.project_grid(grid[:, _INNERMOST : RIM + 1, :JAW_COLUMNS])[:2]
+    candidates = (view.roll.T @ rows.reshape(2, -1)).reshape(rows.shape)  # undoes the roll
     points[:17, :2] = jaw_contour(shape, candidates, view.yaw) @ view.roll.T
     low, high = points[:68, :2].min(0), points[:68, :2].max(0)
     view.scale = size * share * d.uniform(0.93, 1.05) / float((high - low).max())
