@@ -12,6 +12,7 @@ from flr.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     import pytorch_lightning as pl
+    import torch
 
     from flr.data.datamodule import FaceData
     from flr.module import LandmarkModule
@@ -31,6 +32,7 @@ class Result:
         data: the set.
         split: the part.
         cost: parameters, MACs, milliseconds.
+        tta: whether each face was averaged with its mirror image.
     """
 
     metrics: dict[str, float]
@@ -41,6 +43,7 @@ class Result:
     data: "FaceData"
     split: str
     cost: dict[str, float]
+    tta: bool
 
 
 def main(cfg: DictConfig) -> None:
@@ -68,6 +71,8 @@ def main(cfg: DictConfig) -> None:
     own.paths = cfg.paths
     if cfg.data.get("_target_"):
         other = OmegaConf.merge(cfg.data, {"crop": own.data.crop, "pixels": own.data.pixels})
+        if other.scheme is None:
+            other.scheme = own.data.scheme
         for word in task_overrides():
             if word.startswith("data.crop."):
                 OmegaConf.update(
@@ -105,12 +110,18 @@ def main(cfg: DictConfig) -> None:
         enable_model_summary=False, enable_progress_bar=False, precision=own.trainer.precision,
     )  # fmt: skip
     result = score(trainer, module, data, None, cfg.split)
-    same = data.protocol.fingerprint == about["protocol"]["fingerprint"] and cfg.split == "test" and cfg.tta is None
+    # Only the run's own test of its own best weights is the run's result; all else stands beside it.
+    same = (
+        asdict(data.protocol) == about["protocol"]
+        and cfg.split == "test"
+        and module.tta == own.tta
+        and best == folder.best
+    )
     where = folder.path if (folder.path / "run.json").is_file() else Path(cfg.paths.output_dir).absolute()
     if not same:
-        suffix = "-tta" if module.tta else ""
-        where = where / "evaluations" / f"{data.name}-{data.protocol.fingerprint}-{cfg.split}{suffix}"
-    write(result, where)
+        words = [data.name, data.protocol.fingerprint, data.protocol.policy, cfg.split, best.stem]
+        where = where / "evaluations" / "-".join([*words, *(["tta"] if module.tta else [])])
+    write(result, where, str(best))
     if (folder.path / "run.json").is_file():
         note = folder.note()
         tracker: Tracker = build(own.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"])
@@ -151,20 +162,29 @@ def score(
     baseline = nme(point_errors(mean_face, truth, labelled), data.normaliser[rows])
     metrics["baseline_nme"] = percent_mean(baseline)
     values = nme(point_errors(points, truth, labelled), data.normaliser[rows])
-    return Result(metrics, rows, points, values, baseline, data, split, cost(module, data))
+    return Result(
+        metrics,
+        rows,
+        points,
+        values,
+        baseline,
+        data,
+        split,
+        cost(module, data, trainer.strategy.root_device),
+        module.tta,
+    )
 
 
-def cost(module: "LandmarkModule", data: "FaceData") -> dict[str, float]:
-    """Parameters; multiply-accumulates of one face; the median milliseconds of one face on the module's device."""
+def cost(module: "LandmarkModule", data: "FaceData", device: "torch.device") -> dict[str, float]:
+    """Parameters; multiply-accumulates of one face; the median milliseconds of one face on that device, 32 bit."""
     import time
 
     import numpy as np
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    net = module.best_net.eval()
+    net = module.best_net.eval().to(device)  # Lightning leaves it on the host after a pass
     size = data.crop.size
-    device = next(net.parameters()).device
     face = torch.zeros(1, data.crop.channels, size, size, device=device)
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
@@ -183,8 +203,8 @@ def cost(module: "LandmarkModule", data: "FaceData") -> dict[str, float]:
     }
 
 
-def write(result: Result, folder: Path) -> None:
-    """``evaluation.json``, and ``errors.csv`` with one row a face, under `folder`."""
+def write(result: Result, folder: Path, checkpoint: str) -> None:
+    """``evaluation.json``, and ``errors.csv`` with one row a face, under `folder`; `checkpoint` is noted."""
     import csv
 
     import numpy as np
@@ -197,8 +217,10 @@ def write(result: Result, folder: Path) -> None:
         folder / "evaluation.json",
         {
             "split": result.split,
+            "tta": result.tta,
+            "checkpoint": checkpoint,
             "protocol": result.data.protocol.name,
-            "metrics": {key: None if np.isnan(value) else value for key, value in result.metrics.items()},
+            "metrics": {key: value if np.isfinite(value) else None for key, value in result.metrics.items()},
             "cost": result.cost,
             "faces": len(result.rows),
             "left_out": [str(fault) for fault in table.faults],
@@ -256,7 +278,7 @@ def show(result: Result) -> None:
         table.add_row(key, f"{value:,.0f}" if value > 1000 else f"{value:.2f}")
     console = Console()
     console.print(table)
-    console.print(result.data.protocol.name, highlight=False)
+    console.print(result.data.protocol.name, highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -117,8 +117,13 @@ class LandmarkModule(pl.LightningModule):
             _average(self.ema_net, self.net, min(self.ema, (1 + step) / (10 + step)))
 
     def on_train_epoch_end(self) -> None:
-        seconds = time.perf_counter() - self._since
+        seconds = self._until - self._since
         total = self._ranks(torch.stack([self._sum, self._count])).sum(0)
+        if not total.isfinite().all():
+            raise UserError(
+                f"the loss of epoch {self.current_epoch + 1} is not a finite number; lower optim.lr or set "
+                "trainer.gradient_clip_val (the checkpoints of the epochs before are kept)"
+            )
         self.log_dict(
             {
                 "train/loss": total[0] / total[1],
@@ -127,21 +132,19 @@ class LandmarkModule(pl.LightningModule):
             }
         )
 
-    def on_validation_start(self) -> None:
-        self._validation_since = time.perf_counter()
-
-    def on_validation_end(self) -> None:
-        # Validation runs inside the training epoch; its time is not the training's.
-        if hasattr(self, "_since"):
-            self._since += time.perf_counter() - self._validation_since
+    def on_train_batch_end(self, *args: Any) -> None:
+        self._until = time.perf_counter()  # validation and pictures, which follow the last batch, are not training
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # Norms and biases are not decayed: it only fights the normalisation.
         named = [p for p in self.net.parameters() if p.requires_grad]
         groups = [{"params": [p for p in named if p.ndim > 1]}, {"params": [p for p in named if p.ndim < 2]}]
-        optimizer = self.optim(groups)
+        try:
+            optimizer = self.optim(groups)
+            schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        except ValueError as error:
+            raise UserError(f"optim or schedule: {error}") from error
         optimizer.param_groups[1]["weight_decay"] = 0.0
-        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # -- evaluation ------------------------------------------------------------------------------------------------
@@ -183,12 +186,16 @@ class LandmarkModule(pl.LightningModule):
             self.log(name, value.float(), prog_bar=name == "val/nme")
 
     def on_test_epoch_end(self) -> None:
-        baseline = self.baseline.compute()["nme"]
         with self.errors.sync_context():
             self.evaluated = self.errors.gathered()
-        self.log("test/baseline_nme", baseline.float())
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A run that goes on further than it was planned follows its schedule over the new plan, not the old one's end.
+        for state in checkpoint.get("lr_schedulers", []):
+            for planned in ("total_steps", "_schedule_phases"):
+                state.pop(planned, None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["flr"] = self.about

@@ -1,5 +1,6 @@
 """Work over all cores, results in order."""
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -11,6 +12,11 @@ T = TypeVar("T")
 SPAN = 32  # items a task: enough to outweigh its round trip
 
 _work: Callable[[int], Any] | None = None
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(span: range) -> list[Any]:

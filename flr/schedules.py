@@ -1,24 +1,28 @@
 """Learning rates over a training, as torch schedulers stepped once an optimiser step."""
 
 import math
+from typing import Annotated
 
+from annotated_types import Ge, Le
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+Share = Annotated[float, Ge(0), Le(1)]
 
-def constant(optimizer: Optimizer, steps: int, warmup: float = 0.0) -> LRScheduler:
+
+def constant(optimizer: Optimizer, steps: int, warmup: Share = 0.0) -> LRScheduler:
     """The optimiser's own rate, after a linear rise over the first `warmup` share of `steps`."""
     return LambdaLR(optimizer, lambda step: _rise(step, steps, warmup))
 
 
 def step(
-    optimizer: Optimizer, steps: int, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1, warmup: float = 0.0
+    optimizer: Optimizer, steps: int, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1, warmup: Share = 0.0
 ) -> LRScheduler:
     """The rate times `factor` after each share `at` of `steps`."""
     return LambdaLR(optimizer, lambda s: _rise(s, steps, warmup) * factor ** sum(s >= a * steps for a in at))
 
 
-def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.0, final: float = 0.0) -> LRScheduler:
+def cosine(optimizer: Optimizer, steps: int, warmup: Share = 0.0, final: float = 0.0) -> LRScheduler:
     """Half a cosine from the full rate to the `final` share of it (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
 
     def factor(s: int) -> float:
@@ -30,7 +34,7 @@ def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.0, final: float =
 
 
 def onecycle(
-    optimizer: Optimizer, steps: int, warmup: float = 0.3, start: float = 0.04, final: float = 1e-4
+    optimizer: Optimizer, steps: int, warmup: Share = 0.3, start: float = 0.04, final: float = 1e-4
 ) -> LRScheduler:
     """Up to the optimiser's rate and down again, momentum the other way (Smith and Topin 2018, arXiv:1708.07120).
 
@@ -42,7 +46,7 @@ def onecycle(
         final: the last rate over the first.
     """
     peak = [group["lr"] for group in optimizer.param_groups]
-    cycle = "momentum" in optimizer.defaults or "betas" in optimizer.defaults
+    cycle = bool(optimizer.defaults.get("momentum")) or "betas" in optimizer.defaults
     # A rise of exactly one step is a division by zero in torch.
     share = warmup + 1e-9 * (warmup * (steps + 1) == 1)
     return OneCycleLR(

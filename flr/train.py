@@ -21,7 +21,8 @@ def main(cfg: DictConfig) -> None:
     # Said at once: what comes next imports torch, which takes seconds.
     print(f"Training {cfg.name or cfg.model._target_} on {cfg.data.name}" if cfg.run is None else f"Resuming {cfg.run}")
     if cfg.run is None:
-        check(cfg, Train)
+        # As strict as for a run's own config: what could not be loaded again must not be trained for hours.
+        check(cfg, Train, trusted=False)
         run(cfg, task_overrides())
     else:
         resume(cfg)
@@ -96,6 +97,8 @@ def run(
     from flr.tracking.pictures import curves_figure
 
     quiet()
+    if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs < 1:
+        raise UserError(f"trainer.max_epochs={cfg.trainer.max_epochs} trains nothing; set 1 or more")
     values = plain(cfg)
     output = Path(cfg.paths.output_dir).absolute()
     tracker: Tracker = build(cfg.tracking, artifacts=output / "artifacts")
@@ -194,7 +197,7 @@ def run(
             raise KeyboardInterrupt
         result = evaluate.score(trainer, module, data, str(folder.best) if best.best_model_path else None)
         if first_rank:
-            evaluate.write(result, folder.path)
+            evaluate.write(result, folder.path, str(folder.best))
             evaluate.log(result, tracker, folder.path, step=trainer.global_step)
             tracker.figure(curves_figure(tracker.history), "curves.png")
             tracker.file(folder.best, "checkpoints")

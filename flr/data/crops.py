@@ -5,9 +5,11 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
+from annotated_types import Ge
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -30,8 +32,8 @@ class CropSettings:
         policy: which box, and how much round it.
     """
 
-    size: int
-    channels: int
+    size: Annotated[int, Ge(8)]
+    channels: Literal[1, 3]
     policy: BoxPolicy
 
 
@@ -114,7 +116,9 @@ def open_store(
         UserError: the cache cannot be written, or see `leave_out`.
     """
     pad = int(np.ceil(settings.size * (margin - 1) / 2))
-    key = hashlib.sha256(repr((VERSION, table.fingerprint(), settings, pad)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        repr((VERSION, table.fingerprint(), settings, pad)).encode() + table.version.tobytes()
+    ).hexdigest()[:16]
     folder = cache.absolute() / "crops" / f"{table.form.split('[')[0]}-{key}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

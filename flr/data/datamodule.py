@@ -1,13 +1,14 @@
 """Batches taken whole from the crop store, in an order and with draws that are functions of (seed, epoch, face)."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from flr.augment.device import Augment
@@ -18,6 +19,7 @@ from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError
 from flr.landmarks.geometry import compose, invert, transform
 from flr.landmarks.scheme import Scheme, get_scheme
+from flr.parallel import cores
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Protocol:
         scheme: the landmark scheme's name.
         normaliser: the scheme's default.
         policy: the box policy.
-        val: the held-out share and the seed of the choice.
+        val: the held-out share, where the set gives no validation part.
         counts: faces per split after skips.
         fingerprint: of the table.
     """
@@ -132,18 +134,18 @@ class FaceData(pl.LightningDataModule):
         cache: str,
         augment: Augment,
         pixels: tuple[float, float] = (-1.0, 1.0),
-        batch_size: int = 32,
+        batch_size: Annotated[int, Ge(1)] = 32,
         val_fraction: float = 0.1,
         strict: bool = False,
         scheme: str | None = None,
         seed: int = 0,
-        workers: int | None = None,
+        workers: Annotated[int, Ge(0)] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.reader, self.root, self.crop, self.cache = name, reader, root, crop, Path(cache)
         self.augment, self.pixels, self.batch_size, self.val_fraction = augment, pixels, batch_size, val_fraction
         self.strict, self.to_scheme, self.seed = strict, scheme, seed
-        self.workers = (os.cpu_count() or 1) if workers is None else workers
+        self.workers = cores() if workers is None else workers
         self.table: FaceTable | None = None
         self.test_split = "test"  # what a test pass scores; an evaluation may name another part
 

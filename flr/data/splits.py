@@ -9,10 +9,10 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 
 
-def hold_out(table: FaceTable, fraction: float, seed: int = 0) -> FaceTable:
+def hold_out(table: FaceTable, fraction: float) -> FaceTable:
     """Move whole groups from ``train`` to ``val`` until it holds `fraction` of the training faces.
 
-    A table that already has a validation part keeps it. The choice is a function of the group names and `seed` alone,
+    A table that already has a validation part keeps it. The choice is a function of the group names alone,
     so adding faces to the set does not reshuffle the others.
 
     Raises:
@@ -24,7 +24,7 @@ def hold_out(table: FaceTable, fraction: float, seed: int = 0) -> FaceTable:
         return table
     train = np.flatnonzero(table.split == "train")
     groups, member = np.unique(table.group[train], return_inverse=True)
-    rank = np.argsort([hashlib.sha256(f"{seed}/{group}".encode()).digest() for group in groups])
+    rank = np.argsort([hashlib.sha256(group.encode()).digest() for group in groups])
     taken = np.cumsum(np.bincount(member, minlength=len(groups))[rank])
     held = rank[: int(np.searchsorted(taken, fraction * len(train))) + 1]
     split = table.split.astype("<U5")

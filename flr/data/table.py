@@ -44,6 +44,8 @@ class FaceTable:
         subsets: name -> (N,) bool. Subsets may overlap.
         load: face index -> the whole picture, (H, W) grey or (H, W, 3) RGB, uint8.
         size: (N,) int64, bytes of each face's file (0 where there is none): part of the fingerprint.
+        version: (N,) int64, changes when the pixels may have changed, such as a file's time of change. Crops that were
+            made of other versions are not used; the fingerprint, which must agree between machines, leaves it out.
         faults: the faces left out so far.
     """
 
@@ -59,6 +61,7 @@ class FaceTable:
     subsets: Mapping[str, np.ndarray]
     load: Callable[[int], np.ndarray]
     size: np.ndarray
+    version: np.ndarray
     faults: Sequence[Fault] = field(default_factory=tuple)
 
     def __len__(self) -> int:
@@ -68,7 +71,7 @@ class FaceTable:
         """The faces of an index array (or a bool mask), in its order."""
         index = np.arange(len(self))[index]
         load = self.load
-        columns = ("points", "labelled", "visible", "box", "group", "split", "name", "size")
+        columns = ("points", "labelled", "visible", "box", "group", "split", "name", "size", "version")
         return dataclasses.replace(
             self,
             **{column: getattr(self, column)[index] for column in columns},

@@ -6,10 +6,11 @@ takes source pixels to destination pixels. Points are (..., K, 2); boxes (..., 4
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cv2
 import numpy as np
+from annotated_types import Gt, Le
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +137,7 @@ class BoxPolicy:
     """
 
     source: Literal["truth", "file"] = "truth"
-    scale: float = 1.25
+    scale: Annotated[float, Gt(0), Le(20)] = 1.25
     shape: Literal["square", "stretch"] = "square"
 
     def __str__(self) -> str:

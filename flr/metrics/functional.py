@@ -17,7 +17,9 @@ PERCENTILES = (90, 95, 99)
 def point_errors(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """(N, K) distances in pixels between points and truth (N, K, 2); NaN where not `labelled` (N, K)."""
     difference = np.asarray(points, np.float64) - np.asarray(truth, np.float64)
-    return np.where(labelled, np.hypot(difference[..., 0], difference[..., 1]), np.nan)
+    distance = np.hypot(difference[..., 0], difference[..., 1])
+    # A prediction that is not a number is as wrong as can be; NaN is kept for what has no truth.
+    return np.where(labelled, np.where(np.isfinite(distance), distance, np.inf), np.nan)
 
 
 def nme(errors: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -30,7 +32,7 @@ def nme(errors: np.ndarray, distance: np.ndarray) -> np.ndarray:
     Returns:
         The mean over a face's labelled points over its normaliser; NaN where either is missing.
     """
-    known = np.isfinite(errors)
+    known = ~np.isnan(errors)
     count = known.sum(1)
     total = np.where(known, errors, 0).sum(1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan) / distance

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -267,8 +268,14 @@ class Tracker(Logger):
             if np.isfinite(number):  # MLflow stores inf as 1.8e308 and cannot plot NaN
                 self.history[key].append((step or 0, number))
                 self._pending.append(Metric(key, number, now, step or 0))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS or len(self._pending) > 900:
-            self.flush()
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            try:
+                self.flush()
+            except Exception as error:  # a busy database or a server that is away: the training need not know
+                self._flushed = time.monotonic()
+                print(
+                    f"flr: metrics wait, the tracking store does not take them ({_first_line(error)})", file=sys.stderr
+                )
 
     def flush(self) -> None:
         """Send the pending metrics."""
@@ -276,8 +283,3 @@ class Tracker(Logger):
             self.client.log_batch(self.run_id, metrics=self._pending[:1000])
             del self._pending[:1000]
         self._flushed = time.monotonic()
-
-    @rank_zero_only
-    def save(self) -> None:
-        if self.run_id:
-            self.flush()

@@ -38,7 +38,7 @@ def draw_face(
     radius = max(1.2, side / 130)
 
     def place(values: np.ndarray) -> np.ndarray:
-        values = np.clip((values + 0.5) * scale - 0.5, -1e4, 1e4)
+        values = np.clip(np.nan_to_num((values + 0.5) * scale - 0.5, nan=-1e4), -1e4, 1e4)
         return np.round(values * 2**SHIFT).astype(int)
 
     if truth is not None and points is not None:
@@ -101,8 +101,8 @@ def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure
         ("learning rate", ("lr",), False),
         ("images/s", ("train/images_per_second",), False),
     )
-    fig = figure(columns=len(panels))
-    for axes, (title, names, log) in zip(fig.axes, panels, strict=True):
+    fig = figure(columns=3, rows=2)
+    for axes, (title, names, log) in zip(fig.axes, panels, strict=False):
         for name in names:
             if history.get(name):
                 axes.plot(*zip(*history[name], strict=True), label=name, marker=".", markersize=3)

@@ -1,7 +1,6 @@
 """Where a number came from: code, lock, versions, hardware."""
 
 import hashlib
-import os
 import platform
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 
 import flr
+from flr.parallel import cores
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "opencv-python-headless", "hydra-core", "mlflow")
 ROOT = Path(flr.__file__).parent.parent
@@ -69,7 +69,7 @@ def hardware() -> dict[str, str]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": cpu,
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(cores()),
         "threads": str(torch.get_num_threads()),
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
         "gpu": ", ".join(gpus) or "none",

@@ -226,11 +226,15 @@ def photo(file: str) -> str:
 
 
 def subset_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Subset -> (N,) bool: each part and each union of parts that any of the N faces lies in."""
+    """Subset -> (N,) bool: each part that any of the N faces lies in, and each union whose parts are all there."""
     parts = [part_of(name) for name in names]
     part = np.array([part.name if part else "" for part in parts])
     columns = {each.name: part == each.name for each in PARTS}
-    columns |= {union: np.isin(part, members) for union, members in UNIONS.items()}
+    columns |= {
+        union: np.isin(part, members)
+        for union, members in UNIONS.items()
+        if all(columns[member].any() for member in members)  # a part of `full` must not be quoted as `full`
+    }
     return {name: column for name, column in columns.items() if column.any()}
 
 
@@ -243,13 +247,13 @@ def to_table(faces: Sequence[Face], root: Path, strict: bool, form: str = "") ->
     count = len(faces)
     points = np.full((count, len(IBUG68), 2), np.nan, np.float32)
     box = np.full((count, 4), np.nan, np.float32)
-    size = np.zeros(count, np.int64)
+    size, version = np.zeros((2, count), np.int64)
     bad: dict[int, str] = {}
     images = [face.image for face in faces]
     for i, face in enumerate(faces):
         fault = face.fault
         if face.image is not None and not fault:
-            size[i], fault = _file_size(face.image)
+            size[i], version[i], fault = _file_state(face.image)
         if fault:
             bad[i] = fault
             continue
@@ -264,7 +268,7 @@ def to_table(faces: Sequence[Face], root: Path, strict: bool, form: str = "") ->
 
     known = np.ones(points.shape[:2], bool)
     name, group, split = (np.array([face[column] for face in faces]) for column in range(3))
-    table = FaceTable(form, IBUG68, points, known, known.copy(), box, group, split, name, {}, load, size)
+    table = FaceTable(form, IBUG68, points, known, known.copy(), box, group, split, name, {}, load, size, version)
     try:
         table = check_faces(leave_out(table, bad, strict), strict)
     except UserError as error:
@@ -272,15 +276,15 @@ def to_table(faces: Sequence[Face], root: Path, strict: bool, form: str = "") ->
     return dataclasses.replace(table, subsets=subset_columns(table.name.tolist()))
 
 
-def _file_size(path: Path) -> tuple[int, str]:
-    """A picture's bytes, and what is wrong with it as a file: pixels are looked at when they are loaded."""
+def _file_state(path: Path) -> tuple[int, int, str]:
+    """A picture's bytes, its time of change, and what is wrong with it as a file; pixels are read when loaded."""
     try:
         state = path.stat()
     except OSError as error:
-        return 0, f"its picture cannot be read ({error.strerror})"
+        return 0, 0, f"its picture cannot be read ({error.strerror})"
     if not stat.S_ISREG(state.st_mode):
-        return 0, "its picture is no file"
-    return state.st_size, "" if state.st_size else "its picture is an empty file"
+        return 0, 0, "its picture is no file"
+    return state.st_size, state.st_mtime_ns, "" if state.st_size else "its picture is an empty file"
 
 
 def _form(subsets: Mapping[str, np.ndarray]) -> str:

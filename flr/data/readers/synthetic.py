@@ -1,10 +1,11 @@
 """Rendered faces with exact points, as if they had been downloaded: rendered once into ``root``, then read."""
 
 import hashlib
-import os
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -15,11 +16,12 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.files import writing_folder
 from flr.landmarks.scheme import IBUG68
-from flr.parallel import in_order
+from flr.parallel import cores, in_order
 
 
 def read(
-    root: Path | None, strict: bool = False, train: int = 1200, val: int = 150, test: int = 150, seed: int = 0,
+    root: Path | None, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
+    seed: Annotated[int, Ge(0)] = 0,
     size: int = 208, face: float = 0.5, channels: int = 1,
 ) -> FaceTable:  # fmt: skip
     """The faces (seed, 0), (seed, 1), ...: first the test part, then validation, then training.
@@ -75,6 +77,7 @@ def read(
         subsets={},
         load=lambda i: np.asarray(images[i]),
         size=np.full(count, images[0].nbytes, np.int64),
+        version=np.full(count, int(folder.name[:15], 16), np.int64),
     )
 
 
@@ -84,7 +87,7 @@ def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, f
     with writing_folder(folder) as aside:
         images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, shape)
         reserve(aside / "images.npy")
-        faces = in_order(lambda i: render(seed, i, size, channels, face), count, os.cpu_count() or 1)
+        faces = in_order(lambda i: render(seed, i, size, channels, face), count, cores())
         for i, one in enumerate(tqdm(faces, "Rendering", count, unit="face", disable=None)):
             images[i], points[i], visible[i] = one.image, one.points, one.visible
         images.flush()
