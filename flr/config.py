@@ -332,7 +332,7 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
     module_name, _, name = str(target).rpartition(".")
     if not trusted and not _allowed(str(target)):
         raise UserError(
-            f"{path}: this run's config names {target}, which lies outside what a run may build; not loaded"
+            f"{path}: {target} lies outside what a run may build; if it is yours, set FLR_TRUST={str(target).split('.')[0]}"
         )
     try:
         found = getattr(importlib.import_module(module_name), name)
@@ -343,7 +343,7 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
     own_name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
     if not trusted and not _allowed(own_name):
         raise UserError(
-            f"{path}: this run's config names {target}, which lies outside what a run may build; not loaded"
+            f"{path}: {target} lies outside what a run may build; if it is yours, set FLR_TRUST={str(target).split('.')[0]}"
         )
     return found
 

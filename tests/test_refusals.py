@@ -30,6 +30,14 @@ TYPOS = [
     (["data.scheme=celeba6"], "did you mean 'celeba5'"),
     (["+model._target_=flr.models.sepconv.SepConf"], "flr.models.sepconv.SepConf"),
     (["experiment=published/nothing"], "published/nothing"),
+    (["seed=5000000000"], "seed=5000000000 does not fit"),
+    (["data.crop.channels=2"], "data.crop.channels=2 does not fit"),
+    (["data.crop.size=0"], "data.crop.size=0 does not fit"),
+    (["data.crop.policy.scale=0"], "data.crop.policy.scale=0 does not fit"),
+    (["data.batch_size=0"], "data.batch_size=0 does not fit"),
+    (["schedule.warmup=2"], "schedule.warmup=2 does not fit"),
+    (["trainer.max_epochs=0"], "trainer.max_epochs=0"),
+    (["model=sepconv", "model._target_=textwrap.TextWrapper"], "FLR_TRUST=textwrap"),
 ]
 
 
@@ -127,6 +135,14 @@ def hostile_alias(path: Path, best: Path) -> None:
     hostile_target(path, best, "flr.data.datamodule.Path")  # its prefix is trusted, its own module is not
 
 
+def hostile_list(path: Path, best: Path) -> None:
+    """A target deep in the arguments of an allowed class that takes anything."""
+    checkpoint = torch.load(best, weights_only=True)
+    inner = {"_target_": "os.system", "command": "touch exploded"}
+    checkpoint["flr"]["config"]["objective"] = {"_target_": "torch.nn.Identity", "x": [{"deep": [inner]}]}
+    torch.save(checkpoint, path)
+
+
 def other_weights(path: Path, best: Path) -> None:
     checkpoint = torch.load(best, weights_only=True)
     checkpoint["state_dict"].popitem()
@@ -138,7 +154,7 @@ def other_weights(path: Path, best: Path) -> None:
     [
         (damaged, "damaged"), (foreign, "not one that flr.train wrote"), (text, "damaged"), (bomb, "never loaded"),
         (raw_pickle, ""), (hostile_target, "outside what a run may build"),
-        (hostile_alias, "outside what a run may build"), (other_weights, "do not fit"),
+        (hostile_alias, "outside what a run may build"), (hostile_list, "outside what a run may build"), (other_weights, "do not fit"),
     ],
 )  # fmt: skip
 def test_a_bad_checkpoint_is_refused_and_never_executed(
@@ -189,3 +205,9 @@ def test_a_folder_that_is_read_only_or_full(
     line = workspace.refuse("flr.train", *TINY, *SMALL_SET, f"{which}={point}")
     assert str(point) in line
     assert not list(point.rglob("images.npy")) and not list(point.rglob("*.ckpt"))
+
+
+def test_a_loss_that_is_no_number_stops_the_training(workspace: Workspace) -> None:
+    line = workspace.refuse("flr.train", *TINY, *SMALL_SET, "optim=sgd", "optim.lr=1e30", "ema=0")
+    assert "not a finite number" in line and "optim.lr" in line
+    assert workspace.only_run().info.status == "FAILED"

@@ -98,6 +98,17 @@ def test_an_interrupted_run_can_go_on_from_mlflow_alone(
     assert run.info.status == "FINISHED" and "test/nme" in run.data.metrics
 
 
+def test_a_finished_run_goes_on_further_than_it_was_planned(workspace: Workspace) -> None:
+    workspace.train("trainer.max_epochs=2")
+    run_id = workspace.only_run().info.run_id
+    workspace.run("flr.train", f"run={run_id}", "trainer.max_epochs=4", "callbacks.progress=null")
+    run = workspace.only_run()
+    assert run.info.status == "FINISHED" and run.info.run_id == run_id
+    assert len(workspace.client().get_metric_history(run_id, "val/nme")) == 4
+    rates = [m.value for m in workspace.client().get_metric_history(run_id, "lr")]
+    assert rates[-1] < 1e-4 < rates[-2]  # the new plan's own end
+
+
 def test_what_a_resumed_run_refuses(trained: tuple[Workspace, str]) -> None:
     workspace, run_id = trained
     assert "epochs are done; raise trainer.max_epochs" in workspace.refuse("flr.train", f"run={run_id}")

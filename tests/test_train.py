@@ -108,6 +108,22 @@ def test_evaluate_another_part(trained: tuple[Workspace, str]) -> None:
     assert result["faces"] == 11 and result["metrics"]["nme"] == pytest.approx(best, rel=1e-4)
 
 
+@pytest.mark.parametrize("other", ["last.ckpt", "policy"])
+def test_another_protocol_or_checkpoint_never_replaces_a_result(trained: tuple[Workspace, str], other: str) -> None:
+    workspace, run_id = trained
+    folder = workspace.folder(run_id)
+    before = (folder / "evaluation.json").read_text()
+    metrics = workspace.client().get_run(run_id).data.metrics["test/nme"]
+    if other == "policy":
+        words = ["data=synthetic", "data.crop.policy.scale=2", *SMALL_SET]
+        done = workspace.run("flr.evaluate", f"run={run_id}", *words)
+    else:
+        done = workspace.run("flr.evaluate", f"run={folder / 'checkpoints' / 'last.ckpt'}")
+    assert Path(done.stdout.strip().splitlines()[-1]).parent != folder
+    assert (folder / "evaluation.json").read_text() == before
+    assert workspace.client().get_run(run_id).data.metrics["test/nme"] == metrics
+
+
 def test_real_photos(workspace: Workspace, real_data: Path) -> None:
     workspace.run(
         "flr.train", *TINY, "data=ibug", f"data.root={real_data / '300w'}", "trainer=bf16", "data.batch_size=64",

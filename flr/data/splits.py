@@ -8,6 +8,8 @@ import numpy as np
 from flr.data.table import FaceTable
 from flr.errors import UserError
 
+SALT = "0/"  # part of every protocol: another salt holds out other faces
+
 
 def hold_out(table: FaceTable, fraction: float) -> FaceTable:
     """Move whole groups from ``train`` to ``val`` until it holds `fraction` of the training faces.
@@ -24,7 +26,7 @@ def hold_out(table: FaceTable, fraction: float) -> FaceTable:
         return table
     train = np.flatnonzero(table.split == "train")
     groups, member = np.unique(table.group[train], return_inverse=True)
-    rank = np.argsort([hashlib.sha256(group.encode()).digest() for group in groups])
+    rank = np.argsort([hashlib.sha256(f"{SALT}{group}".encode()).digest() for group in groups])
     taken = np.cumsum(np.bincount(member, minlength=len(groups))[rank])
     held = rank[: int(np.searchsorted(taken, fraction * len(train))) + 1]
     split = table.split.astype("<U5")

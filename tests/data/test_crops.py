@@ -276,3 +276,12 @@ def test_grey_weighs_the_colours_of_rgb():
     red = np.zeros((1, 1, 3), np.uint8)
     red[..., 0] = 200
     assert to_channels(red, 1)[0, 0] == round(0.299 * 200)
+
+
+def test_pictures_that_changed_are_cropped_anew(tmp_path):
+    table = table_of()
+    _, before = open_(table, tmp_path)
+    changed = dataclasses.replace(table, load=lambda i: 255 - picture(i), version=table.version + 1)
+    assert changed.fingerprint() == table.fingerprint()  # which must agree between machines
+    _, after = open_(changed, tmp_path)
+    np.testing.assert_allclose(after.images.astype(int), 255 - before.images.astype(int), atol=1)

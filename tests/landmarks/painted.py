@@ -67,4 +67,5 @@ def face_table(
         subsets={"even": np.arange(count) % 2 == 0},
         load=load or (lambda i: face_picture(points[i])),
         size=np.zeros(count, np.int64),
+        version=np.zeros(count, np.int64),
     )

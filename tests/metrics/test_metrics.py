@@ -264,3 +264,14 @@ def test_landmark_errors_is_exact_on_two_ranks(tmp_path):
     for rank in (0, 1):
         for name, values in torch.load(tmp_path / f"{rank}.pt").items():
             assert close(values, expected_values(rows())), (rank, name)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_prediction_that_is_no_number_is_a_failure(value):
+    truth = np.random.default_rng(0).uniform(0, 100, (4, 68, 2))
+    labelled, points = np.ones((4, 68), bool), truth + 0.1
+    points[1, 3] = value
+    result = summary(points, truth, labelled, IBUG68)
+    good = summary(truth + 0.1, truth, labelled, IBUG68)
+    assert result["nme"] == np.inf and result["undefined"] == 0
+    assert result["fr10"] == good["fr10"] + 25 and result["auc10"] == pytest.approx(good["auc10"] * 3 / 4, rel=0.02)
