@@ -108,6 +108,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     about = checkpoint.get("flr") if isinstance(checkpoint, dict) else None
     if not isinstance(about, dict) or "state_dict" not in checkpoint or "config" not in about:
         raise UserError(f"{path}: a checkpoint, but not one that flr.train wrote")
+    forms = {"config": dict, "scheme": str, "protocol": dict, "overrides": list}
+    weights = checkpoint["state_dict"]
+    whole = isinstance(weights, dict) and getattr(weights.get("mean_face"), "ndim", 0) == 2
+    if not whole or not all(isinstance(about.get(key), form) for key, form in forms.items()):
+        raise UserError(f"{path}: parts of this checkpoint are missing or not of their form; name another")
     if about.get("version") != VERSION:
         raise UserError(
             f"{path}: written by another version of flr (form {about.get('version')}, this reads {VERSION})"

@@ -28,11 +28,24 @@ from flr.errors import UserError, nearest
 _PACKAGED = Path(__file__).parent / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
 
-# What a config that came with a run or checkpoint may build. The module of the resolved object counts, not its path.
-TRUSTED = (
-    "flr.augment", "flr.callbacks", "flr.config.Paths", "flr.data", "flr.landmarks", "flr.models", "flr.objectives",
-    "flr.schedules", "flr.tracking", "torch.optim", "torch.nn", "pytorch_lightning.Trainer", "pytorch_lightning.trainer.trainer.Trainer", "pytorch_lightning.callbacks",
-)  # fmt: skip
+# What each node may build, by the longest path that leads to it. The resolved object's own module counts too, since a
+# trusted module also holds what it imported. FLR_TRUST adds a user's own modules.
+TRUSTED: Mapping[str, tuple[str, ...]] = {
+    "augment": ("flr.augment.device.Augment",),
+    "callbacks": ("flr.callbacks", "pytorch_lightning.callbacks"),
+    "data": ("flr.data.datamodule.FaceData",),
+    "data.crop": ("flr.data.crops.CropSettings",),
+    "data.crop.policy": ("flr.landmarks.geometry.BoxPolicy",),
+    "data.reader": ("flr.data.readers",),
+    "model": ("flr.models", "torch.nn"),
+    "objective": ("flr.objectives",),
+    "optim": ("torch.optim",),
+    "paths": ("flr.config.Paths",),
+    "schedule": ("flr.schedules",),
+    "tracking": ("flr.tracking.mlflow.Tracker",),
+    "trainer": ("pytorch_lightning.Trainer", "pytorch_lightning.trainer.trainer.Trainer"),
+}
+PARTIAL = {"data.reader", "optim", "schedule"}  # built in two steps: the rest of their arguments comes later
 
 # Arguments that the code hands in where a node is built; a config names the others.
 GIVEN: Mapping[str, Set[str]] = {
@@ -150,6 +163,12 @@ def door(work: Callable[[DictConfig], None], config_name: str) -> None:
         _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(_explain(error, config_name))
+    except ValueError as error:
+        if "Config group override must be a string" not in str(error):
+            raise
+        _refuse(
+            "a config group cannot be null; name one of its choices (a callback is left out by callbacks.NAME=null)"
+        )
     except KeyboardInterrupt:
         print("flr: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -250,12 +269,16 @@ def check(cfg: DictConfig, schema: type, trusted: bool = True) -> None:
     Args:
         cfg: a composed config.
         schema: the dataclass of its top level.
-        trusted: False for a config that came with a run or checkpoint: then targets must lie in `TRUSTED`.
+        trusted: False to hold every target to `TRUSTED`, as for a config that came with a run or checkpoint.
 
     Raises:
         UserError: an unknown or missing key, a wrong type, a target that does not exist or is not allowed.
     """
     values = plain(cfg)
+    nodes = [name for name in TRUSTED if "." not in name and name != "callbacks"] if schema is Train else []
+    for name in nodes:
+        if not (isinstance(values.get(name), dict) and "_target_" in values[name]):
+            raise UserError(f"{name} is no node with a _target_; choose one by {name}=NAME")
     _bind(values, schema, "", trusted)
 
 
@@ -266,6 +289,8 @@ def _bind(node: dict[str, Any], target: Callable[..., Any], path: str, trusted: 
     own = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - given
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     where = f"{path}." if path else ""
+    if path and bool(node.get("_partial_")) != (path in PARTIAL):
+        raise UserError(f"{path}._partial_ must be {str(path in PARTIAL).lower()}")
     for key, value in node.items():
         if key in ("_target_", "_partial_"):
             continue
@@ -330,7 +355,7 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
         UserError: there is none, or it may not be built from a config that came from outside.
     """
     module_name, _, name = str(target).rpartition(".")
-    if not trusted and not _allowed(str(target)):
+    if not trusted and not _allowed(str(target), path):
         raise UserError(
             f"{path}: {target} lies outside what a run may build; if it is yours, set FLR_TRUST={str(target).split('.')[0]}"
         )
@@ -341,16 +366,18 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{path}._target_={target} is not a class or function")
     own_name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
-    if not trusted and not _allowed(own_name):
+    if not trusted and not _allowed(own_name, path):
         raise UserError(
             f"{path}: {target} lies outside what a run may build; if it is yours, set FLR_TRUST={str(target).split('.')[0]}"
         )
     return found
 
 
-def _allowed(name: str) -> bool:
+def _allowed(name: str, path: str) -> bool:
+    places = [place for place in TRUSTED if path == place or path.startswith(place + ".")]
+    roots = TRUSTED[max(places, key=len)] if places else ()
     own = (word for word in os.environ.get("FLR_TRUST", "").split(",") if word)
-    return any(name == root or name.startswith(root + ".") for root in (*TRUSTED, *own))
+    return any(name == root or name.startswith(root + ".") for root in (*roots, *own))
 
 
 # -- building ----------------------------------------------------------------------------------------------------------

@@ -79,8 +79,12 @@ def main(cfg: DictConfig) -> None:
                     other, word.split("=")[0].removeprefix("data."), OmegaConf.select(cfg, word.split("=")[0])
                 )
         own.data = other
-    elif cfg.data.root is not None:
-        own.data.root = cfg.data.root
+    else:
+        for word in task_overrides():
+            if word.lstrip("+").startswith("data.") and not word.startswith("data.root="):
+                raise UserError(f"{word} needs data=NAME: without it the run's own data are scored as they were")
+        if cfg.data.root is not None:
+            own.data.root = cfg.data.root
     check(own, Train, trusted=False)
 
     # Nothing is bent here, and the store without a margin serves every run.
@@ -105,9 +109,9 @@ def main(cfg: DictConfig) -> None:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{best}: its weights do not fit the net that its config names") from error
-    trainer = pl.Trainer(
-        accelerator=own.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False,
-        enable_model_summary=False, enable_progress_bar=False, precision=own.trainer.precision,
+    trainer: pl.Trainer = build(
+        {"_target_": "pytorch_lightning.Trainer", "accelerator": own.trainer.accelerator, "precision": own.trainer.precision},
+        devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
     )  # fmt: skip
     result = score(trainer, module, data, None, cfg.split)
     # Only the run's own test of its own best weights is the run's result; all else stands beside it.

@@ -8,7 +8,14 @@ from flr.config import Train, as_config, build, check, door, flat, plain, quiet,
 from flr.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from flr.checkpoints import RunFolder
+    from flr.data.datamodule import FaceData
+    from flr.tracking.mlflow import Tracker
+
+# Batches are 32 bit, whatever the products inside the net.
+PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 RESUME_MAY_CHANGE = (
     "run", "trainer.max_epochs", "trainer.devices", "trainer.accelerator", "trainer.strategy",
@@ -90,8 +97,8 @@ def run(
 
     from flr import evaluate
     from flr.checkpoints import VERSION, RunFolder
-    from flr.files import write_json, writing
     from flr.module import LandmarkModule
+    from flr.parallel import cores
     from flr.tracking import provenance
     from flr.tracking.mlflow import Tracker
     from flr.tracking.pictures import curves_figure
@@ -99,6 +106,10 @@ def run(
     quiet()
     if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs < 1:
         raise UserError(f"trainer.max_epochs={cfg.trainer.max_epochs} trains nothing; set 1 or more")
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise UserError(f"trainer.precision={cfg.trainer.precision}: set one of {', '.join(PRECISIONS)}")
+    if cfg.trainer.accelerator == "cpu" and isinstance(cfg.trainer.devices, int) and cfg.trainer.devices > cores():
+        raise UserError(f"trainer.devices={cfg.trainer.devices}: this machine has {cores()} cores; set that or fewer")
     values = plain(cfg)
     output = Path(cfg.paths.output_dir).absolute()
     tracker: Tracker = build(cfg.tracking, artifacts=output / "artifacts")
@@ -143,6 +154,7 @@ def run(
 
     if first_rank:
         code, diff = provenance.code_state()
+        lock = _hold(folder) if folder else None
         run_id = tracker.start(
             name,
             {
@@ -155,43 +167,22 @@ def run(
         os.environ["FLR_RUN_FOLDER"] = str(folder.path if folder else output / "runs" / run_id)
     folder = RunFolder(Path(os.environ["FLR_RUN_FOLDER"]))
     status = "FAILED"
-    if first_rank:
-        try:
-            write_json(
-                folder.path / "run.json", {"run_id": run_id, "uri": cfg.tracking.uri, "experiment": tracker.experiment}
-            )
-            with writing(folder.config) as aside:
-                aside.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
-            tracker.tag(folder=str(folder.path))
-            tracker.params({**dict(flat(values)), "overrides": " ".join(overrides)})
-            tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
-            tracker.params({f"hardware.{key}": value for key, value in provenance.hardware().items()})
-            tracker.file(folder.config)
-            tracker.file(folder.path / "run.json")
-            if diff:
-                tracker.text(diff, "code.diff")
-            faults = [str(fault) for fault in data.table.faults]
-            tracker.dataset(
-                cfg.data.name, protocol.fingerprint, str(cfg.data.root), {**protocol.counts, "left out": len(faults)}
-            )
-            if faults:
-                tracker.text("\n".join(faults) + "\n", "left_out.txt")
-        except BaseException:
-            tracker.end("FAILED")
-            raise
-
-    checkpoints = str(folder.path / "checkpoints")
-    best = ModelCheckpoint(
-        checkpoints, "best", monitor="val/nme", save_weights_only=True, enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )  # fmt: skip
-    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-    extra = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
-    trainer: pl.Trainer = build(
-        cfg.trainer, logger=tracker, callbacks=[*extra, best, last], default_root_dir=str(folder.path),
-        enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in extra),
-    )  # fmt: skip
     try:
+        if first_rank:
+            lock = lock or _hold(folder)
+            _record(tracker, cfg, values, overrides, folder, data, diff)
+
+        checkpoints = str(folder.path / "checkpoints")
+        best = ModelCheckpoint(
+            checkpoints, "best", monitor="val/nme", save_weights_only=True, enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )  # fmt: skip
+        last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+        extra = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
+        trainer: pl.Trainer = build(
+            cfg.trainer, logger=tracker, callbacks=[*extra, best, last], default_root_dir=str(folder.path),
+            enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in extra),
+        )  # fmt: skip
         trainer.fit(module, data, ckpt_path=str(folder.last) if before is not None else None)
         if trainer.interrupted or trainer.state.status != "finished":
             raise KeyboardInterrupt
@@ -225,7 +216,53 @@ def run(
                     tracker.keep_checkpoints(folder.path)
             finally:
                 tracker.end(status)
+                if lock:
+                    lock.release()
                 signal.signal(signal.SIGINT, previous)
+
+
+def _hold(folder: "RunFolder") -> "FileLock":
+    """One process a run: a lock that is let go at the latest when its holder dies.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.path / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{folder.path}: another process is training this run; wait for it or stop it") from error
+    return lock
+
+
+def _record(
+    tracker: "Tracker", cfg: DictConfig, values: dict[str, Any], overrides: list[str], folder: "RunFolder",
+    data: "FaceData", diff: str,
+) -> None:  # fmt: skip
+    """What is known of a run before it trains: its folder's notes, and all of it in MLflow."""
+    from flr.files import write_json, writing
+    from flr.tracking import provenance
+
+    assert data.table is not None
+    note = {"run_id": tracker.run_id, "uri": cfg.tracking.uri, "experiment": tracker.experiment}
+    write_json(folder.path / "run.json", note)
+    with writing(folder.config) as aside:
+        aside.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
+    tracker.tag(folder=str(folder.path))
+    tracker.params({**dict(flat(values)), "overrides": " ".join(overrides)})
+    tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
+    tracker.params({f"hardware.{key}": value for key, value in provenance.hardware().items()})
+    tracker.file(folder.config)
+    tracker.file(folder.path / "run.json")
+    if diff:
+        tracker.text(diff, "code.diff")
+    faults = [str(fault) for fault in data.table.faults]
+    if faults:
+        tracker.text("\n".join(faults) + "\n", "left_out.txt")
+    profile = {**data.protocol.counts, "left out": len(faults)}
+    tracker.dataset(cfg.data.name, data.protocol.fingerprint, str(cfg.data.root), profile)
 
 
 if __name__ == "__main__":

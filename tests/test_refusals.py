@@ -1,7 +1,9 @@
 """Bad input ends with one line and exit 2, and leaves nothing half-written."""
 
+import contextlib
 import os
 import pickle
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +32,13 @@ TYPOS = [
     (["data.scheme=celeba6"], "did you mean 'celeba5'"),
     (["+model._target_=flr.models.sepconv.SepConf"], "flr.models.sepconv.SepConf"),
     (["experiment=published/nothing"], "published/nothing"),
+    (["model=null"], "cannot be null"),
+    (["data.root="], "data.root=DIR"),
+    (["trainer.precision=64-true"], "trainer.precision"),
+    (["trainer.accelerator=cpu", "trainer.devices=99"], "trainer.devices=99"),
+    (["data.batch_size=1"], "data.batch_size=1 does not fit"),
+    (["model.widths=[]"], "model.widths"),
+    (["objective.loss.epsilon=0"], "objective.loss.epsilon=0 does not fit"),
     (["seed=5000000000"], "seed=5000000000 does not fit"),
     (["data.crop.channels=2"], "data.crop.channels=2 does not fit"),
     (["data.crop.size=0"], "data.crop.size=0 does not fit"),
@@ -143,9 +152,29 @@ def hostile_list(path: Path, best: Path) -> None:
     torch.save(checkpoint, path)
 
 
+def hostile_slot(path: Path, best: Path) -> None:
+    """A function of the project itself, in a place where it has no business."""
+    checkpoint = torch.load(best, weights_only=True)
+    uri = f"sqlite:///{path.parent}/exploded"
+    checkpoint["flr"]["config"]["objective"] = {"_target_": "flr.tracking.mlflow.connect", "uri": uri}
+    torch.save(checkpoint, path)
+
+
+def without_mean_face(path: Path, best: Path) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    del checkpoint["state_dict"]["mean_face"]
+    torch.save(checkpoint, path)
+
+
+def config_of_text(path: Path, best: Path) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["flr"]["config"]["model"] = "sepconv"
+    torch.save(checkpoint, path)
+
+
 def other_weights(path: Path, best: Path) -> None:
     checkpoint = torch.load(best, weights_only=True)
-    checkpoint["state_dict"].popitem()
+    checkpoint["state_dict"].pop("net.head.1.bias")
     torch.save(checkpoint, path)
 
 
@@ -154,7 +183,9 @@ def other_weights(path: Path, best: Path) -> None:
     [
         (damaged, "damaged"), (foreign, "not one that flr.train wrote"), (text, "damaged"), (bomb, "never loaded"),
         (raw_pickle, ""), (hostile_target, "outside what a run may build"),
-        (hostile_alias, "outside what a run may build"), (hostile_list, "outside what a run may build"), (other_weights, "do not fit"),
+        (hostile_alias, "outside what a run may build"), (hostile_slot, "outside what a run may build"),
+        (without_mean_face, "not of their form"), (config_of_text, "no node with a _target_"),
+        (hostile_list, "outside what a run may build"), (other_weights, "do not fit"),
     ],
 )  # fmt: skip
 def test_a_bad_checkpoint_is_refused_and_never_executed(
@@ -211,3 +242,22 @@ def test_a_loss_that_is_no_number_stops_the_training(workspace: Workspace) -> No
     line = workspace.refuse("flr.train", *TINY, *SMALL_SET, "optim=sgd", "optim.lr=1e30", "ema=0")
     assert "not a finite number" in line and "optim.lr" in line
     assert workspace.only_run().info.status == "FAILED"
+
+
+def test_a_trainer_that_is_refused_leaves_no_run_running(workspace: Workspace) -> None:
+    workspace.refuse("flr.train", *TINY, *SMALL_SET, "trainer.accelerator=quantum")
+    assert workspace.only_run().info.status == "FAILED"
+
+
+def test_a_database_of_another_application_is_left_alone(workspace: Workspace) -> None:
+    path = workspace.path / "other.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE runs (x)")
+    before = path.read_bytes()
+    assert "another application" in workspace.refuse("flr.train", *TINY, *SMALL_SET, f"tracking.uri=sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_what_an_evaluation_cannot_follow_is_refused(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    assert "needs data=NAME" in workspace.refuse("flr.evaluate", f"run={run_id}", "+data.scheme=celeba5")

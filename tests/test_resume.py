@@ -116,3 +116,14 @@ def test_what_a_resumed_run_refuses(trained: tuple[Workspace, str]) -> None:
     assert "no such folder" in workspace.refuse("flr.train", "run=0123456789abcdef")
     assert "not the folder of a run" in workspace.refuse("flr.train", f"run={os.getcwd()}")
     assert workspace.client().get_run(run_id).info.status == "FINISHED"
+
+
+def test_two_processes_never_train_one_run(workspace: Workspace) -> None:
+    process = workspace.start("flr.train", *TINY, *SMALL_SET, *EPOCHS, "trainer.max_epochs=400")
+    try:
+        folder = wait_for_epoch(workspace, process, 0)
+        assert "another process is training" in workspace.refuse("flr.train", f"run={folder}")
+        assert workspace.client().get_run(folder.name).info.status == "RUNNING"
+    finally:
+        process.kill()
+        process.communicate()

@@ -181,6 +181,16 @@ def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
     assert len({run.data.metrics["test/nme"] for run in runs}) == 2
 
 
+def test_two_first_runs_at_once_share_a_new_database(workspace: Workspace) -> None:
+    words = (*TINY, *SMALL_SET, "trainer.max_epochs=1")
+    processes = [workspace.start("flr.train", *words, f"seed={seed}") for seed in (0, 1)]
+    for process in processes:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err[-3000:]
+    client = workspace.client()
+    assert len(client.search_runs([client.get_experiment_by_name("flr").experiment_id])) == 2
+
+
 def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, free_port: int) -> None:
     uri = f"http://127.0.0.1:{free_port}"
     server = subprocess.Popen(

@@ -13,6 +13,7 @@ from flr.landmarks.geometry import compose, similarity, transform, warp_batch
 from flr.landmarks.scheme import Scheme
 
 NOISE_BANK = 1 << 20
+TOP = (("mirror", 1), ("erasing", 1), ("erasing_area", 1), ("shift", 1), ("scale", 3), ("rotation", 180), ("blur", 32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,10 @@ class Augment:
     erasing_area: float = 0.15
 
     def __post_init__(self) -> None:
-        for name, top in (("mirror", 1), ("erasing", 1), ("erasing_area", 1), ("shift", 1), ("rotation", 180)):
+        for name, top in TOP:
             if not 0 <= getattr(self, name) <= top:
                 raise UserError(f"augment.{name}={getattr(self, name)} lies outside 0..{top}; set it inside")
-        for name in ("scale", "brightness", "contrast", "noise", "blur"):
+        for name in ("brightness", "contrast", "noise"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UserError(f"augment.{name}={getattr(self, name)} is not a size; set 0 or more")
 

@@ -134,7 +134,7 @@ class FaceData(pl.LightningDataModule):
         cache: str,
         augment: Augment,
         pixels: tuple[float, float] = (-1.0, 1.0),
-        batch_size: Annotated[int, Ge(1)] = 32,
+        batch_size: Annotated[int, Ge(2)] = 32,  # batch norm learns from two faces or more
         val_fraction: float = 0.1,
         strict: bool = False,
         scheme: str | None = None,
@@ -142,6 +142,8 @@ class FaceData(pl.LightningDataModule):
         workers: Annotated[int, Ge(0)] | None = None,
     ) -> None:
         super().__init__()
+        if root == "":
+            raise UserError(f"data={name} has no folder; set data.root=DIR")
         self.name, self.reader, self.root, self.crop, self.cache = name, reader, root, crop, Path(cache)
         self.augment, self.pixels, self.batch_size, self.val_fraction = augment, pixels, batch_size, val_fraction
         self.strict, self.to_scheme, self.seed = strict, scheme, seed

@@ -45,7 +45,7 @@ class HeatmapFPN(nn.Module):
         blocks: residual blocks a stage.
 
     Raises:
-        ValueError: `size` is not a multiple of 32.
+        ValueError: `size` is not a multiple of 32, or a width is none.
     """
 
     output = "heatmaps"
@@ -55,6 +55,10 @@ class HeatmapFPN(nn.Module):
         widths: tuple[int, ...] = (64, 128, 192, 256), path: int = 96, blocks: int = 2,
     ) -> None:  # fmt: skip
         super().__init__()
+        if not widths or min(widths) < 2 or path < 1 or blocks < 1:
+            raise ValueError(
+                "heatmap_fpn needs model.widths of 2 or more, and model.path and model.blocks of 1 or more"
+            )
         stride = 4 * 2 ** (len(widths) - 1)
         if size % stride:
             raise ValueError(f"heatmap_fpn takes sizes that are multiples of {stride}, not {size}; set data.crop.size")

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Gt
 from torch import Tensor
 
 from flr.objectives import Objective
 
+Positive = Annotated[float, Gt(0)]
 Loss = Callable[[Tensor], Tensor]  # coded differences (..., 2) -> the loss of each
 
 
@@ -32,7 +35,7 @@ class SmoothL1:
         beta: where the square ends, coded units.
     """
 
-    def __init__(self, beta: float = 1.0) -> None:
+    def __init__(self, beta: Positive = 1.0) -> None:
         self.beta = beta
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class Wing:
         epsilon: e, coded units. The paper's 2 pixels at 256 are .008 of the side.
     """
 
-    def __init__(self, width: float = 0.04, epsilon: float = 0.008) -> None:
+    def __init__(self, width: Positive = 0.04, epsilon: Positive = 0.008) -> None:
         self.width, self.epsilon = width, epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ class Coordinates(Objective):
 
     takes = "points"
 
-    def __init__(self, loss: Loss, centre: float = 0.5, unit: float = 1.0) -> None:
+    def __init__(self, loss: Loss, centre: float = 0.5, unit: Positive = 1.0) -> None:
         super().__init__()
         self.criterion, self.centre, self.unit = loss, centre, unit
 

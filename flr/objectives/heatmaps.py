@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from flr.objectives import Objective
-from flr.objectives.coordinates import Loss, masked_sum
+from flr.objectives.coordinates import Loss, Positive, masked_sum
 
 
 class Heatmaps(Objective):
@@ -20,7 +20,7 @@ class Heatmaps(Objective):
     takes = "heatmaps"
 
     def __init__(
-        self, loss: Loss, coordinate_weight: float = 128.0, heatmap_weight: float = 0.5, sigma: float = 1 / 32
+        self, loss: Loss, coordinate_weight: float = 128.0, heatmap_weight: float = 0.5, sigma: Positive = 1 / 32
     ) -> None:
         super().__init__()
         self.criterion, self.sigma = loss, sigma

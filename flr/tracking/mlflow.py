@@ -62,11 +62,14 @@ def connect(uri: str) -> "MlflowClient":
             # MLflow would try for minutes to open a database that cannot be opened.
             with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
                 database.execute("BEGIN IMMEDIATE")
+                tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             free = shutil.disk_usage(path.parent).free
         except (OSError, sqlite3.Error) as error:
             raise UserError(
                 f"tracking.uri={uri}: cannot be written ({error}); set paths.output_dir or another"
             ) from error
+        if tables and "alembic_version" not in tables:
+            raise UserError(f"tracking.uri={uri}: a database of another application; name a file of its own")
         if free < SPACE:
             raise UserError(f"tracking.uri={uri}: only {free >> 20} MiB free there; free space or set paths.output_dir")
     elif "://" not in uri or uri.startswith("file:"):
@@ -82,9 +85,9 @@ def connect(uri: str) -> "MlflowClient":
     import mlflow
 
     mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient(uri)
     try:
         with _one_at_a_time(uri):
+            client = mlflow.MlflowClient(uri)
             client.search_experiments(max_results=1)
     except UserError:
         raise
@@ -269,13 +272,16 @@ class Tracker(Logger):
                 self.history[key].append((step or 0, number))
                 self._pending.append(Metric(key, number, now, step or 0))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            try:
-                self.flush()
-            except Exception as error:  # a busy database or a server that is away: the training need not know
-                self._flushed = time.monotonic()
-                print(
-                    f"flr: metrics wait, the tracking store does not take them ({_first_line(error)})", file=sys.stderr
-                )
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Send what is pending, as Lightning asks at the end of an epoch; what cannot be sent now waits."""
+        try:
+            self.flush()
+        except Exception as error:  # a busy database or a server that is away: the training need not know
+            self._flushed = time.monotonic()
+            print(f"flr: metrics wait, the tracking store does not take them ({_first_line(error)})", file=sys.stderr)
 
     def flush(self) -> None:
         """Send the pending metrics."""

@@ -81,7 +81,7 @@ class Face(NamedTuple):
     fault: str = ""
 
 
-def read(root: Path, strict: bool = False) -> FaceTable:
+def read(root: Path | None, strict: bool = False) -> FaceTable:
     """300-W by .pts, of whatever folders are there.
 
     `form` is ``ibug`` for the whole public protocol (3148 + 689 faces), ``ibug+private`` with the 600
@@ -97,6 +97,8 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     Raises:
         UserError: nothing is there; or a faulty face where one must stop (see `flr.data.table.check_faces`).
     """
+    if root is None:
+        raise UserError("data.root is null; set data.root=DIR")
     try:
         faces = [face for part in PARTS for face in _faces(root, part)]
     except OSError as error:

@@ -29,7 +29,7 @@ _PLACE = {f"{k:02d}": k for k in range(len(IBUG68))}
 
 
 def read(
-    root: Path,
+    root: Path | None,
     strict: bool = False,
     mirrored: bool = False,
     train: str = TRAIN,
@@ -55,6 +55,8 @@ def read(
             unnamed, outside `root` or listed twice; no box at all; or a faulty face where one must stop (see
             `flr.data.table.check_faces`).
     """
+    if root is None:
+        raise UserError("data.root is null; set data.root=DIR")
     faces: list[Face] = []
     listed: dict[str, Path] = {}
     for split, name, default in (("train", train, TRAIN), ("test", test, TEST)):

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -22,7 +22,7 @@ from flr.parallel import cores, in_order
 def read(
     root: Path | None, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
     seed: Annotated[int, Ge(0)] = 0,
-    size: int = 208, face: float = 0.5, channels: int = 1,
+    size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1,
 ) -> FaceTable:  # fmt: skip
     """The faces (seed, 0), (seed, 1), ...: first the test part, then validation, then training.
 
