@@ -1,3 +1,3 @@
-"""Facial-landmark research: train, track, evaluate and use landmark nets."""
+"""Facial-landmark research: train, track and evaluate landmark nets."""
 
 __version__ = "0.1.0"

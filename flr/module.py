@@ -72,7 +72,7 @@ class LandmarkModule(pl.LightningModule):
 
     @property
     def best_net(self) -> nn.Module:
-        """What is evaluated, exported and used."""
+        """What is evaluated: the averaged weights where there are any."""
         return self.ema_net if self.ema_net is not None else self.net
 
     def forward(self, images: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 def crop(image: np.ndarray, affine: np.ndarray, size: int, channels: int) -> np.ndarray:
     """One face of a picture as the net sees it: (size, size, channels) uint8; `affine` (2, 3) picture to crop.
 
-    The predictor, the evaluation and the store all crop through here.
+    Whatever a net sees is cropped through here.
     """
     out = warp(to_channels(image, channels), affine, (size, size))
     return out.reshape(size, size, channels)

@@ -128,7 +128,7 @@ def check_faces(table: FaceTable, strict: bool) -> FaceTable:
 
 
 def leave_out(table: FaceTable, bad: Mapping[int, str], strict: bool) -> FaceTable:
-    """The table without the faces `bad` (index -> reason), or a stop where DESIGN asks for one (see `check_faces`)."""
+    """The table without the faces `bad` (index -> reason), or a stop (see `check_faces`)."""
     faults = [Fault(str(table.name[i]), reason) for i, reason in sorted(bad.items())]
     for i, fault in zip(sorted(bad), faults, strict=True):
         if strict:

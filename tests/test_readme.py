@@ -1,0 +1,50 @@
+"""What the README says: its commands are real, its choices exist, its figures stand in experiments/."""
+
+import json
+import re
+from pathlib import Path
+
+import hydra
+import pytest
+
+from flr.config import CONF, Train, check
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(module: str) -> list[list[str]]:
+    """The words of each `python -m MODULE` line, less its comment."""
+    return [line.split("#")[0].split() for line in re.findall(rf"^python -m {module}(.*)$", README, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("words", [w for w in commands("flr.train") if not {"-m", "--cfg"} & set(w)], ids=" ".join)
+def test_every_training_in_the_readme_composes(words: list[str], tmp_path: Path) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        check(hydra.compose("train", [*words, f"paths.output_dir={tmp_path}"]), Train, trusted=False)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands("flr.train")) >= 8 and len(commands("flr.evaluate")) >= 3
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"help", *re.findall(r"make ([a-z]+)", README)} - {"sure"} <= targets
+
+
+def test_choices_of_the_table_exist() -> None:
+    for group in ("data", "model", "augment", "trainer", "debug"):
+        (row,) = re.findall(rf"^\| `{group}=` \| (.*) \|$", README, re.MULTILINE)
+        first = re.findall(r"`([a-z_0-9]+)`", row)
+        choices = {path.stem for path in (CONF / group).glob("*.yaml")}
+        assert first and set(first) <= choices, (group, set(first) - choices)
+
+
+@pytest.mark.parametrize("name", ["heatmap_fpn", "sepconv_light", "synthetic_transfer"])
+def test_figures_stand_in_experiments(name: str) -> None:
+    (row,) = re.findall(rf"^\| `experiment=best/{name}`.*$", README, re.MULTILINE)
+    shown = float(re.findall(r"(\d\.\d\d) %", row)[-1])
+    result = json.loads((ROOT / "experiments" / "best" / name / "result.json").read_text())
+    tested = [e["metrics"]["nme"] for e in result["evaluations"] if e["split"] == "test"]
+    assert any(round(nme, 2) == shown for nme in tested)
