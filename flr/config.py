@@ -25,6 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flr.errors import UserError, nearest
 
+if typing.TYPE_CHECKING:
+    import numpy as np
+
+    from flr.data.datamodule import FaceData
+    from flr.module import LandmarkModule
+
 _PACKAGED = Path(__file__).parent / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf"
 
@@ -412,3 +418,28 @@ def build(node: Any, **given: Any) -> Any:
         if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
             raise UserError(f"{node['_target_']}: {error}") from error
         raise
+
+
+def assemble(cfg: DictConfig, data: "FaceData", mean_face: "np.ndarray") -> "LandmarkModule":
+    """The module of a checked config, on prepared data.
+
+    Args:
+        cfg: the top level.
+        data: the set; it fixes the scheme and the crop.
+        mean_face: (K, 2) crop pixels, the baseline.
+    """
+    from flr.module import LandmarkModule
+
+    scheme, crop = data.scheme, data.crop
+    return LandmarkModule(
+        net=build(cfg.model, points=len(scheme), channels=crop.channels, size=crop.size),
+        objective=build(cfg.objective),
+        scheme=scheme,
+        size=crop.size,
+        mean_face=mean_face,
+        optim=build(cfg.optim),
+        schedule=build(cfg.schedule),
+        ema=cfg.ema,
+        seed=cfg.seed,
+        tta=cfg.tta,
+    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Evaluate, Train, as_config, build, check, door, quiet, task_overrides
+from flr.config import Evaluate, Train, as_config, assemble, build, check, door, quiet, task_overrides
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def main(cfg: DictConfig) -> None:
 
     from flr.augment.device import Augment
     from flr.checkpoints import RunFolder, find_run, load_checkpoint
-    from flr.module import LandmarkModule
     from flr.tracking.mlflow import Tracker
 
     if cfg.run is None:
@@ -94,17 +93,9 @@ def main(cfg: DictConfig) -> None:
         raise UserError(
             f"the net gives {about['scheme']} points, data={data.name} has {data.scheme.name}; name a set of that scheme"
         )
-    module = LandmarkModule(
-        net=build(own.model, points=len(data.scheme), channels=data.crop.channels, size=data.crop.size),
-        objective=build(own.objective),
-        scheme=data.scheme,
-        size=data.crop.size,
-        mean_face=checkpoint["state_dict"]["mean_face"].numpy(),
-        optim=build(own.optim),
-        schedule=build(own.schedule),
-        ema=own.ema,
-        tta=own.tta if cfg.tta is None else cfg.tta,
-    )
+    module = assemble(own, data, checkpoint["state_dict"]["mean_face"].numpy())
+    if cfg.tta is not None:
+        module.tta = cfg.tta
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -150,7 +141,7 @@ def score(
     """
     import numpy as np
 
-    from flr.metrics.functional import nme, percent_mean, point_errors, summary
+    from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, summary
 
     data.test_split = split
     trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
@@ -158,10 +149,8 @@ def score(
     rows, points = module.evaluated["index"], module.evaluated["points"]
     truth, labelled = table.points[rows], table.labelled[rows]
     metrics = summary(points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()})
-    shares = (points.astype(np.float64) - truth)[labelled] / np.repeat(
-        module.evaluated["side"].astype(np.float64), labelled.sum(1)
-    )[:, None]
-    metrics |= {"mse": float(np.square(shares).mean()), "mae": float(np.abs(shares).mean())}
+    side = module.evaluated["side"]
+    metrics |= {"mse": mse(points, truth, labelled, side), "mae": mae(points, truth, labelled, side)}
     mean_face = data.in_original(np.broadcast_to(module.mean_face.cpu().numpy(), truth.shape), rows)
     baseline = nme(point_errors(mean_face, truth, labelled), data.normaliser[rows])
     metrics["baseline_nme"] = percent_mean(baseline)

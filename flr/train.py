@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Train, as_config, build, check, door, flat, plain, quiet, task_overrides
+from flr.config import Train, as_config, assemble, build, check, door, flat, plain, quiet, task_overrides
 from flr.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ def run(
 
     from flr import evaluate
     from flr.checkpoints import VERSION, RunFolder
-    from flr.module import LandmarkModule
     from flr.parallel import cores
     from flr.tracking import provenance
     from flr.tracking.mlflow import Tracker
@@ -130,18 +129,7 @@ def run(
             f"the data of this run have changed since it stopped ({before['protocol']['fingerprint']} to "
             f"{protocol.fingerprint}); restore them or start a new run"
         )
-    module = LandmarkModule(
-        net=build(cfg.model, points=len(data.scheme), channels=data.crop.channels, size=data.crop.size),
-        objective=build(cfg.objective),
-        scheme=data.scheme,
-        size=data.crop.size,
-        mean_face=data.mean_face(),
-        optim=build(cfg.optim),
-        schedule=build(cfg.schedule),
-        ema=cfg.ema,
-        seed=cfg.seed,
-        tta=cfg.tta,
-    )
+    module = assemble(cfg, data, data.mean_face())
     name = cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
     module.about = {
         "version": VERSION,

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -60,6 +61,8 @@ class Workspace:
         return subprocess.Popen(
             [sys.executable, "-m", module, *words], cwd=self.path, env=self.env | env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # A shell starts its background jobs deaf to Ctrl-C; these commands are to hear it wherever the tests run.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
     def run(self, module: str, *words: str, code: int = 0, **env: str) -> Done:

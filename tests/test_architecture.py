@@ -18,8 +18,8 @@ STOREYS = (
     {"landmarks", "files", "parallel", "schedules"},
     {"models", "objectives", "metrics", "augment"},
     {"data", "tracking"},
-    {"module", "checkpoints", "config", "inference"},
-    {"callbacks"},
+    {"module", "checkpoints", "inference"},
+    {"callbacks", "config"},
     {"doors"},
 )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from flr.metrics.functional import nme, percent_mean, point_errors
+from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors
 
 
 class LandmarkErrors(Metric):
@@ -57,12 +57,11 @@ class LandmarkErrors(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         states = self.gathered()
-        errors = point_errors(states["points"], states["truth"], states["labelled"])
-        shares = (states["points"] - states["truth"]) / states["side"][:, None, None].astype(np.float64)
-        shares = shares[states["labelled"]]
+        labelled, side = states["labelled"], states["side"]
+        pair = states["points"], states["truth"]
         values = {
-            "nme": percent_mean(nme(errors, states["normaliser"].astype(np.float64))),
-            "mse": float(np.square(shares).mean()),
-            "mae": float(np.abs(shares).mean()),
+            "nme": percent_mean(nme(point_errors(*pair, labelled), states["normaliser"].astype(np.float64))),
+            "mse": mse(*pair, labelled, side),
+            "mae": mae(*pair, labelled, side),
         }
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}

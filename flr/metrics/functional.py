@@ -38,6 +38,21 @@ def nme(errors: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan) / distance
 
 
+def mse(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray, side: np.ndarray) -> float:
+    """The mean squared coordinate error of the labelled points (N, K, 2), in units of each crop's `side` (N,) pixels."""
+    return float(np.square(_shares(points, truth, labelled, side)).mean())
+
+
+def mae(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray, side: np.ndarray) -> float:
+    """As `mse`, of the absolute coordinate error."""
+    return float(np.abs(_shares(points, truth, labelled, side)).mean())
+
+
+def _shares(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray, side: np.ndarray) -> np.ndarray:
+    difference = np.asarray(points, np.float64) - np.asarray(truth, np.float64)
+    return (difference / np.asarray(side, np.float64)[:, None, None])[labelled]
+
+
 def failure_rate(values: np.ndarray, threshold: float) -> float:
     """The share of faces (N,) whose NME is above `threshold`. A face without a defined NME is not counted."""
     values = values[~np.isnan(values)]
