@@ -18,7 +18,6 @@ class LandmarkErrors(Metric):
     """
 
     full_state_update = False
-    higher_is_better = False
     index: list[Tensor]
     points: list[Tensor]
     truth: list[Tensor]

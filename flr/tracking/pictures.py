@@ -102,7 +102,8 @@ def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure
         ("images/s", ("train/images_per_second",), False),
     )
     fig = figure(columns=3, rows=2)
-    for axes, (title, names, log) in zip(fig.axes, panels, strict=False):
+    fig.axes[-1].remove()  # five curves on a grid of six
+    for axes, (title, names, log) in zip(fig.axes, panels, strict=True):
         for name in names:
             if history.get(name):
                 axes.plot(*zip(*history[name], strict=True), label=name, marker=".", markersize=3)
