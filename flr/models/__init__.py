@@ -3,3 +3,25 @@
 A net is built with ``points`` (K), ``channels`` and ``size`` of its input beside its own arguments, names what it puts
 out in ``output`` (``points``: (B, 2K) coordinates; ``heatmaps``: (B, K, h, w) logits) and maps (B, C, H, W) to that.
 """
+
+from torch import nn
+
+
+def kaiming(net: nn.Module) -> None:
+    """Start all convolutions of `net` from Kaiming-normal weights and no bias (He et al. 2015, arXiv:1502.01852).
+
+    So a signal keeps its size through convolutions and ReLUs. Fan in: what also holds for depthwise ones.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def last_layer(inputs: int, points: int) -> nn.Linear:
+    """Dense to 2K numbers that start near 0, the coded zero: training begins at the crop's centre, not anywhere."""
+    layer = nn.Linear(inputs, 2 * points)
+    nn.init.normal_(layer.weight, std=0.1 / inputs**0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
