@@ -8,7 +8,7 @@ from typing import Any
 
 from flr.errors import UserError
 
-VERSION = 1  # of what `about` holds
+VERSION = 2  # of what `about` holds
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
         raise UserError(f"run={run}: no such file or folder")
     from mlflow.exceptions import MlflowException
 
-    from flr.tracking.mlflow import PREFIX, connect
+    from flr.tracking.store import PREFIX, connect
 
     client = connect(uri)
     try:
@@ -108,7 +108,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     about = checkpoint.get("flr") if isinstance(checkpoint, dict) else None
     if not isinstance(about, dict) or "state_dict" not in checkpoint or "config" not in about:
         raise UserError(f"{path}: a checkpoint, but not one that flr.train wrote")
-    forms = {"config": dict, "scheme": str, "protocol": dict, "overrides": list}
+    forms = {"config": dict, "scheme": dict, "protocol": dict, "overrides": list}
     weights = checkpoint["state_dict"]
     whole = isinstance(weights, dict) and getattr(weights.get("mean_face"), "ndim", 0) == 2
     if not whole or not all(isinstance(about.get(key), form) for key, form in forms.items()):

@@ -41,7 +41,8 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "callbacks": ("flr.callbacks", "pytorch_lightning.callbacks"),
     "data": ("flr.data.datamodule.FaceData",),
     "data.crop": ("flr.data.crops.CropSettings",),
-    "data.crop.policy": ("flr.landmarks.geometry.BoxPolicy",),
+    "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
+    "data.download": ("flr.data.download.Download",),
     "data.reader": ("flr.data.readers",),
     "model": ("flr.models", "torch.nn"),
     "objective": ("flr.objectives",),
@@ -132,6 +133,7 @@ class Evaluate:
         run: a run's MLflow id, its folder, or a checkpoint file.
         split: the part that is scored.
         tta: whether each picture is averaged with its mirror image; null for what the run was trained with.
+        submission: a file to write for Kaggle, of the faces of its test.csv, in place of a score.
         data: another data set, or only another ``root`` for the run's own.
         tracking: the MLflow store that knows the run's id.
         paths: folders.
@@ -140,7 +142,66 @@ class Evaluate:
     run: str
     split: typing.Literal["train", "val", "test"]
     tta: bool | None
+    submission: str | None
     data: Any
+    tracking: Any
+    paths: Any
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """The top level of a preparation's config.
+
+    Attributes:
+        data: the data set, `flr.data.datamodule.FaceData`.
+        augment: how far faces are bent on the sheet of augmented ones, and the margin of the crop store.
+        seed: of those draws.
+        download: whether to fetch the set first, where its publisher has a direct address.
+        export: the form to write the set in as well; null for none.
+        rounded: whether exported points are whole pixels, as dlib's own tools want them.
+        out: the folder of the card; by default under paths.output_dir.
+        paths: folders.
+    """
+
+    data: Any
+    augment: Any
+    seed: typing.Annotated[int, Ge(0), Lt(2**32)]
+    download: bool
+    export: typing.Literal["csv", "coco", "pts", "xml"] | None
+    rounded: bool
+    out: str | None
+    paths: Any
+
+
+@dataclass(frozen=True)
+class Compare:
+    """The top level of a comparison's config.
+
+    Attributes:
+        runs: MLflow ids; null for all finished runs of the experiment.
+        filter: what those must fulfil, in MLflow's search syntax.
+        where: tag or parameter -> the value, or a list of values, that a run must have.
+        group: the tag or parameter, or several, by which runs are groups of seeds.
+        metric: what decides.
+        baseline: the group that all others are compared with; null compares every pair.
+        samples: bootstrap draws.
+        seed: of those draws.
+        faces: how many of the faces on which two groups differ most are shown; 0 for none.
+        out: the folder of the tables and the page; by default under paths.output_dir.
+        tracking: the MLflow store and the experiment.
+        paths: folders.
+    """
+
+    runs: list[str] | None
+    filter: str | None
+    where: dict[str, str | int | float | bool | list[str | int | float | bool]] | None
+    group: str | list[str]
+    metric: typing.Literal["nme", "fr8", "auc8", "fr10", "auc10"]
+    baseline: str | int | float | bool | None
+    samples: typing.Annotated[int, Ge(1000), Lt(10**6)]
+    seed: typing.Annotated[int, Ge(0), Lt(2**32)]
+    faces: typing.Annotated[int, Ge(0), Lt(200)]
+    out: str | None
     tracking: Any
     paths: Any
 
@@ -291,12 +352,13 @@ def check(cfg: DictConfig, schema: type, trusted: bool = True) -> None:
 def _bind(node: dict[str, Any], target: Callable[..., Any], path: str, trusted: bool) -> None:
     parameters = inspect.signature(target).parameters
     hints = _hints(target)
-    given = GIVEN.get(path, frozenset())
+    slot = _slot(path)
+    given = GIVEN.get(slot, frozenset())
     own = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - given
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     where = f"{path}." if path else ""
-    if path and bool(node.get("_partial_")) != (path in PARTIAL):
-        raise UserError(f"{path}._partial_ must be {str(path in PARTIAL).lower()}")
+    if path and bool(node.get("_partial_")) != (slot in PARTIAL):
+        raise UserError(f"{path}._partial_ must be {str(slot in PARTIAL).lower()}")
     for key, value in node.items():
         if key in ("_target_", "_partial_"):
             continue
@@ -311,14 +373,21 @@ def _bind(node: dict[str, Any], target: Callable[..., Any], path: str, trusted: 
         raise UserError(f"{where}{missing[0]} is missing; {_title(target)} needs it")
 
 
+def _slot(path: str) -> str:
+    """The rule that a node falls under: each set's reader in a mix is a reader."""
+    return re.sub(r"^data\.reader\.sets\.[^.]+\.reader$", "data.reader", path)
+
+
 def _walk(value: Any, hint: Any, path: str, trusted: bool) -> None:
     """Check a value, and every node inside it wherever it stands: what is not looked at here must not be built."""
     if isinstance(value, dict) and "_target_" in value:
         _bind(value, resolve(value["_target_"], path, trusted), path, trusted)
         return
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
     for key, item in inner:
         _walk(item, Any, f"{path}.{key}", trusted)
+    if any(isinstance(item, dict) and "_target_" in item for _, item in inner):
+        return  # nodes were bound to their own signatures; the type is of what will be built of them
     if hint is not Any and not (isinstance(value, dict) and typing.get_origin(hint) is collections.abc.Callable):
         _check_type(value, hint, path)
 
@@ -420,19 +489,25 @@ def build(node: Any, **given: Any) -> Any:
         raise
 
 
-def assemble(cfg: DictConfig, data: "FaceData", mean_face: "np.ndarray") -> "LandmarkModule":
+def assemble(
+    cfg: DictConfig, data: "FaceData", mean_face: "np.ndarray", weights_follow: bool = False
+) -> "LandmarkModule":
     """The module of a checked config, on prepared data.
 
     Args:
         cfg: the top level.
         data: the set; it fixes the scheme and the crop.
         mean_face: (K, 2) crop pixels, the baseline.
+        weights_follow: whether a checkpoint's will be loaded, so that a pretrained start need not be fetched.
     """
     from flr.module import LandmarkModule
 
     scheme, crop = data.scheme, data.crop
+    model = dict(cfg.model)
+    if weights_follow and "pretrained" in model:
+        model["pretrained"] = False
     return LandmarkModule(
-        net=build(cfg.model, points=len(scheme), channels=crop.channels, size=crop.size),
+        net=build(model, points=len(scheme), channels=crop.channels, size=crop.size),
         objective=build(cfg.objective),
         scheme=scheme,
         size=crop.size,

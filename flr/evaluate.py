@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
     import torch
 
+    from flr.augment.device import Augment
     from flr.data.datamodule import FaceData
     from flr.module import LandmarkModule
     from flr.tracking.mlflow import Tracker
@@ -52,6 +53,7 @@ def main(cfg: DictConfig) -> None:
 
     from flr.augment.device import Augment
     from flr.checkpoints import RunFolder, find_run, load_checkpoint
+    from flr.landmarks.scheme import SCHEMES
     from flr.tracking.mlflow import Tracker
 
     if cfg.run is None:
@@ -70,8 +72,8 @@ def main(cfg: DictConfig) -> None:
     own.paths = cfg.paths
     if cfg.data.get("_target_"):
         other = OmegaConf.merge(cfg.data, {"crop": own.data.crop, "pixels": own.data.pixels})
-        if other.scheme is None:
-            other.scheme = own.data.scheme
+        if other.scheme is None and about["scheme"].get("name") in SCHEMES:
+            other.scheme = about["scheme"]["name"]  # a set of more points is reduced to the net's
         for word in task_overrides():
             if word.startswith("data.crop."):
                 OmegaConf.update(
@@ -84,26 +86,17 @@ def main(cfg: DictConfig) -> None:
                 raise UserError(f"{word} needs data=NAME: without it the run's own data are scored as they were")
         if cfg.data.root is not None:
             own.data.root = cfg.data.root
-    check(own, Train, trusted=False)
-
     # Nothing is bent here, and the store without a margin serves every run.
-    data = build(own.data, augment=Augment(), seed=own.seed, cache=cfg.paths.cache_dir)
-    data.prepare()
-    if data.scheme.name != about["scheme"]:
-        raise UserError(
-            f"the net gives {about['scheme']} points, data={data.name} has {data.scheme.name}; name a set of that scheme"
-        )
-    module = assemble(own, data, checkpoint["state_dict"]["mean_face"].numpy())
+    module, data = restore(own, checkpoint, best, Augment())
     if cfg.tta is not None:
         module.tta = cfg.tta
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{best}: its weights do not fit the net that its config names") from error
     trainer: pl.Trainer = build(
         {"_target_": "pytorch_lightning.Trainer", "accelerator": own.trainer.accelerator, "precision": own.trainer.precision},
         devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
     )  # fmt: skip
+    if cfg.submission is not None:
+        submit(module, data, Path(cfg.submission).absolute())
+        return
     result = score(trainer, module, data, None, cfg.split)
     # Only the run's own test of its own best weights is the run's result; all else stands beside it.
     same = (
@@ -127,6 +120,36 @@ def main(cfg: DictConfig) -> None:
     print(where / "evaluation.json")
 
 
+def restore(
+    own: DictConfig, checkpoint: dict[str, Any], path: Path, augment: "Augment | None" = None
+) -> tuple["LandmarkModule", "FaceData"]:
+    """The net of a checkpoint, on its prepared data.
+
+    Args:
+        own: the config that came with it, which is not trusted.
+        checkpoint: of `load_checkpoint`.
+        path: where it lies, said in errors.
+        augment: what the crop store leaves a margin for; None for what the net was trained with.
+
+    Raises:
+        UserError: the config may not be built, the data cannot be read, or the net does not fit them.
+    """
+    check(own, Train, trusted=False)
+    data = build(own.data, augment=augment or build(own.augment), seed=own.seed, cache=own.paths.cache_dir)
+    data.prepare()
+    scheme = checkpoint["flr"]["scheme"]
+    if data.scheme.plain() != scheme:
+        raise UserError(
+            f"the net gives {scheme['name']} points, data={data.name} has {data.scheme.name}; name a set of that scheme"
+        )
+    module = assemble(own, data, checkpoint["state_dict"]["mean_face"].numpy(), weights_follow=True)
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: its weights do not fit the net that its config names") from error
+    return module, data
+
+
 def score(
     trainer: "pl.Trainer", module: "LandmarkModule", data: "FaceData", checkpoint: str | None, split: str = "test"
 ) -> Result:
@@ -141,7 +164,7 @@ def score(
     """
     import numpy as np
 
-    from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, summary
+    from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, rmse, summary
 
     data.test_split = split
     trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
@@ -151,6 +174,9 @@ def score(
     metrics = summary(points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()})
     side = module.evaluated["side"]
     metrics |= {"mse": mse(points, truth, labelled, side), "mae": mae(points, truth, labelled, side)}
+    size = data.card["picture_size"]
+    if all(size[axis]["min"] == size[axis]["max"] for axis in size):
+        metrics["rmse"] = rmse(points, truth, labelled)  # pixels mean the same in every picture
     mean_face = data.in_original(np.broadcast_to(module.mean_face.cpu().numpy(), truth.shape), rows)
     baseline = nme(point_errors(mean_face, truth, labelled), data.normaliser[rows])
     metrics["baseline_nme"] = percent_mean(baseline)
@@ -166,6 +192,32 @@ def score(
         cost(module, data, trainer.strategy.root_device),
         module.tta,
     )
+
+
+def submit(module: "LandmarkModule", data: "FaceData", path: Path) -> None:
+    """Predict the faces of Kaggle's test.csv and write what Kaggle takes.
+
+    Raises:
+        UserError: the set is not Kaggle's form of ``data=muct``, or see `muct.write_submission`.
+    """
+    import numpy as np
+    import torch
+
+    from flr.data.readers.muct import TEST, write_submission
+
+    table = data.prepare()
+    rows = np.flatnonzero(np.char.startswith(table.name, f"{TEST}#"))
+    if not len(rows) or data.root is None:
+        raise UserError(f"submission=: data={data.name} has no {TEST}; it is for Kaggle's form of data=muct")
+    module.eval()
+    with torch.no_grad():
+        parts = [
+            module(data.batch(torch.from_numpy(some), None).images)
+            for some in np.array_split(rows, len(rows) // 256 + 1)
+        ]
+    points = data.in_original(torch.cat(parts).numpy(), rows)
+    write_submission(path, Path(data.root).expanduser(), table.name[rows].tolist(), points)
+    print(f"{len(rows)} faces  {path}")
 
 
 def cost(module: "LandmarkModule", data: "FaceData", device: "torch.device") -> dict[str, float]:

@@ -180,6 +180,8 @@ class LandmarkModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         values = {f"val/{name}": value for name, value in self.errors.compute().items()}
         values["val/baseline_nme"] = self.baseline.compute()["nme"]
+        subsets = self.trainer.datamodule.table.subsets  # type: ignore[attr-defined]
+        values |= {f"val/{name}/nme": value for name, value in self.errors.by_subset(subsets).items()}
         total, count = self._ranks(self._loss).sum(0)
         values["val/loss"] = total / count
         for name, value in values.items():

@@ -121,21 +121,21 @@ def run(
     data.prepare()
     for fault in data.table.faults[:5]:
         print(f"left out {fault}", file=sys.stderr)
-    if data.table.faults:
-        print(f"{len(data.table.faults)} face(s) of {cfg.data.name} left out", file=sys.stderr)
+    for line in data.card["findings"]:
+        print(f"note: {line}", file=sys.stderr)
     protocol = data.protocol
     if before is not None and before["protocol"]["fingerprint"] != protocol.fingerprint:
         raise UserError(
             f"the data of this run have changed since it stopped ({before['protocol']['fingerprint']} to "
             f"{protocol.fingerprint}); restore them or start a new run"
         )
-    module = assemble(cfg, data, data.mean_face())
+    module = assemble(cfg, data, data.mean_face(), weights_follow=before is not None)
     name = cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
     module.about = {
         "version": VERSION,
         "config": values,
         "overrides": overrides,
-        "scheme": data.scheme.name,
+        "scheme": data.scheme.plain(),
         "protocol": asdict(protocol),
         "name": name,
     }
@@ -230,6 +230,8 @@ def _record(
     data: "FaceData", diff: str,
 ) -> None:  # fmt: skip
     """What is known of a run before it trains: its folder's notes, and all of it in MLflow."""
+    import json
+
     from flr.files import write_json, writing
     from flr.tracking import provenance
 
@@ -249,6 +251,7 @@ def _record(
     faults = [str(fault) for fault in data.table.faults]
     if faults:
         tracker.text("\n".join(faults) + "\n", "left_out.txt")
+    tracker.text(json.dumps(data.card, indent=2) + "\n", "card.json")
     profile = {**data.protocol.counts, "left out": len(faults)}
     tracker.dataset(cfg.data.name, data.protocol.fingerprint, str(cfg.data.root), profile)
 

@@ -1,8 +1,10 @@
 """The crop store: every face decoded once, cropped by one affine, kept as uint8 in a memory map."""
 
+import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,13 +15,19 @@ from annotated_types import Ge
 from filelock import FileLock
 from tqdm import tqdm
 
+from flr.data.boxes import BoxPolicy, face_boxes, faces_of_pictures
 from flr.data.table import FaceTable, leave_out
 from flr.errors import UserError
 from flr.files import write_json, writing_folder
-from flr.landmarks.geometry import BoxPolicy, compose, transform, warp
+from flr.landmarks.geometry import compose, transform, warp
 from flr.parallel import in_order
 
-VERSION = 1  # of what is stored; raise it when the pixels of a crop would change
+VERSION = 3  # of what is stored; raise it when the pixels of a crop would change
+
+CHUNK = 1024  # faces moved at once
+# What is seen of a face's picture: its size in pixels, a digest of its pixels, and a thumbnail of the crop.
+LOOK = 8
+SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("digest", "u8"), ("look", "u1", LOOK * LOOK)])
 
 
 @dataclass(frozen=True)
@@ -63,11 +71,19 @@ class CropStore:
         settings: what the net sees.
         images: (N, S, S, C) uint8 memory map; the net's crop is the middle `settings.size` pixels.
         to_store: (N, 2, 3) float64, original-image pixels to store pixels.
+        pictures: (N,) structured: what was seen of each face's picture when it was decoded (see `SEEN`).
+        missed: split -> its faces that the box policy's detector did not find.
+        offset: see `flr.data.boxes.Haar.offset`.
+        folder: where all this lies.
     """
 
     settings: CropSettings
     images: np.ndarray
     to_store: np.ndarray
+    pictures: np.ndarray
+    missed: Mapping[str, int]
+    offset: tuple[float, ...] | None
+    folder: Path
 
     @property
     def margin(self) -> int:
@@ -78,22 +94,6 @@ class CropStore:
         """(N, 2, 3) original-image pixels to crop pixels."""
         shift = np.array([[1.0, 0.0, -self.margin], [0.0, 1.0, -self.margin]])
         return compose(shift, self.to_store)
-
-
-def face_boxes(table: FaceTable, policy: BoxPolicy) -> np.ndarray:
-    """(N, 4) the box of each face that `policy` names.
-
-    Raises:
-        UserError: the set has no boxes of that source.
-    """
-    box = table.tight if policy.source == "truth" else table.box
-    if np.isnan(box).any():
-        raise UserError(
-            f"{table.form} gives no '{policy.source}' box for every face; set data.crop.policy.source=truth"
-        )
-    if policy.source == "truth" and (table.labelled.sum(1) < 2).any():
-        raise UserError(f"{table.form} has faces with one labelled point, which span no box; name another box policy")
-    return box.astype(np.float64)
 
 
 def open_store(
@@ -110,10 +110,11 @@ def open_store(
         strict: whether one picture that cannot be decoded stops the run.
 
     Returns:
-        The table without the faces whose picture cannot be decoded, and their store.
+        The table without the faces whose picture cannot be decoded or does not show them, and without those that the
+        box policy leaves out; and their store.
 
     Raises:
-        UserError: the cache cannot be written, or see `leave_out`.
+        UserError: the cache cannot be written, or see `leave_out` and `face_boxes`.
     """
     pad = int(np.ceil(settings.size * (margin - 1) / 2))
     key = hashlib.sha256(
@@ -122,55 +123,96 @@ def open_store(
     folder = cache.absolute() / "crops" / f"{table.form.split('[')[0]}-{key}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
-        with lock:
+        with FileLock(folder.with_suffix(".lock")):
             if not (folder / "meta.json").exists():
-                _build(table, settings, pad, folder, workers)
+                _build(table, settings, pad, folder, cache, workers)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); set paths.cache_dir=DIR") from error
-    bad = {int(i): reason for i, reason in json.loads((folder / "meta.json").read_text())["faults"].items()}
-    images = np.load(folder / "images.npy", mmap_mode="c")  # private pages: torch wants them writable
-    kept = leave_out(table, bad, strict)
-    keep = np.setdiff1d(np.arange(len(table)), list(bad))
-    to_store = _to_store(table, settings, pad)[keep]
-    return kept, CropStore(settings, images, to_store)
+    meta = json.loads((folder / "meta.json").read_text())
+    rows = np.load(folder / "rows.npy")
+    bad = {int(i): reason for i, reason in meta["faults"].items()}
+    checked = leave_out(table, bad, strict)  # which also says what is at fault
+    if not len(rows):
+        raise UserError(f"{table.form}: the detector finds none of its {len(table)} faces; name another box policy")
+    kept = dataclasses.replace(table.take(rows), faults=checked.faults)
+    store = CropStore(
+        settings=settings,
+        # Private pages: torch wants them writable.
+        images=np.memmap(folder / "images.u8", np.uint8, "c", shape=tuple(meta["shape"])),
+        to_store=np.load(folder / "to_store.npy"),
+        pictures=np.load(folder / "pictures.npy"),
+        missed=meta["missed"],
+        offset=meta["offset"],
+        folder=folder,
+    )
+    return kept, store
 
 
-def _to_store(table: FaceTable, settings: CropSettings, pad: int) -> np.ndarray:
+def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cache: Path, workers: int) -> None:
+    side, count = settings.size + 2 * pad, len(table)
+    boxes = face_boxes(table, settings.policy, cache, workers)
     shift = np.array([[1.0, 0.0, pad], [0.0, 1.0, pad]])
-    return compose(shift, settings.policy.crop(face_boxes(table, settings.policy), settings.size))
-
-
-def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, workers: int) -> None:
-    side = settings.size + 2 * pad
-    to_store = _to_store(table, settings, pad)
+    to_store = compose(shift, settings.policy.crop(boxes.box, settings.size))
+    tight, wanted = table.tight, ~np.isnan(boxes.box).any(1)
+    units = faces_of_pictures(table)
     bad: dict[int, str] = {}
     with writing_folder(folder) as aside:
-        shape = (len(table), side, side, settings.channels)
-        images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, shape)
-        reserve(aside / "images.npy")
+        path = aside / "images.u8"
+        images = np.memmap(path, np.uint8, "w+", shape=(count, side, side, settings.channels))
+        reserve(path)
+        pictures = np.zeros(count, SEEN)
 
-        def work(i: int) -> np.ndarray | str:
+        def work(u: int) -> tuple[dict[int, tuple[int, int, int, np.ndarray]], dict[int, str]]:
+            """Crop the faces of one picture into the map, which forked processes share."""
+            rows: list[int] = units[u].tolist()
             try:
-                return crop(table.load(i), to_store[i], side, settings.channels)
+                image = table.load(rows[0])
             except UserError as error:
-                return str(error)
+                return {}, dict.fromkeys(rows, str(error))
+            height, width = image.shape[:2]
+            digest = int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest())
+            image = to_channels(image, settings.channels)
+            seen, faults = {}, {}
+            for row in rows:
+                left, top, right, bottom = tight[row]
+                if right < 0 or bottom < 0 or left > width - 1 or top > height - 1:
+                    faults[row] = f"all its points lie outside its picture of {width} x {height} pixels"
+                elif wanted[row]:
+                    images[row] = crop(image, to_store[row], side, settings.channels)
+                    seen[row] = width, height, digest, look(images[row])
+            return seen, faults
 
-        at = 0
-        bar = tqdm(total=len(table), desc=f"Cropping {table.form.split('[')[0]}", unit="face", disable=None)
-        with bar:
-            for i, result in enumerate(in_order(work, len(table), workers)):
-                if isinstance(result, str):
-                    bad[i] = result
-                else:
-                    images[at] = result
-                    at += 1
-                bar.update()
+        with tqdm(total=count, desc=f"Cropping {table.form.split('[')[0]}", unit="face", disable=None) as bar:
+            for seen, faults in in_order(work, len(units), workers):
+                for row, values in seen.items():
+                    pictures[row] = values
+                bad |= faults
+                bar.update(len(seen) + len(faults))
+        wanted[list(bad)] = False
+        rows = np.flatnonzero(wanted)
+        if len(rows) < count:
+            for at in range(0, len(rows), CHUNK):  # downwards, so that nothing is overwritten before it is moved
+                some = rows[at : at + CHUNK]
+                images[at : at + len(some)] = images[some]
         images.flush()
-        if bad:
-            np.save(aside / "short.npy", images[:at])
-            os.replace(aside / "short.npy", aside / "images.npy")
-        write_json(aside / "meta.json", {"form": table.form, "settings": repr(settings), "pad": pad, "faults": bad})
+        shape = (len(rows), side, side, settings.channels)
+        os.truncate(path, max(1, int(np.prod(shape))))
+        for name, column in (("rows", rows), ("to_store", to_store[rows]), ("pictures", pictures[rows])):
+            np.save(aside / f"{name}.npy", column)
+        missed = {split: int((boxes.missed & (table.split == split)).sum()) for split in ("train", "val", "test")}
+        write_json(
+            aside / "meta.json",
+            {
+                "form": table.form, "settings": repr(settings), "pad": pad, "shape": shape, "offset": boxes.offset,
+                "missed": missed if settings.policy.source == "haar" else {}, "faults": bad,
+            },
+        )  # fmt: skip
+
+
+def look(image: np.ndarray) -> np.ndarray:
+    """(LOOK * LOOK,) uint8: a picture (S, S, C) so small that copies of it stay alike when they are saved anew."""
+    grey = image[..., 0] if image.shape[-1] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(grey, (LOOK, LOOK), interpolation=cv2.INTER_AREA).ravel()
 
 
 def reserve(path: Path) -> None:

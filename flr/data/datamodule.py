@@ -12,8 +12,10 @@ from annotated_types import Ge
 from torch import Tensor
 
 from flr.augment.device import Augment
-from flr.augment.draws import order
+from flr.augment.draws import order, uniform
+from flr.data.card import open_card, refuse_nonsense
 from flr.data.crops import CropSettings, crop_labels, open_store
+from flr.data.download import Download
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError
@@ -52,7 +54,7 @@ class Protocol:
         scheme: the landmark scheme's name.
         normaliser: the scheme's default.
         policy: the box policy.
-        val: the held-out share, where the set gives no validation part.
+        held_out: part -> the share of the training faces that it was made of, where the set itself gives no such part.
         counts: faces per split after skips.
         fingerprint: of the table.
     """
@@ -61,7 +63,7 @@ class Protocol:
     scheme: str
     normaliser: str
     policy: str
-    val: str
+    held_out: dict[str, float]
     counts: dict[str, int]
     fingerprint: str
 
@@ -73,7 +75,10 @@ class Protocol:
 
 
 class IndexBatches:
-    """The rows of each global batch, sliced by rank: what a loader would be if samples were loaded one by one.
+    """The faces of each global batch, sliced by rank: what a loader would be if samples were loaded one by one.
+
+    A face is named by its row of the table; its second visit in an epoch by its row + `total`, and so on, so that each
+    visit is bent anew.
 
     Args:
         rows: (n,) int64, the rows of the table that this part holds.
@@ -82,27 +87,49 @@ class IndexBatches:
         ranks: of how many.
         epoch: the current epoch; None for an evaluation, which keeps the order and the uneven last batch.
         seed: of the order.
+        weight: (n,) how often each face is visited in an epoch, on average; None for once.
+        total: rows of the whole table.
     """
 
     def __init__(
-        self, rows: np.ndarray, batch: int, rank: int, ranks: int, epoch: Callable[[], int] | None, seed: int
-    ) -> None:
+        self, rows: np.ndarray, batch: int, rank: int, ranks: int, epoch: Callable[[], int] | None, seed: int,
+        weight: np.ndarray | None = None, total: int = 0,
+    ) -> None:  # fmt: skip
+        self.weight, self.total = weight, total
+        self.visits = len(rows) if weight is None or epoch is None else round(float(weight.sum()))
         if epoch is not None:
-            batch = min(batch, len(rows) // ranks * ranks)
-        if batch < ranks:
-            raise UserError(f"a batch of {batch} on {ranks} devices leaves one without a face; raise data.batch_size")
+            batch = min(batch, self.visits // ranks * ranks)
+        # Batch norm learns from two faces or more.
+        if batch < ranks * (1 if epoch is None else 2):
+            raise UserError(
+                f"a batch of {batch} on {ranks} device(s) leaves one with too few faces; raise data.batch_size, or add faces"
+            )
         self.rows, self.batch, self.rank, self.ranks, self.epoch, self.seed = rows, batch, rank, ranks, epoch, seed
 
     def __len__(self) -> int:
         # Training drops the uneven rest of an epoch: batch norm and the global loss want whole batches.
-        return len(self.rows) // self.batch if self.epoch else -(-len(self.rows) // self.batch)
+        return self.visits // self.batch if self.epoch else -(-self.visits // self.batch)
 
     def __iter__(self) -> Iterator[Tensor]:
-        rows = self.rows
+        faces = self.rows
         if self.epoch:
-            rows = rows[order(self.seed, self.epoch(), len(rows))]
+            faces = self._visited(self.epoch())
+            faces = faces[order(self.seed, self.epoch(), len(faces))]
         for step in range(len(self)):
-            yield torch.from_numpy(rows[step * self.batch : (step + 1) * self.batch][self.rank :: self.ranks])
+            yield torch.from_numpy(faces[step * self.batch : (step + 1) * self.batch][self.rank :: self.ranks])
+
+    def _visited(self, epoch: int) -> np.ndarray:
+        """(visits,) the faces of an epoch: systematic sampling, so that each weight has its share in every epoch."""
+        if self.weight is None:
+            return self.rows
+        shuffled = order(self.seed + 1, epoch, len(self.rows))
+        shuffled = shuffled[np.argsort(self.weight[shuffled], kind="stable")]
+        reached = np.cumsum(self.weight[shuffled]) * (self.visits / self.weight.sum())
+        reached[-1] = self.visits
+        start = uniform(self.seed, epoch, np.zeros(1), 1)[0, 0]
+        times = np.diff(np.floor(reached + start).astype(int), prepend=0)
+        nth = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        return np.repeat(self.rows[shuffled], times) + nth * self.total
 
 
 class FaceData(pl.LightningDataModule):
@@ -118,10 +145,12 @@ class FaceData(pl.LightningDataModule):
         pixels: what black and white become.
         batch_size: faces in a global batch, all ranks together.
         val_fraction: the share of the training part that is held out where the set has no validation part.
+        test_fraction: as much for a set without a test part, held out first.
         strict: whether a fault of one face stops the run.
         scheme: a smaller scheme to reduce the labels to; None keeps the set's own.
         seed: of the order and the draws.
         workers: processes that decode pictures; None takes the number of cores.
+        download: where to fetch the set from; None where it has no direct address.
     """
 
     def __init__(
@@ -136,28 +165,49 @@ class FaceData(pl.LightningDataModule):
         pixels: tuple[float, float] = (-1.0, 1.0),
         batch_size: Annotated[int, Ge(2)] = 32,  # batch norm learns from two faces or more
         val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
         strict: bool = False,
         scheme: str | None = None,
         seed: int = 0,
         workers: Annotated[int, Ge(0)] | None = None,
+        download: Download | None = None,
     ) -> None:
         super().__init__()
         if root == "":
             raise UserError(f"data={name} has no folder; set data.root=DIR")
         self.name, self.reader, self.root, self.crop, self.cache = name, reader, root, crop, Path(cache)
-        self.augment, self.pixels, self.batch_size, self.val_fraction = augment, pixels, batch_size, val_fraction
+        self.augment, self.pixels, self.batch_size = augment, pixels, batch_size
+        self.held_out = {"test": test_fraction, "val": val_fraction}
         self.strict, self.to_scheme, self.seed = strict, scheme, seed
         self.workers = cores() if workers is None else workers
+        self.download = download
         self.table: FaceTable | None = None
         self.test_split = "test"  # what a test pass scores; an evaluation may name another part
 
-    # -- reading ---------------------------------------------------------------------------------------------------
-
-    def prepare(self) -> FaceTable:
-        """Read, check, split and crop; a second call does nothing.
+    def fetch(self) -> None:
+        """Bring the set under its root, where its publisher has a direct address.
 
         Raises:
-            UserError: as the reader, `check_faces`, `hold_out` and `open_store`.
+            UserError: it has none, or see `Download.fetch`.
+        """
+        if self.download is None:
+            raise UserError(
+                f"data={self.name} has no direct address to fetch from; leave download=true out to be told where to get it"
+            )
+        if self.root is None:
+            raise UserError("data.root is null; set data.root=DIR")
+        self.download.fetch(Path(self.root).expanduser())
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def prepare(self, refuse: bool = True) -> FaceTable:
+        """Read, check, split and crop; a second call does nothing.
+
+        Args:
+            refuse: whether labels that cannot be true stop it; else its card tells of them.
+
+        Raises:
+            UserError: as the reader, `check_faces`, `hold_out`, `open_store` and `refuse_nonsense`.
         """
         if self.table is not None:
             return self.table
@@ -165,8 +215,15 @@ class FaceData(pl.LightningDataModule):
         table = check_faces(self.reader(root=root, strict=self.strict), self.strict)
         if self.to_scheme:
             table = table.reduce(self.to_scheme, get_scheme(self.to_scheme))
+        # Before the crops, so that a detector's offset is learned on training faces alone.
+        self.held_out = {part: share for part, share in self.held_out.items() if not (table.split == part).any()}
+        for part, share in self.held_out.items():
+            table = hold_out(table, share, part)
         table, self.store = open_store(table, self.crop, self.augment.margin, self.cache, self.workers, self.strict)
-        self.table = table = hold_out(table, self.val_fraction)
+        self.card = open_card(table, self.store)
+        if refuse:
+            refuse_nonsense(self.card, str(self.name))
+        self.table = table
         self.labels = crop_labels(table, self.store)
         self.tensors: dict[torch.device, _OnDevice] = {}
         self.normaliser = table.scheme.distance(table.points, table.labelled)
@@ -188,7 +245,7 @@ class FaceData(pl.LightningDataModule):
             scheme=table.scheme.name,
             normaliser=table.scheme.normaliser,
             policy=str(self.crop.policy),
-            val=f"{self.val_fraction:g}",
+            held_out=self.held_out,
             counts={split: int((table.split == split).sum()) for split in ("train", "val", "test")},
             fingerprint=table.fingerprint(),
         )
@@ -213,7 +270,9 @@ class FaceData(pl.LightningDataModule):
         if not len(rows):
             raise UserError(f"data={self.name} has no {split} faces; name a set or a root that has")
         epoch = (lambda: trainer.current_epoch) if training and trainer else None
-        return IndexBatches(rows, self.batch_size, rank, ranks, epoch, self.seed)
+        weight = self.prepare().weight
+        weight = None if weight is None else weight[rows]
+        return IndexBatches(rows, self.batch_size, rank, ranks, epoch, self.seed, weight, len(self.prepare()))
 
     def train_dataloader(self) -> IndexBatches:
         return self._batches("train", training=True)
@@ -229,8 +288,8 @@ class FaceData(pl.LightningDataModule):
         return self.batch(batch, epoch)
 
     def batch(self, index: Tensor, epoch: int | None) -> Batch:
-        """The faces of an index tensor (B,), on its device; augmented for `epoch`, or as they are where None."""
-        self.prepare()
+        """The faces of an index tensor (B,) of `IndexBatches`, on its device; bent for `epoch`, or as they are."""
+        visits, index = index, index % len(self.prepare())
         if index.device not in self.tensors:
             self.tensors[index.device] = _OnDevice.of(self, index.device)
         held, size = self.tensors[index.device], self.crop.size
@@ -241,7 +300,7 @@ class FaceData(pl.LightningDataModule):
             margin = self.store.margin
             images = images[..., margin : margin + size, margin : margin + size].float() / 255
         else:
-            draws = self.augment.draw(self.seed, epoch, rows.numpy())
+            draws = self.augment.draw(self.seed, epoch, visits.cpu().numpy())
             images, points, labelled, affine = self.augment(images, points, labelled, draws, size, self.scheme)
             to_original = compose(to_original, invert(affine))
         low, high = self.pixels

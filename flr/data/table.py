@@ -2,9 +2,11 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -14,6 +16,8 @@ from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import Scheme
 
 MAX_PIXELS = 200_000_000  # a header that claims more is refused before memory is asked for
+UNLABELLED = "unlabelled"  # the split of pictures that a set gives without labels, to be predicted and sent in
+COLUMNS = ("points", "labelled", "visible", "box", "group", "split", "name", "image", "size", "version")
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,48 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.face}: {self.reason}"
+        # Bytes of a list that were no UTF-8 came as surrogates, which no file takes.
+        return f"{self.face}: {self.reason}".encode(errors="backslashreplace").decode()
+
+
+@dataclass(frozen=True)
+class Files:
+    """Pictures that are files, named by their paths under `root`."""
+
+    root: Path
+
+    def __call__(self, name: str) -> np.ndarray:
+        """The pixels (see `read_image`)."""
+        return read_image(self.root / name)
+
+    def states(self, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+        """What can be told of files without reading them.
+
+        Args:
+            names: of n pictures, under `root`.
+
+        Returns:
+            Bytes (n,) int64, time of change (n,) int64 in nanoseconds, and index -> what is wrong with a file.
+        """
+        found, faults, root = [], {}, str(self.root)
+        for i, name in enumerate(names):
+            if name.startswith(("/", "\\")) or (".." in name and ".." in PurePosixPath(name.replace("\\", "/")).parts):
+                found.append((0, 0))
+                faults[i] = f"its picture '{name}' leads out of the set's folder"
+                continue
+            try:
+                state = os.stat(f"{root}/{name}")
+            except (OSError, ValueError) as error:  # the latter: a NUL in the name
+                found.append((0, 0))
+                faults[i] = f"its picture cannot be read ({getattr(error, 'strerror', None) or error})"
+                continue
+            found.append((state.st_size, state.st_mtime_ns))
+            if not stat.S_ISREG(state.st_mode):
+                faults[i] = "its picture is no file"
+            elif not state.st_size:
+                faults[i] = "its picture is an empty file"
+        size, version = np.array(found, np.int64).reshape(-1, 2).T
+        return size, version, faults
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +84,16 @@ class FaceTable:
         visible: (N, K) bool, whether the point can be seen; a hidden point can still be labelled.
         box: (N, 4) float32 left, top, right, bottom: the data set's own box, or NaN where it gives none.
         group: (N,) str, identity, clip or photo: what must not cross from training into validation.
-        split: (N,) str, ``train``, ``val`` or ``test``.
+        split: (N,) str, ``train``, ``val``, ``test`` or ``unlabelled``.
         name: (N,) str, unique and free of the data set's place on disk.
+        image: (N,) str, the picture that each face lies in; faces may share one.
         subsets: name -> (N,) bool. Subsets may overlap.
-        load: face index -> the whole picture, (H, W) grey or (H, W, 3) RGB, uint8.
+        pictures: a picture's name -> its pixels, (H, W) grey or (H, W, 3) RGB, uint8; `Files` where they are files.
         size: (N,) int64, bytes of each face's file (0 where there is none): part of the fingerprint.
         version: (N,) int64, changes when the pixels may have changed, such as a file's time of change. Crops that were
             made of other versions are not used; the fingerprint, which must agree between machines, leaves it out.
         faults: the faces left out so far.
+        weight: (N,) float, how often a training face is seen in an epoch; None for once each.
     """
 
     form: str
@@ -58,26 +105,29 @@ class FaceTable:
     group: np.ndarray
     split: np.ndarray
     name: np.ndarray
+    image: np.ndarray
     subsets: Mapping[str, np.ndarray]
-    load: Callable[[int], np.ndarray]
+    pictures: Callable[[str], np.ndarray]
     size: np.ndarray
     version: np.ndarray
     faults: Sequence[Fault] = field(default_factory=tuple)
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points)
 
     def take(self, index: np.ndarray) -> "FaceTable":
         """The faces of an index array (or a bool mask), in its order."""
-        index = np.arange(len(self))[index]
-        load = self.load
-        columns = ("points", "labelled", "visible", "box", "group", "split", "name", "size", "version")
         return dataclasses.replace(
             self,
-            **{column: getattr(self, column)[index] for column in columns},
+            **{column: getattr(self, column)[index] for column in COLUMNS},
             subsets={name: mask[index] for name, mask in self.subsets.items()},
-            load=lambda i: load(int(index[i])),
+            weight=None if self.weight is None else self.weight[index],
         )
+
+    def load(self, i: int) -> np.ndarray:
+        """The whole picture that face `i` lies in."""
+        return self.pictures(str(self.image[i]))
 
     def reduce(self, to: str, scheme: Scheme) -> "FaceTable":
         """The same faces in a smaller scheme (see `Scheme.reduce`)."""
@@ -104,10 +154,57 @@ class FaceTable:
         return digest.hexdigest()[:16]
 
 
+def from_files(
+    form: str, scheme: Scheme, root: Path, image: Sequence[str] | np.ndarray, points: np.ndarray,
+    split: Sequence[str] | np.ndarray, *, strict: bool, labelled: np.ndarray | None = None,
+    visible: np.ndarray | None = None, box: np.ndarray | None = None, group: Sequence[str] | np.ndarray | None = None,
+    name: Sequence[str] | np.ndarray | None = None, subsets: Mapping[str, np.ndarray] | None = None,
+    bad: Mapping[int, str] | None = None,
+) -> FaceTable:  # fmt: skip
+    """The table of N faces whose pictures are files under `root`, less the faulty ones.
+
+    A face is at fault by `bad` (index -> reason), where its file is missing, empty, no file or outside `root`, where
+    its name stands there twice, and by `check_faces`. What is left out here is: every point is labelled where it is
+    finite, visible where it is labelled; no box; each picture its own group; the picture's name.
+
+    Raises:
+        UserError: see `check_faces`; `root` is named.
+    """
+    files, count = Files(root), len(image)
+    image = np.asarray(image, str)
+    points = np.asarray(points, np.float32)
+    labelled = np.isfinite(points).all(-1) if labelled is None else labelled
+    size, version, faults = files.states(image.tolist())
+    name = image if name is None else np.asarray(name, str)
+    _, first = np.unique(name, return_index=True)
+    faults |= {int(i): "it is listed twice" for i in np.setdiff1d(np.arange(count), first)}
+    table = FaceTable(
+        form=form,
+        scheme=scheme,
+        points=points,
+        labelled=labelled,
+        visible=labelled.copy() if visible is None else visible,
+        box=np.full((count, 4), np.nan, np.float32) if box is None else np.asarray(box, np.float32),
+        group=image if group is None else np.asarray(group, str),
+        split=np.asarray(split, str),
+        name=name,
+        image=image,
+        subsets=subsets or {},
+        pictures=files,
+        size=size,
+        version=version,
+    )
+    try:
+        return check_faces(leave_out(table, {**faults, **(bad or {})}, strict), strict)
+    except UserError as error:
+        raise UserError(f"{root}: {error}") from error
+
+
 def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     """Leave out the faces that no net should learn from, each with its reason.
 
-    A fault is a point that is not finite, no labelled point, or a labelled extent of no size.
+    A fault is a point that is not finite, no labelled point (save in the part ``unlabelled``), or a labelled extent of
+    no size.
 
     Raises:
         UserError: `strict`, or the fault lies in a test part (a test score must not depend on what could be read),
@@ -117,7 +214,7 @@ def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     extent = np.nan_to_num(table.tight[:, 2:] - table.tight[:, :2])
     reasons = (
         (~finite.all(1), "a point is not a finite number"),
-        (~table.labelled.any(1), "no point has a label"),
+        (~table.labelled.any(1) & (table.split != UNLABELLED), "no point has a label"),
         ((extent <= 0).any(1) & (table.labelled.sum(1) > 1), "its points span no area"),
     )
     bad: dict[int, str] = {}

@@ -5,12 +5,10 @@ moves a point by x' = (x + .5) s - .5, a mirror by x' = w - 1 - x. An affine map
 takes source pixels to destination pixels. Points are (..., K, 2); boxes (..., 4) = left, top, right, bottom.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from annotated_types import Gt, Le
 
 if TYPE_CHECKING:
     import torch
@@ -126,32 +124,25 @@ def tight_box(points: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     return np.where(np.any(labelled, -1, keepdims=True), box, np.nan)
 
 
-@dataclass(frozen=True)
-class BoxPolicy:
-    """Which part of the picture a net sees. It is half of a protocol: name it beside every number.
+def box_crop(box: np.ndarray, scale: float, square: bool, size: int) -> np.ndarray:
+    """The maps from a picture to the crops round boxes.
 
-    Attributes:
-        source: ``truth``, the tight box of the labelled points, or ``file``, the box that the data set gives.
+    Args:
+        box: (..., 4).
         scale: the crop's side over the box's.
-        shape: ``square`` takes the larger side both ways (HRNet), ``stretch`` each side on its own (PIPNet).
+        square: whether the larger side is taken both ways; else each side on its own.
+        size: the side of the crop, pixels.
+
+    Returns:
+        (..., 2, 3) picture pixels to crop pixels.
     """
-
-    source: Literal["truth", "file"] = "truth"
-    scale: Annotated[float, Gt(0), Le(20)] = 1.25
-    shape: Literal["square", "stretch"] = "square"
-
-    def __str__(self) -> str:
-        return f"{self.source}-{self.shape}-{self.scale:g}"
-
-    def crop(self, box: np.ndarray, size: int) -> np.ndarray:
-        """Maps (..., 2, 3) from picture pixels to a `size` x `size` crop round boxes (..., 4)."""
-        side = (box[..., 2:] - box[..., :2]) * self.scale
-        if self.shape == "square":
-            side = side.max(-1, keepdims=True).repeat(2, -1)
-        factor = size / side
-        shift = (size - 1) / 2 - factor * (box[..., :2] + box[..., 2:]) / 2
-        zero = np.zeros_like(factor[..., 0])
-        return _affine(factor[..., 0], zero, shift[..., 0], zero, factor[..., 1], shift[..., 1])
+    side = (box[..., 2:] - box[..., :2]) * scale
+    if square:
+        side = side.max(-1, keepdims=True).repeat(2, -1)
+    factor = size / side
+    shift = (size - 1) / 2 - factor * (box[..., :2] + box[..., 2:]) / 2
+    zero = np.zeros_like(factor[..., 0])
+    return _affine(factor[..., 0], zero, shift[..., 0], zero, factor[..., 1], shift[..., 1])
 
 
 def warp(image: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,11 +1,15 @@
 """Landmark schemes: names, mirror pairs, regions, normalisers and reductions, each said once.
 
-Sources: the 68 points of iBUG 300-W (https://ibug.doc.ic.ac.uk/resources/300-W/), the 15 points of Kaggle's
-Facial Keypoints Detection table, the 5 points of CelebA.
+Sources: the 68 points of iBUG 300-W (https://ibug.doc.ic.ac.uk/resources/300-W/), the 76 of MUCT (Milborrow et al.
+2010, http://www.milbo.org/muct/), the 15 points of Kaggle's Facial Keypoints Detection table, the 5 points of CelebA;
+the 98 of WFLW (Wu et al. 2018, https://wywu.github.io/projects/LAB/WFLW.html) and the 29 of COFW (Burgos-Artizzu et al.
+2013): their files number the points and name none, so pairs and reductions are those that the field's code agrees on.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +18,8 @@ import numpy as np
 from flr.errors import UserError, nearest
 
 Group = tuple[int, ...]
+
+_NAME = re.compile(r"[\w.-]+( [\w.-]+)*")  # what may stand in a metric's name and in a table's first line
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +54,7 @@ class Scheme:
     def mirror_order(self) -> np.ndarray:
         """(K,) int: the point that stands at each place once the picture is mirrored."""
         order = np.arange(len(self))
-        left, right = np.array(self.pairs).T
+        left, right = np.array(self.pairs, int).reshape(-1, 2).T
         order[left], order[right] = right, left
         return order
 
@@ -110,6 +116,126 @@ class Scheme:
         if "bool" in str(values.dtype):
             return stack([values[..., group].all(-1) for group in groups], -1)
         return stack([values[..., group, :].mean(-2) for group in groups], -2)
+
+    def plain(self) -> dict[str, Any]:
+        """The whole scheme as text, lists and dicts, points by their names: what a file or a checkpoint keeps."""
+
+        def named(groups: Iterable[Group]) -> list[list[str]]:
+            return [[self.names[i] for i in group] for group in groups]
+
+        return {
+            "name": self.name,
+            "names": list(self.names),
+            "pairs": named(self.pairs),
+            "regions": dict(zip(self.regions, named(self.regions.values()), strict=True)),
+            "distances": {name: named(ends) for name, ends in self.distances.items()},
+            "normaliser": self.normaliser,
+            "reductions": {to: named(groups) for to, groups in self.reductions.items()},
+        }
+
+    @staticmethod
+    def of(values: Any) -> "Scheme":
+        """The scheme of plain values: the inverse of `plain`, and as a user may write them.
+
+        A point is named, or given by its place from 0; a group of one point needs no list. ``name``, ``regions``,
+        ``distances`` and ``reductions`` may be left out; a scheme without a name gets one by its content.
+
+        Raises:
+            UserError: what is wrong, by its key.
+        """
+        if not isinstance(values, Mapping):
+            raise UserError("a scheme is a mapping with names, pairs and normaliser")
+        keys = [each.name for each in fields(Scheme)]
+        for key in values:
+            if key not in keys:
+                raise UserError(f"'{key}' is no key of a scheme{nearest(key, keys)}")
+        for key in ("names", "pairs", "normaliser"):
+            if key not in values:
+                raise UserError(
+                    f"{key} is missing; a scheme has names, pairs ([] where no mirror swaps any) and normaliser"
+                )
+        names = tuple(_name(word, "names") for word in _list(values["names"], "names"))
+        if not names:
+            raise UserError("names is empty; name a point")
+        place = {name: i for i, name in enumerate(names)}
+        for i, name in enumerate(names):
+            if place[name] != i:
+                raise UserError(f"names: '{name}' stands there twice")
+            if name.isdecimal() or name.startswith("subset_"):  # a place, and a column of a table
+                raise UserError(f"names: '{name}' cannot name a point; write p{name}")
+
+        def group(words: Any, where: str) -> Group:
+            words = words if isinstance(words, list | tuple) else [words]
+            found = tuple(_point(word, place, where) for word in words)
+            if not found or len(set(found)) < len(found):
+                raise UserError(f"{where}: {'a point stands there twice' if found else 'no point is named'}")
+            return found
+
+        def table(key: str, of: Callable[[Any, str], Any]) -> dict[str, Any]:
+            named = values.get(key, {})
+            if not isinstance(named, Mapping):
+                raise UserError(f"{key} is no mapping of names")
+            return {_name(name, key): of(item, f"{key}.{name}") for name, item in named.items()}
+
+        def ends(item: Any, where: str) -> tuple[Group, ...]:
+            found = tuple(group(end, where) for end in _list(item, where))
+            if len(found) != 2 or set(found[0]) == set(found[1]):
+                raise UserError(f"{where}: a distance has two different ends, [point, point] or [[points], [points]]")
+            return found
+
+        def reduction(item: Any, where: str) -> tuple[Group, ...]:
+            found, to = tuple(group(words, where) for words in _list(item, where)), where.partition(".")[2]
+            if len(found) != len(get_scheme(to)):
+                raise UserError(f"{where}: {len(found)} groups, while {to} has {len(get_scheme(to))} points")
+            return found
+
+        pairs = [group(pair, f"pairs[{i}]") for i, pair in enumerate(_list(values["pairs"], "pairs"))]
+        paired: set[int] = set()
+        for i, pair in enumerate(pairs):
+            if len(pair) != 2:
+                raise UserError(f"pairs[{i}]: a pair has two points, not {len(pair)}")
+            for twice in paired.intersection(pair):
+                raise UserError(f"pairs[{i}]: '{names[twice]}' stands in another pair too")
+            paired.update(pair)
+        distances = table("distances", ends)
+        normalisers = [*distances, "box", "diagonal"]
+        if len(set(normalisers)) < len(normalisers):
+            raise UserError("distances: box and diagonal are normalisers of every scheme; take another name")
+        if values["normaliser"] not in normalisers:
+            raise UserError(f"normaliser: '{values['normaliser']}' is none{nearest(values['normaliser'], normalisers)}")
+        content = hashlib.sha256(repr((names, pairs)).encode()).hexdigest()[:6]
+        name = _name(values.get("name", f"points{len(names)}-{content}"), "name")
+        if " " in name:
+            raise UserError(
+                f"name: '{name}' has a blank; protocols are named with it, so write {name.replace(' ', '_')}"
+            )
+        return Scheme(
+            name, names, tuple((a, b) for a, b in pairs), table("regions", group), distances, values["normaliser"],
+            table("reductions", reduction),
+        )  # fmt: skip
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{where} is no list")
+    return list(value)
+
+
+def _name(word: Any, where: str) -> str:
+    if not isinstance(word, str) or len(word) > 100 or not _NAME.fullmatch(word):
+        raise UserError(f"{where}: {word!r:.40} is no name; write letters, digits, _ - . and blanks between them")
+    return word
+
+
+def _point(word: Any, place: Mapping[str, int], where: str) -> int:
+    """The place of a point that is named or given by its place."""
+    if isinstance(word, str) and word in place:
+        return place[word]
+    if type(word) is int or (isinstance(word, str) and word.isdecimal() and len(word) < 10):
+        if 0 <= int(word) < len(place):
+            return int(word)
+        raise UserError(f"{where}: no point {int(word)}; they are counted from 0 to {len(place) - 1}")
+    raise UserError(f"{where}: no point {word!r:.40}{nearest(str(word), place)}")
 
 
 def _torch_stack(values: list[Any], axis: int) -> Any:
@@ -176,7 +302,100 @@ IBUG68 = Scheme(
     reductions={"kaggle15": _TO_15, "celeba5": tuple(_TO_15[i] for i in _FROM_15_TO_5)},
 )
 
-SCHEMES = {scheme.name: scheme for scheme in (IBUG68, KAGGLE15, CELEBA5)}
+_MIRROR_76 = {
+    "jaw": [(i, 14 - i) for i in range(7)],
+    "brows": [(i, i + 6) for i in range(15, 21)],
+    "eyes": [*((i, i + 5) for i in range(27, 32)), *((i, i + 4) for i in range(68, 72))],
+    "nose": [*((i, 82 - i) for i in range(37, 41)), (46, 47)],
+    "mouth": [*((i, 102 - i) for i in range(48, 51)), (55, 59), (56, 58), (60, 62), (63, 65)],
+}
+
+_REGIONS_76: dict[str, Group] = {
+    "jaw": _span(0, 14), "left_brow": _span(15, 20), "right_brow": _span(21, 26),
+    "right_eye": (*_span(27, 31), *_span(68, 71)), "left_eye": (*_span(32, 36), *_span(72, 75)),
+    "nose": (*_span(37, 47), 67), "outer_lip": _span(48, 59), "inner_lip": _span(60, 66),
+}  # fmt: skip
+
+# 31 and 36 are the eyes' own centres.
+_76_TO_15: tuple[Group, ...] = tuple((i,) for i in (36, 31, 34, 32, 29, 27, 18, 15, 24, 21, 67, 54, 48, 51, 57))
+
+MUCT76 = Scheme(
+    name="muct76",
+    names=tuple(f"{region}_{group.index(i)}" for i in range(76) for region, group in _REGIONS_76.items() if i in group),
+    pairs=tuple(pair for pairs in _MIRROR_76.values() for pair in pairs),
+    regions=_REGIONS_76,
+    distances={"interpupil": ((31,), (36,)), "interocular": ((27,), (32,))},
+    normaliser="interpupil",
+    reductions={"kaggle15": _76_TO_15, "celeba5": tuple(_76_TO_15[i] for i in _FROM_15_TO_5)},
+)
+
+_MIRROR_98 = {
+    "jaw": [(i, 32 - i) for i in range(16)],
+    "brows": [*((i, 79 - i) for i in range(33, 38)), *((i, 88 - i) for i in range(38, 42))],
+    "nose": [(55, 59), (56, 58)],
+    "eyes": [*((i, 132 - i) for i in range(60, 65)), (65, 75), (66, 74), (67, 73), (96, 97)],
+    "mouth": [(76, 82), (77, 81), (78, 80), (83, 87), (84, 86), (88, 92), (89, 91), (93, 95)],
+}
+
+_REGIONS_98: dict[str, Group] = {
+    "jaw": _span(0, 32), "right_brow": _span(33, 41), "left_brow": _span(42, 50), "nose": _span(51, 59),
+    "right_eye": (*_span(60, 67), 96), "left_eye": (*_span(68, 75), 97),
+    "outer_lip": _span(76, 87), "inner_lip": _span(88, 95),
+}  # fmt: skip
+
+# Every other point of the jaw, the brows' upper edges, and the eyes without the middles of their lids.
+_98_TO_68 = (
+    *range(0, 33, 2), *_span(33, 37), *_span(42, 46), *_span(51, 59), 60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75,
+    *_span(76, 95),
+)  # fmt: skip
+
+# 96 and 97 are the pupils, so that `interpupil` stays what it is.
+_98_TO_15: tuple[Group, ...] = tuple((i,) for i in (97, 96, 68, 72, 64, 60, 42, 46, 37, 33, 54, 82, 76, 79, 85))
+
+WFLW98 = Scheme(
+    name="wflw98",
+    names=(
+        *(f"{region}_{i - group[0]}" for region, group in _REGIONS_98.items() for i in group if i < 96),
+        "right_pupil",
+        "left_pupil",
+    ),
+    pairs=tuple(pair for pairs in _MIRROR_98.values() for pair in pairs),
+    regions=_REGIONS_98,
+    distances={"interocular": ((60,), (72,)), "interpupil": ((96,), (97,))},
+    normaliser="interocular",
+    reductions={
+        "ibug68": tuple((i,) for i in _98_TO_68),
+        "kaggle15": _98_TO_15,
+        "celeba5": tuple(_98_TO_15[i] for i in _FROM_15_TO_5),
+    },
+)
+
+_29_TO_15: tuple[Group, ...] = tuple((i,) for i in (17, 16, 11, 9, 10, 8, 3, 1, 2, 0, 20, 23, 22, 24, 27))
+
+COFW29 = Scheme(
+    name="cofw29",
+    names=(
+        "right_brow_outer", "left_brow_outer", "right_brow_inner", "left_brow_inner",
+        "right_brow_top", "right_brow_bottom", "left_brow_top", "left_brow_bottom",
+        "right_eye_outer", "left_eye_outer", "right_eye_inner", "left_eye_inner",
+        "right_eye_top", "right_eye_bottom", "left_eye_top", "left_eye_bottom", "right_pupil", "left_pupil",
+        "nose_right", "nose_left", "nose_tip", "nose_bottom", "mouth_right", "mouth_left",
+        "upper_lip_top", "upper_lip_bottom", "lower_lip_top", "lower_lip_bottom", "chin",
+    ),
+    pairs=(
+        (0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23),
+    ),
+    regions={
+        "right_brow": (0, 2, 4, 5), "left_brow": (1, 3, 6, 7),
+        "right_eye": (8, 10, 12, 13, 16), "left_eye": (9, 11, 14, 15, 17),
+        "nose": _span(18, 21), "mouth": _span(22, 27), "chin": (28,),
+    },
+    distances={"interocular": ((8,), (9,)), "interpupil": ((16,), (17,))},
+    normaliser="interocular",
+    reductions={"kaggle15": _29_TO_15, "celeba5": tuple(_29_TO_15[i] for i in _FROM_15_TO_5)},
+)  # fmt: skip
+
+SCHEMES = {scheme.name: scheme for scheme in (IBUG68, MUCT76, WFLW98, COFW29, KAGGLE15, CELEBA5)}
 
 
 def get_scheme(name: str) -> Scheme:

@@ -1,5 +1,6 @@
 """The torchmetrics class: state only, gathered once across ranks by face index."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,24 @@ class LandmarkErrors(Metric):
         labelled, side = states["labelled"], states["side"]
         pair = states["points"], states["truth"]
         values = {
-            "nme": percent_mean(nme(point_errors(*pair, labelled), states["normaliser"].astype(np.float64))),
+            "nme": percent_mean(_nme(states)),
             "mse": mse(*pair, labelled, side),
             "mae": mae(*pair, labelled, side),
         }
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    def by_subset(self, subsets: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """The NME (percent) of each subset, a mask over all face indices, that holds a face seen here."""
+        with self.sync_context():
+            states = self.gathered()
+        values = _nme(states)
+        inside = {name: mask[states["index"]] for name, mask in subsets.items()}
+        return {
+            name: torch.tensor(percent_mean(values[mask]), dtype=torch.float64)
+            for name, mask in inside.items() if mask.any()
+        }  # fmt: skip
+
+
+def _nme(states: dict[str, np.ndarray]) -> np.ndarray:
+    errors = point_errors(states["points"], states["truth"], states["labelled"])
+    return nme(errors, states["normaliser"].astype(np.float64))

@@ -48,6 +48,15 @@ def mae(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray, side: np.nd
     return float(np.abs(_shares(points, truth, labelled, side)).mean())
 
 
+def rmse(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray) -> float:
+    """The root of the mean squared coordinate error of the labelled points (N, K, 2), in pixels; NaN where none is.
+
+    At 96 px it is the score of Kaggle's Facial Keypoints Detection, which lists both coordinates of a point or neither.
+    """
+    known = point_errors(points, truth, labelled)[labelled]
+    return float(np.sqrt(np.square(known).mean() / 2)) if len(known) else float("nan")
+
+
 def _shares(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray, side: np.ndarray) -> np.ndarray:
     difference = np.asarray(points, np.float64) - np.asarray(truth, np.float64)
     return (difference / np.asarray(side, np.float64)[:, None, None])[labelled]

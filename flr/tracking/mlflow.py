@@ -1,119 +1,28 @@
 """Every run in MLflow. The only module that writes there; mlflow is imported when a run starts, not before."""
 
-import contextlib
 import json
-import os
-import shutil
-import sqlite3
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from flr.errors import UserError
 from flr.tracking.provenance import process_alive, process_tag
+from flr.tracking.store import PREFIX, connect, first_line, one_at_a_time
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow import MlflowClient
 
 PARAM_LIMIT = 6000  # MLflow's own, characters
 FLUSH_SECONDS = 5.0
-SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
 # Tells the MLflow UI to show training charts for this experiment, not chat traces.
 TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-PREFIX = "flr."  # of the project's own tags
-
-
-def connect(uri: str) -> "MlflowClient":
-    """A client of a tracking store that has been seen to answer.
-
-    Args:
-        uri: ``sqlite:///`` and an absolute path, or the address of an ``mlflow server``.
-
-    Raises:
-        UserError: nothing answers there, or the database's folder cannot be written.
-    """
-    if uri.startswith(("http://", "https://")):
-        import requests
-
-        try:
-            answer = requests.get(uri.rstrip("/") + "/health", timeout=5)
-            if answer.status_code >= 500:
-                raise requests.RequestException(f"status {answer.status_code}")
-        except requests.RequestException as error:
-            reason = type(error).__name__ if not error.args else str(error.args[0])[:120]
-            raise UserError(
-                f"tracking.uri={uri}: no MLflow server answers ({reason}); start it or set another"
-            ) from error
-    elif uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///"))
-        if not path.is_absolute():
-            raise UserError(f"tracking.uri={uri}: name the database by an absolute path, sqlite:////folder/mlflow.db")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # MLflow would try for minutes to open a database that cannot be opened.
-            with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
-                database.execute("BEGIN IMMEDIATE")
-                tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            free = shutil.disk_usage(path.parent).free
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(
-                f"tracking.uri={uri}: cannot be written ({error}); set paths.output_dir or another"
-            ) from error
-        if tables and "alembic_version" not in tables:
-            raise UserError(f"tracking.uri={uri}: a database of another application; name a file of its own")
-        if free < SPACE:
-            raise UserError(f"tracking.uri={uri}: only {free >> 20} MiB free there; free space or set paths.output_dir")
-    elif "://" not in uri or uri.startswith("file:"):
-        raise UserError(f"tracking.uri={uri}: MLflow's file store is gone; use sqlite:////folder/mlflow.db or a server")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import logging
-
-    # MLflow reports each migration of a new database; a user of the embedded one asked for none of it.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.system_metrics.system_metrics_monitor").setLevel(logging.WARNING)
-    import mlflow
-
-    mlflow.set_tracking_uri(uri)
-    try:
-        with _one_at_a_time(uri):
-            client = mlflow.MlflowClient(uri)
-            client.search_experiments(max_results=1)
-    except UserError:
-        raise
-    except Exception as error:  # SQLAlchemy's and MLflow's own kinds, by the store
-        raise UserError(
-            f"tracking.uri={uri}: cannot be opened ({_first_line(error)}); mend it or set another"
-        ) from error
-    return client
-
-
-@contextlib.contextmanager
-def _one_at_a_time(uri: str) -> Iterator[None]:
-    """Two processes that make the tables of one new sqlite file at once break it."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    path = Path(uri.removeprefix("sqlite:///"))
-    try:
-        with FileLock(path.with_suffix(".lock")):
-            yield
-    except OSError as error:
-        raise UserError(f"tracking.uri={uri}: cannot be written ({error.strerror}); set another") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class Tracker(Logger):
@@ -140,7 +49,7 @@ class Tracker(Logger):
     def open(self) -> None:
         """Connect, make the experiment, and close what dead processes of this host left running."""
         self.client = connect(self.uri)
-        with _one_at_a_time(self.uri):
+        with one_at_a_time(self.uri):
             found = self.client.get_experiment_by_name(self.experiment)
             if found is None:
                 local = self.uri.startswith("sqlite:///")
@@ -281,7 +190,7 @@ class Tracker(Logger):
             self.flush()
         except Exception as error:  # a busy database or a server that is away: the training need not know
             self._flushed = time.monotonic()
-            print(f"flr: metrics wait, the tracking store does not take them ({_first_line(error)})", file=sys.stderr)
+            print(f"flr: metrics wait, the tracking store does not take them ({first_line(error)})", file=sys.stderr)
 
     def flush(self) -> None:
         """Send the pending metrics."""

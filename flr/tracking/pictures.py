@@ -1,5 +1,7 @@
 """Pictures of faces and curves, in one style: truth green, prediction magenta, a thin line for the error between."""
 
+import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,10 +11,12 @@ import numpy as np
 from flr.metrics.functional import ced
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TRUTH, PREDICTION, ERROR = (60, 220, 60), (255, 0, 255), (255, 220, 0)
 SHIFT = 4  # sub-pixel bits of OpenCV's drawing
+Spread = tuple[float, float]  # mean and standard deviation over seeds
 
 
 def draw_face(
@@ -68,6 +72,18 @@ def sheet(faces: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return out
 
 
+def jpeg(image: np.ndarray) -> bytes:
+    """A picture (H, W, 3) RGB uint8 as a file."""
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def png(figure: "Figure") -> bytes:
+    """A figure as a file."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110)
+    return file.getvalue()
+
+
 def figure(columns: int = 1, rows: int = 1) -> "Figure":
     """An empty figure, drawn without any window system and without touching matplotlib's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -85,10 +101,77 @@ def ced_figure(values: Mapping[str, np.ndarray], limit: float = 0.1) -> "Figure"
     axes = fig.axes[0]
     for name, nmes in values.items():
         x, y = ced(nmes)
-        axes.step(100 * np.concatenate([[0], x]), 100 * np.concatenate([[0], y]), where="post", label=name)
+        axes.step(100 * np.concatenate([[0], x]), 100 * np.concatenate([[0], y]), where="post", label=_label(name))
     axes.set(xlim=(0, 100 * limit), ylim=(0, 100), xlabel="NME, %", ylabel="faces, %", title="Cumulative error")
     axes.grid(alpha=0.3)
-    axes.legend()
+    _legend(axes)
+    return fig
+
+
+def _label(name: str) -> str:
+    """A name that came from outside, as a legend shows it: short, and not hidden for its underscore."""
+    short = textwrap.shorten(name, 40, placeholder="...")
+    return f" {short}" if short.startswith("_") else short
+
+
+def _legend(axes: "Axes") -> None:
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)  # a dollar sign in a name is no formula
+
+
+def cost_figure(nme: Mapping[str, Spread], costs: Mapping[str, Mapping[str, Spread]]) -> "Figure":
+    """The NME, percent, of named groups against what each costs, one panel a cost.
+
+    Args:
+        nme: group -> mean and deviation.
+        costs: what it is, with its unit -> group -> mean and deviation.
+    """
+    fig = figure(columns=max(1, len(costs)))
+    for axes, (cost, values) in zip(fig.axes, costs.items(), strict=False):
+        for i, name in enumerate(nme):
+            if name not in values:
+                continue
+            (x, dx), (y, dy) = values[name], nme[name]
+            axes.errorbar(x, y, dy, dx, fmt="o", capsize=3, color=f"C{i}")
+            axes.annotate(_label(name), (x, y), (6, 6), textcoords="offset points", parse_math=False)
+        axes.set(title=f"NME against {cost.partition(',')[0]}", xlabel=cost, ylabel="NME, %")
+        if values and min(x for x, _ in values.values()) > 0:
+            axes.set_xscale("log")
+        axes.margins(0.25)  # room for the names
+        axes.grid(alpha=0.3)
+    return fig
+
+
+def region_figure(values: Mapping[str, Mapping[str, Spread]]) -> "Figure":
+    """The NME, percent, of named groups by region of the face: group -> region -> mean and deviation."""
+    fig = figure(columns=2)
+    fig.axes[-1].remove()
+    axes = fig.axes[0]
+    regions = list(dict.fromkeys(region for group in values.values() for region in group))
+    width = 0.8 / max(1, len(values))
+    for i, (name, group) in enumerate(values.items()):
+        place = [j + (i - (len(values) - 1) / 2) * width for j, region in enumerate(regions) if region in group]
+        means, deviations = zip(*(group[region] for region in regions if region in group), strict=True)
+        axes.bar(place, means, width, yerr=deviations, label=_label(name), color=f"C{i}", capsize=2)
+    axes.set(ylabel="NME, %", title="NME by region")
+    axes.set_xticks(range(len(regions)), regions)
+    axes.grid(alpha=0.3, axis="y")
+    _legend(axes)
+    return fig
+
+
+def pose_figure(angles: Mapping[str, np.ndarray]) -> "Figure":
+    """The spread of yaw, pitch and roll, degrees, of named parts (N, 3)."""
+    fig = figure(columns=3)
+    for axis, (axes, name) in enumerate(zip(fig.axes, ("yaw", "pitch", "roll"), strict=True)):
+        for part, values in angles.items():
+            known = values[np.isfinite(values[:, axis]), axis]
+            if len(known):
+                weights = np.full(len(known), 100 / len(known))
+                axes.hist(known, list(range(-90, 91, 5)), weights=weights, histtype="step", label=part)
+        axes.set(title=name, xlabel="degrees", ylabel="faces, %", xlim=(-90, 90))
+        axes.grid(alpha=0.3)
+    fig.axes[0].legend()
     return fig
 
 

@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from flr.data.crops import CropSettings, CropStore, crop, crop_labels, face_boxes, open_store, to_channels
+from flr.data.boxes import BoxPolicy, face_boxes
+from flr.data.crops import SEEN, CropSettings, CropStore, crop, crop_labels, open_store, to_channels
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from flr.landmarks.geometry import BoxPolicy, transform
+from flr.landmarks.geometry import transform
 from tests.landmarks.painted import dot, face_picture, face_points, face_table
 
 SETTINGS = CropSettings(64, 1, BoxPolicy())
@@ -55,7 +56,7 @@ def test_the_store_is_the_crop_of_each_face(tmp_path, channels, policy, size):
     table, store = open_(table_of(), tmp_path, settings)
     assert store.images.shape == (6, size, size, channels)
     assert store.images.dtype == np.uint8
-    maps = policy.crop(face_boxes(table, policy), size)
+    maps = policy.crop(face_boxes(table, policy, tmp_path, 0).box, size)
     np.testing.assert_allclose(store.to_crop(), maps)
     for i in range(6):
         np.testing.assert_array_equal(store.images[i], crop(picture(i), maps[i], size, channels))
@@ -88,7 +89,8 @@ def test_labels_of_unlabelled_points_are_finite():
     labelled[1, 2] = False
     table = face_table(PARTS, labelled=labelled)
     table.points[1, 2] = np.nan
-    store = CropStore(SETTINGS, np.zeros((6, 64, 64, 1), np.uint8), SETTINGS.policy.crop(table.tight.astype(float), 64))
+    maps = SETTINGS.policy.crop(table.tight.astype(float), 64)
+    store = CropStore(SETTINGS, np.zeros((6, 64, 64, 1), np.uint8), maps, np.zeros(6, SEEN), {}, None, Path())
     labels = crop_labels(table, store)
     assert np.isfinite(labels).all()
     assert (labels[1, 2] == 0).all()
@@ -117,7 +119,7 @@ def test_opening_again_decodes_nothing(tmp_path):
 )
 def test_other_settings_are_another_store(tmp_path, change):
     open_(table_of(), tmp_path)
-    table = dataclasses.replace(change.pop("table", table_of()), load=must_not_load)
+    table = dataclasses.replace(change.pop("table", table_of()), pictures=must_not_load)
     with pytest.raises(AssertionError, match="decoded again"):
         open_(table, tmp_path, **change)
 
@@ -281,7 +283,7 @@ def test_grey_weighs_the_colours_of_rgb():
 def test_pictures_that_changed_are_cropped_anew(tmp_path):
     table = table_of()
     _, before = open_(table, tmp_path)
-    changed = dataclasses.replace(table, load=lambda i: 255 - picture(i), version=table.version + 1)
+    changed = dataclasses.replace(table, pictures=lambda name: 255 - picture(int(name)), version=table.version + 1)
     assert changed.fingerprint() == table.fingerprint()  # which must agree between machines
     _, after = open_(changed, tmp_path)
     np.testing.assert_allclose(after.images.astype(int), 255 - before.images.astype(int), atol=1)

@@ -1,5 +1,6 @@
 """From a table to batches: which faces a rank sees, that every way leads back to the original's pixels, repeatability."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 
 from flr.augment.device import Augment
 from flr.augment.draws import order
+from flr.data.boxes import BoxPolicy
 from flr.data.crops import CropSettings
 from flr.data.datamodule import Batch, FaceData, IndexBatches
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from flr.landmarks.geometry import BoxPolicy, transform
+from flr.landmarks.geometry import transform
 from flr.landmarks.scheme import CELEBA5
 from tests.fakes import ibug as fake
 from tests.landmarks.painted import dot, face_table
@@ -71,7 +73,7 @@ def test_training_ranks_slice_the_one_global_batch(count, batch, epoch):
     assert [len(part) for part in whole] == [taken] * (count // taken)
     seen = [row for part in whole for row in part]
     assert seen == (100 + order(0, epoch, count))[: len(seen)].tolist()  # each face at most once, in the drawn order
-    if batch <= count // 2 * 2:
+    if 4 <= batch <= count // 2 * 2:  # two faces a rank, as batch norm wants
         first, second = batches(count, batch, 2, epoch)
         assert len(first) == len(second) == len(whole)
         for one, two, both in zip(first, second, whole, strict=True):
@@ -109,7 +111,7 @@ def test_a_loader_follows_the_epoch():
     assert [part.tolist() for part in loader] != first
 
 
-@pytest.mark.parametrize(("count", "batch", "epoch"), [(9, 1, 0), (9, 1, None), (1, 8, 0)])
+@pytest.mark.parametrize(("count", "batch", "epoch"), [(9, 1, 0), (9, 1, None), (1, 8, 0), (9, 3, 0), (3, 8, 0)])
 def test_a_device_without_a_face_is_told(count, batch, epoch):
     with pytest.raises(UserError, match="batch_size"):
         batches(count, batch, 2, epoch)
@@ -232,9 +234,58 @@ def test_an_epoch_of_the_loaders(data):
 
 
 def test_a_part_without_faces_is_told(tmp_path):
-    data = data_of(tmp_path, table=face_table(("train",) * 4 + ("val",)))
-    with pytest.raises(UserError, match="dots has no test faces"):
-        data.test_dataloader()
+    data = data_of(tmp_path, table=face_table(("test",) * 4))  # a set to be scored on alone
+    assert [part.tolist() for part in data.test_dataloader()] == [[0, 1, 2, 3]]
+    with pytest.raises(UserError, match="dots has no train faces"):
+        data.train_dataloader()
+
+
+def test_a_test_part_is_held_out_where_there_is_none(tmp_path):
+    data = data_of(tmp_path, table=face_table(("train",) * 20), val_fraction=0.2, test_fraction=0.1)
+    assert data.protocol.counts == {"train": 14, "val": 4, "test": 2}
+    assert data.protocol.held_out == {"test": 0.1, "val": 0.2}
+    other = data_of(tmp_path, table=face_table(("train",) * 20), val_fraction=0.5, test_fraction=0.1)
+    np.testing.assert_array_equal(data.rows("test"), other.rows("test"))  # whatever validation takes
+
+
+# -- weights -------------------------------------------------------------------------------------------------------
+
+
+def visits(weight, epochs, batch=4, seed=0):
+    """(epochs, n) how often each face is visited, and all the names under which it is."""
+    weight, now = np.asarray(weight, float), [0]
+    loader = IndexBatches(np.arange(len(weight)), batch, 0, 1, lambda: now[0], seed, weight, len(weight))
+    counts, names = [], []
+    for now[0] in range(epochs):
+        names.append(np.concatenate([part.numpy() for part in loader]))
+        counts.append(np.bincount(names[-1] % len(weight), minlength=len(weight)))
+    return np.array(counts), names
+
+
+def test_weights_say_how_often_a_face_is_visited():
+    weight = [0.25] * 16 + [1] * 8 + [2.5] * 4
+    counts, names = visits(weight, 200, batch=2)
+    assert (counts.sum(1) == 22).all()
+    for faces, share in ((slice(0, 16), 4), (slice(16, 24), 8), (slice(24, 28), 10)):
+        assert (counts[:, faces].sum(1) == share).all()  # each weight has its share in every epoch
+    np.testing.assert_allclose(counts.mean(0), weight, atol=0.13)  # and each face has its own in the long run
+    assert set(counts[:, 24:].ravel()) == {2, 3}
+    assert all(len(np.unique(epoch)) == len(epoch) for epoch in names)  # so no visit repeats another's draws
+
+
+def test_visits_are_a_function_of_seed_and_epoch():
+    first, second, other = (visits([0.5] * 20, 3, seed=seed)[1] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, second)
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+    assert (first[0] != first[1]).any()
+
+
+def test_a_second_visit_is_bent_anew(tmp_path):
+    table = dataclasses.replace(face_table(PARTS), weight=np.full(len(PARTS), 2.0))
+    data = data_of(tmp_path, table=table)
+    once, twice = data.batch(rows(3), 0), data.batch(rows(3 + len(PARTS)), 0)
+    assert once.index.tolist() == twice.index.tolist() == [3]
+    assert not torch.equal(once.images, twice.images)
 
 
 def test_validation_is_held_out_where_there_is_none(tmp_path):

@@ -45,7 +45,7 @@ def asymmetry(table: FaceTable) -> float:
     box = table.tight
     middle, side = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).max(1)
     mean = ((table.points - middle[:, None]) / side[:, None, None]).mean(0)
-    return float(np.abs(mean[IBUG68.mirror_order] * [-1, 1] - mean).max())
+    return float(np.abs(mean[table.scheme.mirror_order] * [-1, 1] - mean).max())
 
 
 def offset(table: FaceTable) -> np.ndarray:
@@ -54,7 +54,7 @@ def offset(table: FaceTable) -> np.ndarray:
     for i, points in enumerate(table.points):
         image = table.load(i).astype(float)
         grey = image if image.ndim == 2 else image.mean(2)
-        apart = np.linalg.norm(points[:, None] - points[None], axis=-1) + 99 * np.eye(68)
+        apart = np.linalg.norm(points[:, None] - points[None], axis=-1) + 99 * np.eye(len(points))
         for x, y in points[apart.min(1) > 9]:  # a dot's window holds no other dot
             left, top = round(float(x)) - 4, round(float(y)) - 4
             window = grey[max(top, 0) : top + 9, max(left, 0) : left + 9]

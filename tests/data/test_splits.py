@@ -60,7 +60,7 @@ def test_an_own_validation_part_is_kept():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "fraction"), [([], 0.1), ([7], 0.1), ([1], 0.5), ([2, 3], 0.9), ([1, 1, 1], 1.0)]
+    ("sizes", "fraction"), [([7], 0.1), ([1], 0.5), ([2, 3], 0.9), ([1, 1, 1], 1.0)]
 )  # fmt: skip
 def test_a_split_that_cannot_be_is_told(sizes, fraction):
     with pytest.raises(UserError, match=r"data\.val_fraction"):

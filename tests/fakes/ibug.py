@@ -75,16 +75,17 @@ def layout() -> np.ndarray:
     return np.concatenate([jaw, brow, brow[::-1] * [-1, 1], bridge, base, *eyes, outer, inner])
 
 
-def faces(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> np.ndarray:
-    """(count, 68, 2) float64: the layout turned, scaled, narrowed and shaken, 0-based pixel centres.
+def faces(count: int, size: tuple[int, int] = SIZE, seed: int = 0, frontal: np.ndarray | None = None) -> np.ndarray:
+    """(count, K, 2) float64: a frontal face (else `layout`) turned, scaled, narrowed and shaken, 0-based pixel centres.
 
     Each seventh face is so near an edge that points lie outside the picture.
     """
     random = np.random.default_rng(seed)
     width, height = size
-    points = np.empty((count, 68, 2))
+    frontal = layout() if frontal is None else frontal
+    points = np.empty((count, *frontal.shape))
     for i in range(count):
-        face = layout() + random.normal(0, 0.008, (68, 2))
+        face = frontal + random.normal(0, 0.008, frontal.shape)
         face *= [random.uniform(0.85, 1.05), random.uniform(0.95, 1.05)]
         angle = random.normal(0, 0.12)
         face = face @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

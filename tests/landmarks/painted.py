@@ -64,8 +64,9 @@ def face_table(
         group=np.array(groups or [f"g{i}" for i in range(count)]),
         split=np.array(splits),
         name=np.array([f"face{i}" for i in range(count)]),
+        image=np.arange(count).astype(str),
         subsets={"even": np.arange(count) % 2 == 0},
-        load=load or (lambda i: face_picture(points[i])),
+        pictures=lambda name: load(int(name)) if load else face_picture(points[int(name)]),
         size=np.zeros(count, np.int64),
         version=np.zeros(count, np.int64),
     )

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flr.landmarks.geometry import (
-    BoxPolicy,
     compose,
     fit_similarity,
     invert,
@@ -127,19 +126,6 @@ def test_tight_box_ignores_unlabelled_points():
     np.testing.assert_array_equal(tight_box(points, labelled), [[1, 2, 5, 9], [np.nan] * 4])
     points[0, 2] = np.nan
     np.testing.assert_array_equal(tight_box(points, labelled)[0], [1, 2, 5, 9])
-
-
-@pytest.mark.parametrize(("shape", "sides"), [("square", (80, 80)), ("stretch", (40, 80))])
-@pytest.mark.parametrize("scale", [1.0, 1.25])
-def test_box_policy_places_the_box(shape, sides, scale):
-    crop = BoxPolicy("truth", scale, shape).crop(np.array([[10.0, 20, 50, 100], [0, 0, 40, 80]]), 64)
-    assert crop.shape == (2, 2, 3)
-    np.testing.assert_allclose(transform(crop[0], np.array([[30.0, 60]])), [[31.5, 31.5]])
-    factor = 64 / (scale * np.array(sides))
-    np.testing.assert_allclose(crop[:, :, :2], np.broadcast_to(np.diag(factor), (2, 2, 2)), atol=1e-12)
-    # the side of the box, grown by the scale, is the whole crop: from its outer edge to its outer edge
-    corners = np.array([[30.0, 60]]) + np.array([[-0.5], [0.5]]) * scale * np.array(sides)
-    np.testing.assert_allclose(transform(crop[0], corners), [[-0.5, -0.5], [63.5, 63.5]])
 
 
 WARPS = {

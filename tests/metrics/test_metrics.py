@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15
 from flr.metrics.errors import LandmarkErrors
-from flr.metrics.functional import auc, ced, failure_rate, nme, percent_mean, point_errors, summary
+from flr.metrics.functional import auc, ced, failure_rate, nme, percent_mean, point_errors, rmse, summary
 
 SCHEMES = pytest.mark.parametrize("scheme", [IBUG68, KAGGLE15, CELEBA5], ids=repr)
 
@@ -157,6 +157,18 @@ def test_missing_labels_do_not_count():
     assert np.isnan(errors[:, 3]).all()
     np.testing.assert_allclose(nme(errors, np.array([100.0, 50])), [0.05, 0.09])
     assert np.isnan(nme(np.full((1, 5), np.nan), np.ones(1))).all()
+
+
+def test_rmse_is_over_the_labelled_coordinates():
+    predicted, truth, labelled = by_hand()
+    assert rmse(predicted, truth, labelled) == pytest.approx(math.sqrt((9 + 16 + 0 + 4.5**2) / 4))
+    labelled[1] = False
+    labelled[0, 2] = False
+    predicted[~labelled] = np.nan
+    assert rmse(predicted, truth, labelled) == pytest.approx(math.sqrt((9 + 16) / 2))
+    predicted[0, 0] = np.nan
+    assert rmse(predicted, truth, labelled) == math.inf
+    assert math.isnan(rmse(predicted, truth, np.zeros((2, 5), bool)))
 
 
 @pytest.mark.parametrize("seed", range(4))

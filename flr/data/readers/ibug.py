@@ -8,20 +8,19 @@ copies lack all but the points.
 
 import dataclasses
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from flr.data.table import FaceTable, check_faces, leave_out, read_image
+from flr.data.readers.text import to_number
+from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 
 PICTURES = (".jpg", ".jpeg", ".png")
 MIRROR = "_mirror"  # dlib's copy of the set carries a mirrored picture of every face under this suffix
-LARGEST = float(np.finfo(np.float32).max)
 
 
 class Part(NamedTuple):
@@ -157,56 +156,49 @@ def _parse(data: bytes, count: int) -> np.ndarray:
     return (np.array(rows) - 1).astype(np.float32)
 
 
-def to_number(text: str) -> float:
-    """A finite number that float32 can hold.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"'{text[:40]}' is not a number") from None
-    if not abs(value) < LARGEST:  # so written, NaN is caught too
-        raise ValueError(f"'{text[:40]}' is not a finite number")
-    return value
-
-
 def portable(name: str) -> str:
     """A file name that any text may hold: bytes that are no UTF-8 as escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _faces(root: Path, part: Part) -> Iterator[Face]:
-    """The faces of one folder by file name, so that no file system's order shows."""
     folder = next((root / place for place in part.folders if (root / place).is_dir()), None)
     if folder is None:
         return
+    for pictures, labels in beside(folder):
+        name = f"{part.folders[0]}/{portable((pictures or labels)[0].name)}"
+        if not PurePosixPath(name).stem.endswith(MIRROR):
+            points, fault = read_beside(pictures, labels, len(IBUG68))
+            yield Face(name, photo(name), part.split, pictures[0] if pictures else None, points, fault=fault)
+
+
+def beside(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
+    """The pictures and the .pts files of each stem in a folder, by file name, so that no file system's order shows."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith(".")  # macOS leaves a ._NAME twin of each file
-        if path.suffix.lower() in (*PICTURES, ".pts") and not hidden and not path.stem.endswith(MIRROR):
+        if path.suffix.lower() in (*PICTURES, ".pts") and not hidden:
             files.setdefault(path.stem, []).append(path)
-    for stem in files:
-        labels = [path for path in files[stem] if path.suffix.lower() == ".pts"]
-        pictures = [path for path in files[stem] if path not in labels]
-        name = f"{part.folders[0]}/{portable((pictures or labels)[0].name)}"
-        points, fault = None, ""
-        if not pictures:
-            fault = f"it has no picture ({', '.join(PICTURES)}) beside it"
-        elif not labels:
-            fault = "it has no .pts beside it"
-        elif len(files[stem]) > 2:
-            twins = ", ".join(portable(path.name) for path in files[stem])
-            fault = f"{twins} share one stem; keep one picture and one .pts of it"
-        else:
-            try:
-                points = _parse(labels[0].read_bytes(), len(IBUG68))
-            except OSError as error:
-                fault = f"its .pts cannot be read ({error.strerror})"
-            except ValueError as error:
-                fault = f"its .pts: {error}"
-        yield Face(name, photo(name), part.split, pictures[0] if pictures else None, points, fault=fault)
+    for paths in files.values():
+        labels = [path for path in paths if path.suffix.lower() == ".pts"]
+        yield [path for path in paths if path not in labels], labels
+
+
+def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
+    """The points (count, 2) of one stem's files (see `beside`), or None and what is wrong with them."""
+    if not pictures:
+        return None, f"it has no picture ({', '.join(PICTURES)}) beside it"
+    if not labels:
+        return None, "it has no .pts beside it"
+    if len(pictures) + len(labels) > 2:
+        twins = ", ".join(sorted(portable(path.name) for path in (*pictures, *labels)))
+        return None, f"{twins} share one stem; keep one picture and one .pts of it"
+    try:
+        return _parse(labels[0].read_bytes(), count), ""
+    except OSError as error:
+        return None, f"its .pts cannot be read ({error.strerror})"
+    except ValueError as error:
+        return None, f"its .pts: {error}"
 
 
 def part_of(file: str) -> Part | None:
@@ -246,47 +238,19 @@ def to_table(faces: Sequence[Face], root: Path, strict: bool, form: str = "") ->
     Raises:
         UserError: see `flr.data.table.check_faces`.
     """
-    count = len(faces)
-    points = np.full((count, len(IBUG68), 2), np.nan, np.float32)
-    box = np.full((count, 4), np.nan, np.float32)
-    size, version = np.zeros((2, count), np.int64)
-    bad: dict[int, str] = {}
-    images = [face.image for face in faces]
+    points = np.full((len(faces), len(IBUG68), 2), np.nan, np.float32)
+    box = np.full((len(faces), 4), np.nan, np.float32)
     for i, face in enumerate(faces):
-        fault = face.fault
-        if face.image is not None and not fault:
-            size[i], version[i], fault = _file_state(face.image)
-        if fault:
-            bad[i] = fault
-            continue
-        points[i] = face.points
-        if face.box is not None:
-            box[i] = face.box
-
-    def load(i: int) -> np.ndarray:
-        image = images[i]
-        assert image is not None  # such a face is never kept
-        return read_image(image)
-
-    known = np.ones(points.shape[:2], bool)
-    name, group, split = (np.array([face[column] for face in faces]) for column in range(3))
-    table = FaceTable(form, IBUG68, points, known, known.copy(), box, group, split, name, {}, load, size, version)
-    try:
-        table = check_faces(leave_out(table, bad, strict), strict)
-    except UserError as error:
-        raise UserError(f"{root}: {error}") from error
+        if not face.fault:
+            points[i] = face.points
+            box[i] = np.nan if face.box is None else face.box
+    table = from_files(
+        form, IBUG68, root, [os.path.relpath(face.image, root) if face.image else "" for face in faces], points,
+        [face.split for face in faces],
+        strict=strict, labelled=np.ones(points.shape[:2], bool), box=box, group=[face.group for face in faces],
+        name=[face.name for face in faces], bad={i: face.fault for i, face in enumerate(faces) if face.fault},
+    )  # fmt: skip
     return dataclasses.replace(table, subsets=subset_columns(table.name.tolist()))
-
-
-def _file_state(path: Path) -> tuple[int, int, str]:
-    """A picture's bytes, its time of change, and what is wrong with it as a file; pixels are read when loaded."""
-    try:
-        state = path.stat()
-    except OSError as error:
-        return 0, 0, f"its picture cannot be read ({error.strerror})"
-    if not stat.S_ISREG(state.st_mode):
-        return 0, 0, "its picture is no file"
-    return state.st_size, state.st_mtime_ns, "" if state.st_size else "its picture is an empty file"
 
 
 def _form(subsets: Mapping[str, np.ndarray]) -> str:

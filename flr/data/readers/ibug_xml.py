@@ -7,7 +7,7 @@ no name with it.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
-from flr.data.readers.ibug import MIRROR, Face, photo, to_number, to_table
+from flr.data.readers.ibug import MIRROR, Face, photo, to_table
+from flr.data.readers.text import to_number
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
@@ -65,14 +66,14 @@ def read(
             if name == default:
                 continue
             raise UserError(f"{path}: there is no such file; name one that is: data.reader.{split}=FILE")
-        for number, (written, boxes) in enumerate(_pictures(path), 1):
-            file = _inside(root, written, f"{path}: its <image> number {number}")
+        for number, element in enumerate(pictures(path), 1):
+            file = inside(root, element.get("file", ""), f"{path}: its <image> number {number}")
             if PurePosixPath(file).stem.endswith(MIRROR) and not mirrored:
                 continue
             if file in listed:
                 raise UserError(f"{path}: lists {file}, as {listed[file].name} did before; take one out")
             listed[file] = path
-            faces += _faces(root, file, boxes, split, path.name)
+            faces += _faces(root, file, element.findall("box"), split, path.name)
     if not listed:
         there = "no picture is listed" if root.is_dir() else "there is no such folder"
         raise UserError(
@@ -85,15 +86,19 @@ def read(
     return to_table(faces, root, strict, form="ibug_xml+mirrored" if mirrored else "ibug_xml")
 
 
-def _pictures(path: Path) -> Iterator[tuple[str, list["Element"]]]:
-    """Each <image>'s file and its <box> elements, which hold until the next one is asked for."""
+def pictures(path: Path) -> Iterator["Element"]:
+    """Each <image> of dlib's XML with its <box> elements, which holds until the next one is asked for.
+
+    Raises:
+        UserError: it cannot be read, or is not dlib's.
+    """
     tag = ""
     try:
         with path.open("rb") as stream:
             for _, element in iterparse(stream, forbid_dtd=True):
                 tag = element.tag
                 if tag == "image":
-                    yield element.get("file", ""), element.findall("box")
+                    yield element
                     element.clear()  # the whole set would fill hundreds of MB
     except DefusedXmlException as error:
         raise UserError(
@@ -108,7 +113,7 @@ def _pictures(path: Path) -> Iterator[tuple[str, list["Element"]]]:
         raise UserError(f"{path}: its root is <{tag}>, not dlib's <dataset>; name another file")
 
 
-def _inside(root: Path, written: str, where: str) -> str:
+def inside(root: Path, written: str, where: str) -> str:
     """A picture's path under `root`, POSIX, from what the XML says.
 
     Raises:
@@ -134,7 +139,7 @@ def _faces(root: Path, file: str, boxes: list["Element"], split: str, source: st
         name = f"{file}#{number}" if len(boxes) > 1 else file
         points, box, fault = None, None, ""
         try:
-            points, box = _points(element), _box(element)
+            points, box = _points(element), read_box(element)
         except ValueError as error:
             fault = f"{source}: {error}"
         yield Face(name, photo(file), split, root / file, points, box, fault)
@@ -142,21 +147,38 @@ def _faces(root: Path, file: str, boxes: list["Element"], split: str, source: st
 
 def _points(element: "Element") -> np.ndarray:
     """(68, 2) float32 of a <box>'s <part> elements, which may stand in any order."""
-    parts = element.findall("part")
-    if len(parts) != len(_PLACE):
-        raise ValueError(f"its <box> has {len(parts)} parts, not {len(_PLACE)}")
+    count = len(element.findall("part"))
+    if count != len(_PLACE):
+        raise ValueError(f"its <box> has {count} parts, not {len(_PLACE)}")
+    return read_parts(element, _PLACE).astype(np.float32)
+
+
+def read_parts(element: "Element", place: Mapping[str, int]) -> np.ndarray:
+    """(K, 2) float64 of a <box>'s <part> elements, NaN where there is none.
+
+    Args:
+        element: the <box>.
+        place: a part's name -> the point it is, 0 to K - 1; a point may have several names.
+
+    Raises:
+        ValueError: what is wrong with them.
+    """
     points: dict[int, tuple[float, float]] = {}
-    for part in parts:
+    for part in element.findall("part"):
         name = part.get("name", "")
-        if name not in _PLACE:
-            raise ValueError(f"a <part> is named '{name[:40]}', not 00 to 67")
-        if _PLACE[name] in points:
+        if name not in place:
+            first, *_, last = place
+            raise ValueError(f"a <part> is named '{name[:40]}', not {first} to {last}")
+        if place[name] in points:
             raise ValueError(f"<part> {name} is given twice")
-        points[_PLACE[name]] = _attribute(part, "x"), _attribute(part, "y")
-    return np.array([points[k] for k in range(len(points))], np.float32)
+        points[place[name]] = _attribute(part, "x"), _attribute(part, "y")
+    found = np.full((max(place.values()) + 1, 2), np.nan)
+    if points:
+        found[list(points)] = list(points.values())
+    return found
 
 
-def _box(element: "Element") -> tuple[float, float, float, float]:
+def read_box(element: "Element") -> tuple[float, float, float, float]:
     """The edges of a <box> in pixel-centre coordinates."""
     left, top, width, height = (_attribute(element, key) for key in ("left", "top", "width", "height"))
     if width <= 0 or height <= 0:

@@ -74,8 +74,9 @@ def read(
         group=name,
         split=split,
         name=name,
+        image=np.arange(count).astype(str),
         subsets={},
-        load=lambda i: np.asarray(images[i]),
+        pictures=lambda name: np.asarray(images[int(name)]),
         size=np.full(count, images[0].nbytes, np.int64),
         version=np.full(count, int(folder.name[:15], 16), np.int64),
     )

@@ -20,7 +20,7 @@ class View:
     Attributes:
         rotation: (3, 3) float32, head to camera.
         roll: (2, 2) float32, its part in the picture's plane.
-        yaw, pitch: radians; yaw is positive when the face turns to the viewer's right, pitch when it looks down.
+        yaw, pitch: radians; yaw is positive when the face turns to the viewer's right, pitch when it looks up.
         distance: camera to pivot, millimetres.
         scale: pixels a millimetre at the pivot's depth.
         shift: (2,) float32, the pivot's pixel.

@@ -1,0 +1,214 @@
+"""Which part of a picture a net sees: the truth's box, the file's, or a detector's, with scale and jitter."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
+from filelock import FileLock
+from tqdm import tqdm
+
+from flr.augment.draws import uniform
+from flr.data.table import FaceTable
+from flr.errors import UserError
+from flr.files import writing
+from flr.landmarks.geometry import box_crop
+from flr.parallel import in_order
+
+FOUND = 0.3  # a detection is of a face where their boxes' intersection over union is at least this
+LARGEST_SIDE = 1024  # pictures are shrunk to this for the detector, which finds no more in larger ones
+
+
+@dataclass(frozen=True)
+class Haar:
+    """OpenCV's frontal-face cascade (Viola and Jones 2001, doi:10.1109/CVPR.2001.990517).
+
+    Attributes:
+        step: the picture shrinks by this between two scales.
+        neighbours: detections that must agree.
+        missed: what stands in for a face that is not found: its ``truth`` box, the whole ``picture``, or nothing:
+            ``leave_out`` takes it from every part.
+        offset: the tight box in units of the detected one: its left, top, right and bottom, from the detected box's
+            left top, over its side. None takes the medians over the training faces that are found.
+    """
+
+    step: Annotated[float, Gt(1), Le(2)] = 1.1
+    neighbours: Annotated[int, Ge(0)] = 5
+    missed: Literal["truth", "picture", "leave_out"] = "truth"
+    offset: tuple[float, float, float, float] | None = None
+
+    def __str__(self) -> str:
+        return f"haar-{self.step:g}-{self.neighbours}-missed:{self.missed}"
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        """(M, 4) float64 boxes of the faces found in a picture (H, W) or (H, W, 3) RGB, uint8."""
+        grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        factor = min(1.0, LARGEST_SIDE / max(grey.shape))
+        if factor < 1:
+            grey = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        found = np.array(_cascade().detectMultiScale(grey, self.step, self.neighbours), np.float64).reshape(-1, 4)
+        found[:, 2:] += found[:, :2]
+        return found / factor - 0.5  # from pixels counted to edges in pixel-centre coordinates
+
+
+@cache
+def _cascade() -> cv2.CascadeClassifier:
+    return cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"))
+
+
+@dataclass(frozen=True)
+class BoxPolicy:
+    """Which box of a face, and how much round it. It is half of a protocol: name it beside every number.
+
+    Attributes:
+        source: ``truth``, the tight box of the labelled points; ``file``, the box that the data set gives; ``haar``,
+            a detector's.
+        scale: the crop's side over the box's.
+        shape: ``square`` takes the larger side both ways (HRNet), ``stretch`` each side on its own (PIPNet).
+        jitter: each box is moved by up to this share of its sides, and grown or shrunk by as much; a fixed draw by the
+            face's name, so that it is a protocol and no augmentation.
+        haar: the detector's settings.
+    """
+
+    source: Literal["truth", "file", "haar"] = "truth"
+    scale: Annotated[float, Gt(0), Le(20)] = 1.25
+    shape: Literal["square", "stretch"] = "square"
+    jitter: Annotated[float, Ge(0), Lt(1)] = 0.0
+    haar: Haar = field(default_factory=Haar)
+
+    def __str__(self) -> str:
+        source = str(self.haar) if self.source == "haar" else self.source
+        return f"{source}-{self.shape}-{self.scale:g}" + (f"-jitter:{self.jitter:g}" if self.jitter else "")
+
+    def crop(self, box: np.ndarray, size: int) -> np.ndarray:
+        """Maps (..., 2, 3) from picture pixels to a `size` x `size` crop round boxes (..., 4)."""
+        return box_crop(box, self.scale, self.shape == "square", size)
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The boxes of N faces.
+
+    Attributes:
+        box: (N, 4) float64; NaN where a face has none and is to be left out.
+        missed: (N,) bool, where the detector found nothing.
+        offset: see `Haar.offset`; None for another source.
+    """
+
+    box: np.ndarray
+    missed: np.ndarray
+    offset: tuple[float, float, float, float] | None = None
+
+
+def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -> Boxes:
+    """The box of each face that `policy` names; a detector's answers are kept under `cache`.
+
+    Raises:
+        UserError: the set has no such boxes.
+    """
+    boxes = Boxes(_given(table, policy.source), np.zeros(len(table), bool))
+    if policy.source == "haar":
+        boxes = _detected(table, policy.haar, boxes.box, cache, workers)
+    return Boxes(_shaken(boxes.box, table.name, policy.jitter), boxes.missed, boxes.offset)
+
+
+def _given(table: FaceTable, source: str) -> np.ndarray:
+    box = table.box if source == "file" else table.tight
+    if np.isnan(box).any():
+        raise UserError(
+            f"{table.form} gives no '{source}' box for every face; set data.crop.policy.source="
+            f"{'truth' if source == 'file' else 'file'}"
+        )
+    if source != "file" and (table.labelled.sum(1) < 2).any():
+        raise UserError(
+            f"{table.form} has faces with one labelled point, which span no box; set data.crop.policy.source=file"
+        )
+    return box.astype(np.float64)
+
+
+def _detected(table: FaceTable, haar: Haar, truth: np.ndarray, cache: Path, workers: int) -> Boxes:
+    """The detector's boxes, mapped to where the tight box of the points should be."""
+    found = _search(table, haar, truth, cache, workers)
+    missed = np.isnan(found).any(1)
+    offset = haar.offset
+    if offset is None:
+        seen = (table.split == "train") & ~missed
+        if not seen.any():
+            raise UserError(
+                f"{table.form}: Haar finds none of its {int((table.split == 'train').sum())} training faces, so its box "
+                "has no offset to the points; set data.crop.policy.haar.offset=[LEFT,TOP,RIGHT,BOTTOM]"
+            )
+        side = (found[seen, 2:] - found[seen, :2]).repeat(2, 1)
+        middle = np.median((truth[seen] - found[seen][:, [0, 1, 0, 1]]) / side, 0)
+        offset = (float(middle[0]), float(middle[1]), float(middle[2]), float(middle[3]))
+    side = (found[:, 2:] - found[:, :2])[:, [0, 1, 0, 1]]
+    box = found[:, [0, 1, 0, 1]] + side * np.array(offset)
+    if haar.missed == "truth":
+        box = np.where(missed[:, None], truth, box)
+    elif haar.missed == "picture":
+        for i in np.flatnonzero(missed):
+            height, width = table.load(int(i)).shape[:2]
+            box[i] = [-0.5, -0.5, width - 0.5, height - 0.5]
+    return Boxes(box, missed, offset)
+
+
+def _search(table: FaceTable, haar: Haar, truth: np.ndarray, cache: Path, workers: int) -> np.ndarray:
+    """(N, 4) the detection that overlaps each face most, NaN where none overlaps enough."""
+    key = repr(("haar", haar.step, haar.neighbours, FOUND, LARGEST_SIDE, table.fingerprint()))
+    name = hashlib.sha256(key.encode() + table.version.tobytes()).hexdigest()[:16]
+    path = cache.absolute() / "boxes" / f"{table.form.split('[')[0]}-{name}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            pictures = faces_of_pictures(table)
+
+            def work(u: int) -> np.ndarray:
+                rows = pictures[u]
+                best = np.full((len(rows), 4), np.nan)
+                try:
+                    boxes = haar.detect(table.load(int(rows[0])))
+                except UserError:
+                    return best  # the crop store says so
+                for at, row in enumerate(rows):
+                    overlaps = _overlap(boxes, truth[row])
+                    if len(overlaps) and overlaps.max() >= FOUND:
+                        best[at] = boxes[overlaps.argmax()]
+                return best
+
+            found = np.empty((len(table), 4))
+            with tqdm(total=len(table), desc="Detecting", unit="face", disable=None) as bar:
+                for rows, best in zip(pictures, in_order(work, len(pictures), workers), strict=True):
+                    found[rows] = best
+                    bar.update(len(rows))
+            with writing(path) as aside:
+                np.save(aside, found)
+    return np.load(path)
+
+
+def faces_of_pictures(table: FaceTable) -> list[np.ndarray]:
+    """For each picture the rows of its faces, pictures in the order of their first faces."""
+    _, first, member = np.unique(table.image, return_index=True, return_inverse=True)
+    rows = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+    return [rows[u] for u in np.argsort(first)]
+
+
+def _overlap(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """(M,) intersection over union of boxes (M, 4) with one."""
+    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    common = (high - low).clip(0).prod(1)
+    return common / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod() - common)
+
+
+def _shaken(box: np.ndarray, names: np.ndarray, jitter: float) -> np.ndarray:
+    if not jitter:
+        return box
+    digests = [hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8] for name in names.tolist()]
+    u = 2 * uniform(0, 0, np.frombuffer(b"".join(digests), np.uint64), 3) - 1
+    centre, side = (box[:, :2] + box[:, 2:]) / 2, box[:, 2:] - box[:, :2]
+    centre = centre + jitter * u[:, :2] * side
+    side = side * (1 + jitter * u[:, 2:])
+    return np.concatenate([centre - side / 2, centre + side / 2], 1)

@@ -1,0 +1,279 @@
+"""What is known of a data set before a net sees it: counts, faults, duplicates, symmetry, pose; and what speaks
+against training on it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from flr.data.boxes import faces_of_pictures
+from flr.data.crops import CropStore
+from flr.data.pose import head_pose
+from flr.data.table import FaceTable
+from flr.errors import UserError
+from flr.files import write_json
+from flr.landmarks.geometry import transform
+
+VERSION = 1  # of what a card holds; raise it when cards kept with their stores should be made anew
+SPLITS = ("train", "val", "test", "unlabelled")
+ENOUGH = 30  # faces from which a mean face says something
+ASYMMETRIC, HOPELESS = 0.15, 0.4  # deviations of the mean face from its mirror image, in box sides
+NEIGHBOURS = 8  # faces of one picture that each is held against
+ALIKE = 0.08  # distance of two thumbnails of one picture, each of mean 0 and norm 1; two people are about 1 apart
+DIRECTIONS = 12
+SHOWN = 20  # examples that a card names of each kind
+
+
+def open_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
+    """The card of a table and its store; made once, then kept with the store."""
+    split = hashlib.sha256("".join(table.split.tolist()).encode()).hexdigest()[:8]
+    path = store.folder / f"card-{VERSION}-{split}.json"
+    if not path.is_file():
+        write_json(path, make_card(table, store))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
+    """See `open_card`.
+
+    Args:
+        table: N faces.
+        store: theirs.
+
+    Returns:
+        Plain values, by what they tell.
+    """
+    seen, names = store.pictures, table.scheme.names
+    labels = table.labelled & (table.split != "unlabelled")[:, None]
+    side = table.tight[:, 2:] - table.tight[:, :2]
+    limit = np.stack([seen["width"], seen["height"]], -1)[:, None] - 0.5
+    outside = ((table.points < -0.5) | (table.points > limit)).any(-1) & labels
+    card: dict[str, Any] = {
+        "form": table.form,
+        "scheme": table.scheme.name,
+        "fingerprint": table.fingerprint(),
+        "faces": by_split(table.split),
+        "subsets": {name: by_split(table.split[mask]) for name, mask in table.subsets.items()},
+        "pictures": len(np.unique(table.image)),
+        "picture_size": {"width": spread(seen["width"]), "height": spread(seen["height"])},
+        "face_side": spread(side[labels.any(1)].max(1)),
+        "not_labelled": dict(
+            zip(names, (~labels & (table.split != "unlabelled")[:, None]).sum(0).tolist(), strict=True)
+        ),
+        "hidden": dict(zip(names, (labels & ~table.visible).sum(0).tolist(), strict=True)),
+        "outside": {"points": int(outside.sum()), "faces": int(outside.any(1).sum())},
+        "left_out": [str(fault) for fault in table.faults],
+        "not_detected": dict(store.missed),
+        "duplicates": duplicates(table, store),
+        "identities": identities(table),
+        "symmetry": symmetry(table, labels),
+        "pose": pose(table, labels),
+    }
+    card["findings"] = findings(card)
+    return card
+
+
+def by_split(split: np.ndarray) -> dict[str, int]:
+    """Faces of each split that has any."""
+    counts = {name: int((split == name).sum()) for name in SPLITS}
+    return {name: count for name, count in counts.items() if count}
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Least, 5th percentile, median, 95th and largest; empty where there are none."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {}
+    words, shares = ("min", "p5", "median", "p95", "max"), (0, 5, 50, 95, 100)
+    return {word: round(float(value), 2) for word, value in zip(words, np.percentile(values, shares), strict=True)}
+
+
+def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
+    """Pictures that stand there more than once, and faces.
+
+    Pictures are the same where all their pixels are. Faces are the same where they are in one such picture and their
+    boxes nearly agree (labelled twice), or where their crops look alike (see `look_alikes`): so a copy that was scaled
+    or saved anew is found, one that was mirrored or turned is not.
+    """
+    pictures = [(rows, table.split[rows]) for rows in faces_of_pictures(table)]
+    digest = store.pictures["digest"]
+    same = groups_of(np.array([digest[rows[0]] for rows, _ in pictures]))
+    copies = [[str(table.image[pictures[u][0][0]]) for u in group] for group in same]
+    across = [group for group in same if len(set(np.concatenate([pictures[u][1] for u in group]).tolist())) > 1]
+    twice: list[tuple[int, int]] = []
+    box = table.tight
+    for group in groups_of(digest):
+        group = group[np.argsort(box[group, 0])]
+        for step in range(1, min(len(group), NEIGHBOURS)):  # by their left edges, twins stand close
+            first, second = group[:-step], group[step:]
+            side = (box[first, 2:] - box[first, :2]).max(1).clip(1)
+            close = np.abs(box[first] - box[second]).max(1) < 0.1 * side
+            twice += zip(first[close].tolist(), second[close].tolist(), strict=True)
+    alike = [pair for pair in look_alikes(store.pictures) if digest[pair[0]] != digest[pair[1]]]
+
+    def pairs(found: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        crossing = [(a, b) for a, b in found if table.split[a] != table.split[b]]
+        shown = [[str(table.name[a]), str(table.name[b])] for a, b in (crossing or list(found))[:SHOWN]]
+        return {"pairs": len(found), "across_splits": len(crossing), "examples": shown}
+
+    return {
+        "same_picture": {"groups": len(copies), "across_splits": len(across), "examples": copies[:SHOWN]},
+        "labelled_twice": pairs(twice),
+        "look_alike": pairs(alike),
+    }
+
+
+def look_alikes(pictures: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of rows whose crops' thumbnails nearly agree, whatever their brightness and contrast."""
+    looks = pictures["look"].astype(np.float32)
+    looks -= looks.mean(1, keepdims=True)
+    looks /= np.linalg.norm(looks, axis=1, keepdims=True).clip(1e-3)
+    _, rows = np.unique(pictures["digest"], return_index=True)  # equal pictures are found by that
+    rows = rows[np.abs(looks[rows]).max(1) > 0]  # a plain picture looks like any other
+    if len(rows) < 2:
+        return []
+    # Neighbours in the few directions of most spread can only be more; those are then held against all pixels.
+    _, axes = np.linalg.eigh(np.cov(looks[rows].T))
+    near = cKDTree(looks[rows] @ axes[:, -DIRECTIONS:]).query_pairs(ALIKE, output_type="ndarray")
+    close = np.linalg.norm(looks[rows[near[:, 0]]] - looks[rows[near[:, 1]]], axis=1) < ALIKE
+    return sorted((min(a, b), max(a, b)) for a, b in rows[near[close]].tolist())
+
+
+def groups_of(values: np.ndarray) -> list[np.ndarray]:
+    """Indices of each value that stands there more than once."""
+    order = np.argsort(values, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(values[order].astype(np.uint64)) != 0) + 1)
+    return [part for part in parts if len(part) > 1]
+
+
+def identities(table: FaceTable) -> dict[str, Any]:
+    """Groups that stand in training and in another part as well, which makes the other part's errors too small."""
+    training = np.unique(table.group[table.split == "train"])
+    crossing = {}
+    for part in ("val", "test"):
+        inside = table.split == part
+        known = inside & np.isin(table.group, training)
+        if known.any():
+            groups = np.unique(table.group[known])
+            crossing[part] = {
+                "faces": int(known.sum()), "of": int(inside.sum()), "groups": len(groups),
+                "examples": groups[:SHOWN].tolist(),
+            }  # fmt: skip
+    return {"groups": len(np.unique(table.group)), "also_in_training": crossing}
+
+
+def symmetry(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
+    """The mean face against its own mirror image: about .04 with the right pairs, near 1 with wrong ones."""
+    mean = mean_face(table.points, labels)
+    away = np.linalg.norm(mean - mean[table.scheme.mirror_order] * [-1, 1], axis=-1)
+    if not np.isfinite(away).any() or not table.scheme.pairs:
+        return {"faces": int(labels.any(1).sum()), "deviation": None, "point": None}
+    worst = int(np.nanargmax(away))
+    return {
+        "faces": int(labels.any(1).sum()), "deviation": round(float(away[worst]), 4),
+        "point": table.scheme.names[worst],
+    }  # fmt: skip
+
+
+def mean_face(points: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """(K, 2) float64: the mean of faces (N, K, 2) in units of their boxes, about their midlines; NaN where never labelled.
+
+    A face with missing points has another box, so only those with the most points are taken.
+    """
+    count = labelled.sum(1)
+    whole = count == count.max(initial=1)
+    known = labelled[whole][..., None]
+    values = np.where(known, points[whole], 0.0).astype(np.float64)
+    low = np.where(known, points[whole], np.inf).min(1, initial=np.inf)
+    high = np.where(known, points[whole], -np.inf).max(1, initial=-np.inf)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = (values - ((low + high) / 2)[:, None]) / (high - low).max(1)[:, None, None]
+        return np.where(known, values, 0.0).sum(0) / known.sum(0)
+
+
+def pose(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
+    """The spread of the heads' turns, degrees, by split; empty for a scheme that is not tied to the 68 points."""
+    angles = head_pose(table.points, labels, table.scheme)
+    if angles is None:
+        return {}
+    return {
+        split: {name: spread(angles[table.split == split, axis]) for axis, name in enumerate(("yaw", "pitch", "roll"))}
+        for split in by_split(table.split) if split != "unlabelled"
+    }  # fmt: skip
+
+
+def findings(card: Mapping[str, Any]) -> list[str]:
+    """What a person should know before training on this."""
+    told = []
+    same, twice = card["duplicates"]["same_picture"], card["duplicates"]["labelled_twice"]
+    alike, faces = card["duplicates"]["look_alike"], sum(card["faces"].values())
+    if card["left_out"]:
+        told.append(f"{len(card['left_out'])} face(s) left out; the first: {card['left_out'][0]}")
+    if same["groups"]:
+        told.append(f"{same['groups']} picture(s) stand there more than once, {same['across_splits']} across splits")
+    if twice["pairs"]:
+        told.append(f"{twice['pairs']} face(s) are labelled twice, {twice['across_splits']} across splits")
+    if alike["across_splits"]:
+        told.append(f"{alike['across_splits']} pair(s) of faces in different splits look alike")
+    for part, found in card["identities"]["also_in_training"].items():
+        told.append(
+            f"{found['faces']} of {found['of']} {part} faces are of {found['groups']} identities that are trained on too"
+        )
+    for part, count in card["not_detected"].items():
+        if count:
+            told.append(f"the detector misses {count} {part} face(s); they are handled as the box policy says")
+    if card["outside"]["points"]:
+        told.append(
+            f"{card['outside']['points']} point(s) of {card['outside']['faces']} face(s) lie outside their pictures"
+        )
+    deviation = card["symmetry"]["deviation"]
+    if deviation is not None and deviation > ASYMMETRIC and card["symmetry"]["faces"] >= ENOUGH:
+        told.append(
+            f"the mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}: "
+            "are the pairs, or left and right, mixed up?"
+        )
+    if card["face_side"] and card["face_side"]["median"] < 24:
+        told.append(f"half the faces are under {card['face_side']['median']:.0f} pixels wide")
+    if card["outside"]["faces"] > faces / 2:
+        told.append(
+            "most faces have points outside their pictures: are the labels of other pictures or in other units?"
+        )
+    return told
+
+
+def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
+    """Stop where a set's labels cannot be what they claim.
+
+    Raises:
+        UserError: the mean face is nothing like its mirror image, nearly every face has points outside its picture, or
+            the faces are a few pixels small.
+    """
+    deviation, faces = card["symmetry"]["deviation"], sum(card["faces"].values())
+    why = ""
+    if card["symmetry"]["faces"] < ENOUGH:
+        return
+    if deviation is not None and deviation > HOPELESS:
+        why = (
+            f"its mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}, which "
+            "is no face; mend the order of its points or the scheme's pairs"
+        )
+    elif card["outside"]["faces"] > 0.9 * faces:
+        why = f"{card['outside']['faces']} of {faces} faces have points outside their pictures; mend the units of its labels"
+    elif card["face_side"]["median"] < 4:
+        why = f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
+    if why:
+        raise UserError(f"data={name}: {why}")
+
+
+def sample_rows(table: FaceTable, count: int) -> np.ndarray:
+    """Up to `count` rows spread over the labelled faces, for a contact sheet."""
+    rows = np.flatnonzero(table.labelled.any(1))
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+
+
+def labels_in_store(table: FaceTable, store: CropStore, rows: np.ndarray) -> np.ndarray:
+    """(n, K, 2) the points of `rows` in the store's pixels, margin and all."""
+    return transform(store.to_store[rows], table.points[rows].astype(np.float64))

@@ -1,0 +1,353 @@
+"""A set, or a reduction of it, written out in another form that `flr.data.readers.table` reads back as the same faces."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isnan
+from pathlib import Path
+from typing import Any, Literal, TextIO, get_args
+from xml.sax.saxutils import quoteattr
+
+import cv2
+import numpy as np
+import yaml  # type: ignore[import-untyped, unused-ignore]
+from filelock import FileLock
+from tqdm import tqdm
+
+from flr.data.boxes import faces_of_pictures
+from flr.data.readers.table import BOX, SPLITS, SUBSET, fits
+from flr.data.table import FaceTable, Files, check_faces
+from flr.errors import UserError, nearest
+from flr.files import writing_folder
+from flr.parallel import cores, in_order
+
+Form = Literal["csv", "coco", "pts", "xml"]
+CHUNK = 4096  # rows whose numbers stand in memory as text
+
+_RISKY = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff\ufffe\uffff]')  # what some file system or form does not take
+_OURS = (
+    "scheme.yaml",
+    *(f"labels{part}.{kind}" for part in ("", *(f"_{s}" for s in SPLITS)) for kind in ("csv", "json", "xml")),
+)
+
+
+def export(table: FaceTable, form: Form, folder: Path, rounded: bool = False) -> None:
+    """Write a table's faces, with their scheme and pictures, into a new folder for ``data=table data.root=FOLDER``.
+
+    Every form keeps points (the same float32; but for one nearer to 0 than 1e-9, and then no further off in .pts and XML,
+    which shift it), which are labelled and visible, boxes, splits, groups, names and subsets that have a face. What no
+    label says is left out: a point's visibility where it has no label, faults, and how often a face is seen in training.
+    Pictures that are files are linked, or copied, under their own names as far as any file system takes them; others are
+    written as PNG.
+
+    Args:
+        table: N faces.
+        form: ``csv``, labels.csv; ``coco``, keypoints JSON; ``xml``, dlib's, each a file a split; ``pts``, a folder a split
+            of pictures, one a face, with .pts beside them, and what those cannot hold in labels.csv.
+        folder: must not hold anything yet.
+        rounded: points and boxes as whole pixels, which dlib's own tools ask for.
+
+    Raises:
+        UserError: the folder is not empty or cannot be written; something that the form cannot hold; a picture that
+            cannot be read.
+    """
+    if form not in get_args(Form):
+        raise UserError(f"export={form} is no form{nearest(form, get_args(Form))}")
+    table = check_faces(_rounded(table) if rounded else table, strict=False)
+    _check(table, form)
+    folder = Path(os.path.abspath(folder.expanduser()))
+    try:
+        if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(f"{folder}: is there already, and not empty; name a new folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"), writing_folder(folder) as aside:
+            image, size = _write_pictures(table, form, aside)
+            table = dataclasses.replace(table, image=image)
+            scheme = yaml.safe_dump(
+                table.scheme.plain(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+            )
+            with _new(aside / "scheme.yaml") as file:
+                file.write(scheme)
+            _write_labels(table, form, size, aside)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def _rounded(table: FaceTable) -> FaceTable:
+    """Points on whole pixels, boxes round whole pixels."""
+    low, high = np.rint(table.box[:, :2] + 0.5), np.rint(table.box[:, 2:] + 0.5)
+    box = np.concatenate([low, np.maximum(high, low + 1)], 1) - 0.5
+    return dataclasses.replace(table, points=np.rint(table.points), box=box.astype(np.float32))
+
+
+def _check(table: FaceTable, form: Form) -> None:
+    """Stop at what `form` cannot hold."""
+    for column in ("name", "group"):
+        for i, word in enumerate(getattr(table, column).tolist()):
+            if not fits(word):
+                raise UserError(
+                    f"face '{table.name[i]}': no label file holds its {column} {word!r:.60}; mend it at its source"
+                )
+    for subset in table.subsets:
+        if not SUBSET.fullmatch(subset):
+            raise UserError(f"no label file holds the subset {subset!r:.60}; mend it at its source")
+    known = table.labelled.sum(1)
+    partly = np.flatnonzero((known > 0) & (known < len(table.scheme)))
+    if form == "pts" and len(partly):
+        raise UserError(
+            f"face '{table.name[partly[0]]}' (one of {len(partly)}) has {known[partly[0]]} of {len(table.scheme)} points, and a "
+            ".pts cannot lack one; set export=csv, coco or xml, or reduce to a scheme whose points are all there"
+        )
+
+
+def _boxed(table: FaceTable) -> np.ndarray:
+    """(N,) bool, which faces have a box of the set's own."""
+    return np.isfinite(table.box).all(1)
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Write each picture once, or for ``pts`` once a face with its .pts.
+
+    Returns:
+        (N,) str, where each face's picture lies under `folder`; and (N, 2), its height and width, known for ``coco`` alone.
+    """
+    pictures = np.arange(len(table))[:, None] if form == "pts" else faces_of_pictures(table)
+    files, names = table.pictures, [str(table.image[rows[0]]) for rows in pictures]
+    if form == "pts":
+        names = [f"{split}/{name}" for split, name in zip(table.split, names, strict=True)]
+    places = _places(names, "" if isinstance(files, Files) else ".png", by_stem=form == "pts")
+    for parent in {os.path.dirname(place) for place in places}:
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+
+    def work(u: int) -> tuple[int, int]:
+        i, target = int(pictures[u][0]), folder / places[u]
+        image = table.load(i) if form == "coco" or not isinstance(files, Files) else None
+        if isinstance(files, Files):
+            _link(files.root / str(table.image[i]), target)
+        elif image is not None:
+            pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            target.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+        if form == "pts" and table.labelled[i].any():
+            with _new(target.with_suffix(".pts")) as file:
+                file.write(_pts(table.points[i]))
+        return (0, 0) if image is None else image.shape[:2]
+
+    image, size = np.empty(len(table), object), np.zeros((len(table), 2), int)
+    done = tqdm(in_order(work, len(pictures), cores()), "Exporting", len(pictures), unit="picture", disable=None)
+    for rows, place, shape in zip(pictures, places, done, strict=True):
+        image[rows], size[rows] = place, shape
+    return image.astype(str), size
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another disk, or one without links
+        if not os.path.isfile(source):
+            raise UserError(f"{source}: the picture is gone; fetch it again") from None
+        shutil.copyfile(source, target)
+
+
+def _places(names: Sequence[str], suffix: str, by_stem: bool) -> list[str]:
+    """A path of its own for each picture, its name as far as any file system and label file takes it.
+
+    Args:
+        names: of the pictures.
+        suffix: added to each.
+        by_stem: whether they must differ in more than their suffix.
+    """
+    files, folders = {_key(name) for name in _OURS}, set()
+    again: Counter[str] = Counter()
+    places = []
+    for u, name in enumerate(names):
+        parts = [_RISKY.sub("_", part).strip(" .") for part in name.replace("\\", "/").split("/")]
+        clean = ("/".join(part for part in parts if part) or str(u)) + suffix
+        clean = re.sub(r"\.pts$", "_pts", clean, flags=re.IGNORECASE)  # which its own points would overwrite
+        if len(clean.encode()) > 200 or not fits(clean):
+            clean = f"{u}{os.path.splitext(clean)[1] if len(clean) < 200 else suffix}"
+        stem, kind = os.path.splitext(clean)
+        while True:
+            again[_key(clean)] += 1
+            number = again[_key(clean)]
+            place = f"{stem}_{number}{kind}" if number > 1 else clean
+            mark = _key(os.path.splitext(place)[0] if by_stem else place)
+            above = {mark[: found.start()] for found in re.finditer("/", mark)}
+            if above & files:  # a folder cannot have the name of a file
+                stem, clean = stem.replace("/", "_"), clean.replace("/", "_")
+            elif mark not in files and mark not in folders:
+                break
+        files.add(mark)
+        folders |= above
+        places.append(place)
+    return places
+
+
+def _key(path: str) -> str:
+    """Equal where some file system takes two names for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def _shortest(values: np.ndarray, exact: np.ndarray, back: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The numbers `exact` (float64) with as few decimals as `back` still turns into the same float32 `values`."""
+    found = exact.copy()
+    for digits in range(9, -1, -1):
+        few = exact.round(digits)
+        np.copyto(found, few, where=back(few).astype(np.float32) == values)
+    return found
+
+
+def _marks(table: FaceTable) -> Iterator[list[list[float]]]:
+    """Each face's K points, NaN where there is no label."""
+    for start in range(0, len(table), CHUNK):
+        rows = slice(start, start + CHUNK)
+        points = np.where(table.labelled[rows, :, None], table.points[rows], np.nan).astype(np.float32)
+        yield from _shortest(points, points.astype(np.float64), lambda few: few).tolist()
+
+
+def _text(value: float) -> str:
+    """A number without a needless point: dlib reads whole numbers alone."""
+    return f"{value:.0f}" if value.is_integer() else repr(value)
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+def _write_labels(table: FaceTable, form: Form, size: np.ndarray, folder: Path) -> None:
+    if form in ("csv", "pts"):
+        with _new(folder / "labels.csv") as file:
+            csv.writer(file, lineterminator="\n").writerows(_csv(table, points=form == "csv"))
+        return
+    for split in SPLITS:
+        rows = np.flatnonzero(table.split == split)
+        if len(rows):
+            path = folder / f"labels_{split}.{'json' if form == 'coco' else 'xml'}"
+            with _new(path) as file:
+                file.writelines(_coco(table.take(rows), size[rows]) if form == "coco" else _xml(table.take(rows)))
+
+
+def _new(path: Path) -> TextIO:
+    """A text file to write that must not be there yet: what is there may be a link to a picture of the set's own."""
+    return path.open("x", encoding="utf-8", newline="")
+
+
+def _members(table: FaceTable) -> list[list[str]]:
+    """The subsets of each face."""
+    return [[name for name, mask in table.subsets.items() if mask[i]] for i in range(len(table))]
+
+
+def _csv(table: FaceTable, points: bool) -> Iterator[list[Any]]:
+    """The lines of labels.csv, with or without the points' places."""
+    hidden, boxed = table.labelled & ~table.visible, _boxed(table)
+    told = np.flatnonzero(hidden.any(0)).tolist()
+    subsets = {name: mask for name, mask in table.subsets.items() if mask.any()}
+    sides = [f"{name}_{axis}" for name in table.scheme.names for axis in "xy"] if points else []
+    seen = [f"{table.scheme.names[k]}_visible" for k in told]
+    edges = list(BOX) if boxed.any() else []
+    yield ["image", "split", "group", "name", *sides, *seen, *edges, *(f"subset_{name}" for name in subsets)]
+    boxes = _shortest(table.box, table.box.astype(np.float64), lambda few: few).tolist()
+    for i, marks in enumerate(_marks(table)):
+        row = [table.image[i], table.split[i], table.group[i], table.name[i]]
+        if points:
+            row += ["" if isnan(value) else value for mark in marks for value in mark]
+        row += [int(not hidden[i, k]) for k in told]
+        if edges:
+            row += boxes[i] if boxed[i] else [""] * 4
+        yield [*row, *(int(mask[i]) for mask in subsets.values())]
+
+
+def _coco(table: FaceTable, size: np.ndarray) -> Iterator[str]:
+    """The pieces of a JSON file."""
+    about = {"description": f"{table.form}, {table.scheme.name}; an integer coordinate is a pixel's centre"}
+    category = {"id": 1, "name": "face", "supercategory": "face", "keypoints": list(table.scheme.names), "skeleton": []}
+    ids = {name: number for number, name in enumerate(dict.fromkeys(table.image.tolist()), 1)}
+    first = dict(zip(reversed(table.image.tolist()), size[::-1].tolist(), strict=True))
+    yield f'{{"info": {json.dumps(about)},\n"categories": [{json.dumps(category)}],\n"images": ['
+    yield from _listed(
+        {"id": number, "file_name": name, "height": first[name][0], "width": first[name][1]}
+        for name, number in ids.items()
+    )
+    yield '],\n"annotations": ['
+    yield from _listed(_annotations(table, ids))
+    yield "]}\n"
+
+
+def _listed(items: Iterable[Any]) -> Iterator[str]:
+    for i, item in enumerate(items):
+        yield f"{',' if i else ''}\n{json.dumps(item)}"
+
+
+def _annotations(table: FaceTable, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
+    boxed = _boxed(table)
+    box: np.ndarray = np.where(boxed[:, None], table.box, table.tight).astype(np.float32)
+    low = _shortest(box[:, :2], box[:, :2].astype(np.float64), lambda few: few)
+    side = _shortest(box[:, 2:], box[:, 2:] - low, lambda few: few + low)
+    kinds = np.where(table.labelled, np.where(table.visible, 2, 1), 0)
+    members = _members(table)
+    for i, marks in enumerate(_marks(table)):
+        keypoints = [0 if isnan(value) else value for mark in marks for value in (*mark, 0)]
+        keypoints[2::3] = kinds[i].tolist()
+        face = {"id": i + 1, "image_id": ids[table.image[i]], "category_id": 1, "iscrowd": 0, "keypoints": keypoints}
+        face |= {"num_keypoints": int(table.labelled[i].sum()), "name": table.name[i], "group": table.group[i]}
+        face |= {"subsets": members[i]}
+        if boxed[i] or table.labelled[i].any():
+            face |= {"bbox": [*low[i].tolist(), *side[i].tolist()], "area": round(float(side[i].prod()), 3)}
+            face |= {} if boxed[i] else {"tight": True}
+        yield face
+
+
+def _xml(table: FaceTable) -> Iterator[str]:
+    """The pieces of a file of dlib's XML."""
+    table = table.take(np.concatenate(faces_of_pictures(table)))
+    boxed, members = _boxed(table), _members(table)
+    blank: np.ndarray = ~boxed & ~table.labelled.any(1)
+    # A dlib box is the pixels left to left + width - 1; one that is drawn round points is to hold them.
+    own, tight = table.box.astype(np.float64), table.tight.astype(np.float64)
+    low = _shortest(table.box[:, :2], own[:, :2] + 0.5, lambda few: few - 0.5)
+    side = _shortest(table.box[:, 2:], own[:, 2:] + 0.5 - low, lambda few: low + few - 0.5)
+    box = np.concatenate([low, side], 1)
+    drawn = np.concatenate([np.floor(tight[:, :2]), np.ceil(tight[:, 2:]) - np.floor(tight[:, :2]) + 1], 1)
+    box[~boxed] = drawn[~boxed]
+    width = max(2, len(str(len(table.scheme) - 1)))
+    yield f"<?xml version='1.0' encoding='UTF-8'?>\n<dataset>\n<name>{table.scheme.name}</name>\n<images>\n"
+    inside = ""  # the picture whose boxes are being written
+    for i, marks in enumerate(_marks(table)):
+        image = str(table.image[i])
+        about = f" name={quoteattr(table.name[i])} group={quoteattr(table.group[i])}"
+        about += f" subsets={quoteattr(','.join(members[i]))}" if members[i] else ""
+        if inside and (image != inside or blank[i]):
+            yield "  </image>\n"
+            inside = ""
+        if blank[i]:
+            yield f"  <image file={quoteattr(image)}{about}/>\n"
+            continue
+        if not inside:
+            yield f"  <image file={quoteattr(image)}>\n"
+            inside = image
+        left, top, across, down = map(_text, box[i].tolist())
+        about += "" if boxed[i] else " tight='1'"
+        yield f"    <box top='{top}' left='{left}' width='{across}' height='{down}'{about}>\n"
+        for k in np.flatnonzero(table.labelled[i]).tolist():
+            x, y = map(_text, marks[k])
+            hidden = "" if table.visible[i, k] else " visible='0'"
+            yield f"      <part name='{k:0{width}d}' x='{x}' y='{y}'{hidden}/>\n"
+        yield "    </box>\n"
+    yield f"{'  </image>' if inside else ''}\n</images>\n</dataset>\n"
+
+
+def _pts(points: np.ndarray) -> str:
+    """A .pts file, which counts from 1."""
+    marks = _shortest(points, points.astype(np.float64) + 1, lambda few: few - 1).tolist()
+    rows = "".join(f"{_text(x)} {_text(y)}\n" for x, y in marks)
+    return f"version: 1\nn_points: {len(points)}\n{{\n{rows}}}\n"

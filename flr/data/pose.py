@@ -1,0 +1,62 @@
+"""Head pose from landmarks: the best scaled-orthographic view of a mean 3D face."""
+
+from functools import cache
+
+import numpy as np
+
+from flr.data.synthetic.draws import Draws
+from flr.data.synthetic.shape import sample_shape
+from flr.landmarks.scheme import IBUG68, Scheme, get_scheme
+
+MODELS = ("ibug68", "kaggle15", "celeba5")  # the schemes whose points have a place on the 3D face, best first
+INNER = np.arange(68) > 16  # the jaw's points slide along the outline as the head turns
+
+
+@cache
+def mean_face_3d() -> np.ndarray:
+    """(68, 3) float64: the mean of the renderer's faces; x to the viewer's right, y down, z to the viewer."""
+    shapes = [sample_shape(Draws(0, i)) for i in range(100)]
+    points = np.mean([shape.lift(shape.points) for shape in shapes], 0).astype(np.float64)
+    return points - points[INNER].mean(0)
+
+
+def head_pose(points: np.ndarray, labelled: np.ndarray, scheme: Scheme) -> np.ndarray | None:
+    """Yaw, pitch and roll of each face.
+
+    Args:
+        points: (N, K, 2) pixels.
+        labelled: (N, K) bool.
+        scheme: of the points.
+
+    Returns:
+        (N, 3) degrees: yaw positive where the face turns to the viewer's right, pitch where it looks up, roll
+        clockwise; NaN for a face with fewer than four known points. None where the scheme is not tied to 68 points.
+    """
+    known_as = next((name for name in MODELS if name == scheme.name or name in scheme.reductions), None)
+    if known_as is None:
+        return None
+    points, labelled = scheme.reduce(points, known_as), scheme.reduce(labelled, known_as)
+    model = mean_face_3d()
+    used = INNER if known_as == "ibug68" else np.ones(len(get_scheme(known_as)), bool)
+    if known_as != "ibug68":
+        model = np.array([model[list(group)].mean(0) for group in IBUG68.reductions[known_as]])
+    weight = (labelled & used)[..., None].astype(np.float64)
+    count = weight.sum(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        flat = np.where(weight > 0, points, 0)
+        flat = (flat - (weight * flat).sum(1, keepdims=True) / count) * weight
+        solid = (model - (weight * model).sum(1, keepdims=True) / count) * weight
+    known = count[:, 0, 0] >= 4
+    pose = np.full((len(points), 3), np.nan)
+    if not known.any():
+        return pose
+    # Least squares for the 2 x 3 view, then the nearest one with orthogonal rows of one length.
+    normal = np.einsum("nki,nkj->nij", solid[known], solid[known])
+    view = np.einsum("nki,nkj->nij", flat[known], solid[known]) @ np.linalg.pinv(normal, rcond=1e-6)
+    left, _, right = np.linalg.svd(view, full_matrices=False)
+    rows = left @ right
+    depth = np.cross(rows[:, 0], rows[:, 1])
+    pose[known, 0] = np.arctan2(-depth[:, 0], depth[:, 2])
+    pose[known, 1] = np.arcsin(depth[:, 1].clip(-1, 1))
+    pose[known, 2] = np.arctan2(-rows[:, 0, 1], rows[:, 1, 1])
+    return np.degrees(pose)

@@ -1,0 +1,254 @@
+"""COFW (Burgos-Artizzu et al. 2013, https://data.caltech.edu/records/20099): 29 points and whether each is occluded.
+
+Under the root lie ``COFW_train_color.mat`` and ``COFW_test_color.mat``, or ``COFW_train.mat`` and ``COFW_test.mat``
+with grey pictures. They are Matlab 7.3 files, that is HDF5, where Matlab's arrays stand with their axes reversed:
+``IsTr`` (``IsT`` in the test file) are (1, N) references to uint8 pictures (3, W, H) or (W, H); ``phisTr`` is (87, N),
+29 times x, 29 times y and 29 times 1 for an occluded point; ``bboxesTr`` is (4, N), x, y, width and height. All count
+from 1. The first 845 of the 1345 training faces are LFPW's.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flr.data.table import MAX_PIXELS, FaceTable, check_faces, leave_out
+from flr.errors import UserError
+from flr.landmarks.scheme import COFW29
+
+SITE = "https://data.caltech.edu/records/20099"
+FORMS = {"cofw": "_color", "cofw_grey": ""}
+ENDING = {"train": "Tr", "test": "T"}  # of the arrays' names
+TOTAL = {"train": 1345, "test": 507}
+MAX_FACES = 100_000
+FARTHEST = 1e9  # pixels
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError, OverflowError)  # as h5py tells of it
+
+
+def read(root: Path | None, strict: bool = False) -> FaceTable:
+    """COFW as published, in colour where both are there. A face is named by its part and its number, ``test/0001``.
+
+    An occluded point is labelled and not visible; the subset ``occlusion`` has the faces with such a point. Each
+    picture is its own group. `form` is ``cofw`` or ``cofw_grey``, with the counts where they are not the official ones:
+    ``cofw[train:1300|test:507]``.
+
+    Args:
+        root: the folder that holds the two files.
+        strict: stop at the first fault of a face.
+
+    Raises:
+        UserError: a file is not there, or is damaged or none of this form; or a faulty face where one must stop (see
+            `flr.data.table.check_faces`).
+    """
+    if root is None:
+        raise UserError("data.root is null; set data.root=DIR")
+    there = [form for form in FORMS if all(os.path.lexists(path) for path in _files(root, form).values())]
+    if not there:
+        found = "COFW_train_color.mat and COFW_test_color.mat are not both in it"
+        raise UserError(
+            f"{root}: {found if root.is_dir() else 'there is no such folder'}; looked there also for COFW_train.mat "
+            f"and COFW_test.mat; get COFW_color.zip ({SITE}), unpack it so that this folder holds the first two, and "
+            "set data.root=DIR or the variable FLR_DATA"
+        )
+    form, files = there[0], _files(root, there[0])
+    parts = [_read_part(path, split) for split, path in files.items()]
+    name = np.concatenate([part.name for part in parts])
+    x, y, flags, box = np.split(np.concatenate([part.numbers for part in parts]), [29, 58, 87], axis=1)
+    hidden: np.ndarray = flags >= 0.5
+    sized = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1)
+    bad = {int(i): "its box has no size" for i in np.flatnonzero(~sized)}
+    bad |= {
+        int(i): "an occlusion is not between 0 and 1" for i in np.flatnonzero(~((flags >= 0) & (flags <= 1)).all(1))
+    }
+    faults = parts[0].faults | parts[1].faults
+    bad |= {i: faults[face] for i, face in enumerate(name.tolist()) if face in faults}
+    table = FaceTable(
+        form=form,
+        scheme=COFW29,
+        points=(np.stack([x, y], -1) - 1).astype(np.float32),
+        labelled=np.ones(hidden.shape, bool),
+        visible=~hidden,
+        # The first pixel that a box covers is its x - 1 counted from 0, and its edge half a pixel before that.
+        box=(np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) - 1.5).astype(np.float32),
+        group=name,
+        split=np.char.partition(name, "/")[:, 0],
+        name=name,
+        image=name,
+        subsets={"occlusion": hidden.max(1)},
+        pictures=Pictures(files),
+        size=np.concatenate([part.size for part in parts]),
+        version=np.concatenate([part.version for part in parts]),
+    )
+    try:
+        table = check_faces(leave_out(table, bad, strict), strict)
+    except UserError as error:
+        raise UserError(f"{root}: {error}") from error
+    kept = {split: int((table.split == split).sum()) for split in TOTAL}
+    if kept == TOTAL:
+        return table
+    return dataclasses.replace(table, form=f"{form}[train:{kept['train']}|test:{kept['test']}]")
+
+
+def _files(root: Path, form: str) -> dict[str, Path]:
+    """Part -> file."""
+    return {split: root / f"COFW_{split}{FORMS[form]}.mat" for split in ENDING}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures in the two files, by the faces' names. A call opens its file anew: forks cannot share an open one.
+
+    Attributes:
+        files: ``train`` and ``test`` -> file.
+    """
+
+    files: Mapping[str, Path]
+
+    def __call__(self, name: str) -> np.ndarray:
+        """(H, W) grey or (H, W, 3) RGB, uint8.
+
+        Raises:
+            UserError: the file cannot be read, or gives no such picture.
+        """
+        split, _, number = name.partition("/")
+        with _opened(self.files[split]) as file:
+            picture = _picture(file, _references(file, split)[int(number) - 1])
+            return np.ascontiguousarray(picture[()].T)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one file says of its N faces.
+
+    Attributes:
+        name: (N,) str.
+        numbers: (N, 91) float64, those of ``phis`` and ``bboxes``.
+        size: (N,) int64, bytes of a picture's pixels.
+        version: (N,) int64, when the file was changed.
+        faults: name -> what is wrong with the picture.
+    """
+
+    name: np.ndarray
+    numbers: np.ndarray
+    size: np.ndarray
+    version: np.ndarray
+    faults: dict[str, str]
+
+
+def _read_part(path: Path, split: str) -> _Part:
+    with _opened(path) as file:
+        references = _references(file, split)
+        count = len(references)
+        name = np.array([f"{split}/{i + 1:04d}" for i in range(count)])
+        numbers = [
+            _numbers(file, f"phis{ENDING[split]}", (87, count)),
+            _numbers(file, f"bboxes{ENDING[split]}", (4, count)),
+        ]
+        size, faults = np.zeros(count, np.int64), {}
+        for i, reference in enumerate(references):
+            try:
+                size[i] = _picture(file, reference).size
+            except DAMAGE as error:
+                faults[str(name[i])] = f"{path.name}: {error}"
+        return _Part(name, np.concatenate(numbers).T, size, np.full(count, path.stat().st_mtime_ns), faults)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The h5py.File.
+
+    Raises:
+        UserError: it is none, or what is done inside the ``with`` meets a damage.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise UserError(f"{path}: is no file; fetch it again")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except DAMAGE as error:
+        raise UserError(
+            f"{path}: cannot be read as Matlab 7.3, which is HDF5 ({str(error)[:200]}); fetch it again, or load it in "
+            "Matlab and save it with '-v7.3'"
+        ) from error
+
+
+def _array(file: Any, name: str, limit: int) -> Any:
+    """The h5py.Dataset of that name (see `_checked`); a link to it, which may lead to any file, is not followed.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import h5py
+
+    links, key = file.id.links, name.encode()
+    if not links.exists(key) or links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"it holds no array {name}")
+    return _checked(file[name], name, limit)
+
+
+def _checked(array: Any, what: str, limit: int) -> Any:
+    """An object of the file, once it is sure to be an array that lies in this file and has at most `limit` elements.
+
+    Raises:
+        ValueError: it is not.
+    """
+    import h5py
+
+    if not isinstance(array, h5py.Dataset) or array.shape is None:
+        raise ValueError(f"{what} is no array")
+    if array.external or array.is_virtual:
+        raise ValueError(f"{what} keeps its values in another file")
+    if max(math.prod(array.shape), math.prod(array.chunks or ())) > limit:
+        raise ValueError(f"{what} claims {' x '.join(map(str, array.shape))} elements")
+    return array
+
+
+def _references(file: Any, split: str) -> np.ndarray:
+    """(N,) the references to the pictures.
+
+    Raises:
+        ValueError: there are none.
+    """
+    import h5py
+
+    name = f"Is{ENDING[split]}"
+    array = _array(file, name, MAX_FACES)
+    if h5py.check_ref_dtype(array.dtype) is not h5py.Reference or not array.size:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, not references to pictures")
+    return array[()].ravel()
+
+
+def _numbers(file: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
+    """`shape` float64, NaN where a number is not one that a picture's coordinate could be.
+
+    Raises:
+        ValueError: the array is another.
+    """
+    array = _array(file, name, 87 * MAX_FACES)
+    if array.shape != shape or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, not numbers {shape}")
+    numbers = array[()].astype(np.float64)
+    return np.where(np.abs(numbers) < FARTHEST, numbers, np.nan)
+
+
+def _picture(file: Any, reference: Any) -> Any:
+    """The h5py.Dataset of a picture, (W, H) or (3, W, H) uint8; its pixels are not read yet.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not reference:
+        raise ValueError("its picture is a reference to nothing")
+    array = _checked(file[reference], "its picture", 3 * MAX_PIXELS)
+    shape = array.shape
+    if array.dtype != np.uint8 or len(shape) not in (2, 3) or shape[:-2] not in ((), (3,)) or 0 in shape:
+        raise ValueError(f"its picture is {array.dtype} {shape}, not uint8 (W, H) or (3, W, H)")
+    return array

@@ -1,0 +1,99 @@
+"""WFLW (Wu et al. 2018, https://wywu.github.io/projects/LAB/WFLW.html): 98 points and six attributes.
+
+Under the root lie ``WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{train,test}.txt`` and, in
+``WFLW_images/``, the pictures. The lists have no header, and in a line 207 words: x and y of 98 points, the upper left
+and the lower right corner of a detection (whole pixels), a 0 or 1 for each attribute, and the picture's path. The 10000
+faces lie in fewer pictures. Points are read as counted from 0, as all known code does; no file says so.
+"""
+
+import dataclasses
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from flr.data.readers.ibug import portable
+from flr.data.readers.text import read_sheet
+from flr.data.table import FaceTable, from_files
+from flr.errors import UserError
+from flr.landmarks.scheme import WFLW98
+
+SITE = "https://wywu.github.io/projects/LAB/WFLW.html"
+LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test"
+PICTURES = "WFLW_images"
+# Numbers are counted from the test list on, so that the faces of a test keep their names whatever there is to train on.
+INDEX = {"test": f"{LISTS}/list_98pt_rect_attr_test.txt", "train": f"{LISTS}/list_98pt_rect_attr_train.txt"}
+TOTAL = {"train": 7500, "test": 2500}
+ATTRIBUTES = ("pose", "expression", "illumination", "make_up", "occlusion", "blur")
+BOX = ("x_min", "y_min", "x_max", "y_max")
+NUMBERS = (*(f"{axis}{k}" for k in range(len(WFLW98)) for axis in "xy"), *BOX, *ATTRIBUTES)
+
+
+def read(root: Path | None, strict: bool = False) -> FaceTable:
+    """WFLW as published. A face is named by its picture's path, ``#`` and its number among that picture's faces.
+
+    Each attribute is a subset over both parts; `group` is the picture. `form` is ``wflw``, with the counts where they
+    are not the official ones: ``wflw[train:7000|test:2500]``.
+
+    Args:
+        root: the folder that holds ``WFLW_annotations/`` and ``WFLW_images/``.
+        strict: stop at the first fault of a face.
+
+    Raises:
+        UserError: a list is not there or is none of this form; or a faulty face where one must stop (see
+            `flr.data.table.check_faces`).
+    """
+    if root is None:
+        raise UserError("data.root is null; set data.root=DIR")
+    missing = [name for name in INDEX.values() if not os.path.lexists(root / name)]
+    if missing:
+        found = f"no {' or '.join(missing)} is in it" if root.is_dir() else "there is no such folder"
+        raise UserError(
+            f"{root}: {found}; get WFLW ({SITE}; for research), unpack WFLW_annotations.tar.gz and "
+            f"WFLW_images.tar.gz so that this folder holds {LISTS}/ and {PICTURES}/, and set data.root=DIR or the "
+            "variable FLR_DATA"
+        )
+    images: list[str] = []
+    names: list[str] = []
+    splits: list[str] = []
+    numbers: list[np.ndarray] = []
+    bad: dict[int, str] = {}
+    number: Counter[str] = Counter()
+    for split, place in INDEX.items():
+        path = root / place
+        sheet = read_sheet(path, header=(*NUMBERS, "image"))
+        if sheet.ragged:
+            raise UserError(f"{path}: {next(iter(sheet.ragged.values()))}; mend it or fetch the file again")
+        values, faults = sheet.numbers(NUMBERS)
+        for row, fault in _faults(values).items():
+            faults.setdefault(row, f"{path.name} line {sheet.lines[row]}: {fault}")
+        bad |= {len(images) + row: fault for row, fault in faults.items()}
+        for image in sheet.text("image"):
+            number[image] += 1
+            names.append(f"{portable(image)}#{number[image]}")
+        images += sheet.text("image")
+        splits += [split] * len(sheet)
+        numbers.append(values)
+    values = np.concatenate(numbers)
+    points, box, flags = np.split(values, [2 * len(WFLW98), 2 * len(WFLW98) + 4], axis=1)
+    table = from_files(
+        "wflw", WFLW98, root, [f"{PICTURES}/{image}" for image in images], points.reshape(-1, len(WFLW98), 2), splits,
+        strict=strict, box=box + [-0.5, -0.5, 0.5, 0.5],
+        group=[portable(image) for image in images], name=names, bad=bad,
+        subsets={attribute: flags[:, k] == 1 for k, attribute in enumerate(ATTRIBUTES)},
+    )  # fmt: skip
+    kept = {split: int((table.split == split).sum()) for split in TOTAL}
+    if kept == TOTAL:
+        return table
+    return dataclasses.replace(table, form=f"wflw[train:{kept['train']}|test:{kept['test']}]")
+
+
+def _faults(values: np.ndarray) -> dict[int, str]:
+    """Row -> what is wrong with the box or an attribute of (N, 206) numbers."""
+    box, flags = values[:, -10:-6], values[:, -6:]
+    faults = {int(row): "its box has no size" for row in np.flatnonzero(~(box[:, 2:] > box[:, :2]).all(1))}
+    for k, attribute in enumerate(ATTRIBUTES):
+        for row in np.flatnonzero(~np.isin(flags[:, k], (0, 1))):
+            faults[int(row)] = f"its {attribute} is {flags[row, k]:g}, not 0 or 1"
+    return faults

@@ -1,0 +1,207 @@
+"""The tracking store: reaching it, and reading runs back. Neither torch nor Lightning is needed for that."""
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from flr.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
+PREFIX = "flr."  # of the project's own tags
+
+
+def connect(uri: str, create: bool = True) -> "MlflowClient":
+    """A client of a tracking store that has been seen to answer.
+
+    Args:
+        uri: ``sqlite:///`` and an absolute path, or the address of an ``mlflow server``.
+        create: whether a database that is not there yet is made.
+
+    Raises:
+        UserError: nothing answers there, or the database's folder cannot be written.
+    """
+    if uri.startswith(("http://", "https://")):
+        import requests
+
+        try:
+            answer = requests.get(uri.rstrip("/") + "/health", timeout=5)
+            if answer.status_code >= 500:
+                raise requests.RequestException(f"status {answer.status_code}")
+        except requests.RequestException as error:
+            reason = type(error).__name__ if not error.args else str(error.args[0])[:120]
+            raise UserError(
+                f"tracking.uri={uri}: no MLflow server answers ({reason}); start it or set another"
+            ) from error
+    elif uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        if not path.is_absolute():
+            raise UserError(f"tracking.uri={uri}: name the database by an absolute path, sqlite:////folder/mlflow.db")
+        if not create and not path.is_file():
+            raise UserError(f"tracking.uri={uri}: no such database; set tracking.uri, or paths.output_dir of the runs")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # MLflow would try for minutes to open a database that cannot be opened.
+            with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+                database.execute("BEGIN IMMEDIATE")
+                tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            free = shutil.disk_usage(path.parent).free
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"tracking.uri={uri}: cannot be written ({error}); set paths.output_dir or another"
+            ) from error
+        if tables and "alembic_version" not in tables:
+            raise UserError(f"tracking.uri={uri}: a database of another application; name a file of its own")
+        if free < SPACE:
+            raise UserError(f"tracking.uri={uri}: only {free >> 20} MiB free there; free space or set paths.output_dir")
+    elif "://" not in uri or uri.startswith("file:"):
+        raise UserError(f"tracking.uri={uri}: MLflow's file store is gone; use sqlite:////folder/mlflow.db or a server")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # MLflow reports each migration of a new database; a user of the embedded one asked for none of it.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.system_metrics.system_metrics_monitor").setLevel(logging.WARNING)
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        with one_at_a_time(uri):
+            client = mlflow.MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except UserError:
+        raise
+    except Exception as error:  # SQLAlchemy's and MLflow's own kinds, by the store
+        raise UserError(
+            f"tracking.uri={uri}: cannot be opened ({first_line(error)}); mend it or set another"
+        ) from error
+    return client
+
+
+@contextlib.contextmanager
+def one_at_a_time(uri: str) -> Iterator[None]:
+    """Two processes that make the tables of one new sqlite file at once break it."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    path = Path(uri.removeprefix("sqlite:///"))
+    try:
+        with FileLock(path.with_suffix(".lock")):
+            yield
+    except OSError as error:
+        raise UserError(f"tracking.uri={uri}: cannot be written ({error.strerror}); set another") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# -- reading runs back -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as the store keeps it.
+
+    Attributes:
+        run_id: its id.
+        name: its name.
+        status: ``FINISHED``, ``FAILED``, ``KILLED``, ``RUNNING`` or ``SCHEDULED``.
+        tags: by name, the project's own without their prefix.
+        params: the flattened config and what else was recorded once.
+        metrics: the last value of each.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+
+    def get(self, key: str) -> str | None:
+        """The tag of that name, or else the parameter."""
+        return self.tags.get(key, self.params.get(key))
+
+
+def find_runs(client: "MlflowClient", experiment: str, query: str) -> list[StoredRun]:
+    """The runs of an experiment, oldest first.
+
+    Args:
+        client: of `connect`.
+        experiment: its name.
+        query: what they must fulfil, in MLflow's search syntax; empty for all.
+
+    Raises:
+        UserError: no such experiment, or the store does not take the query.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        known = {found.name: found.experiment_id for found in _pages(client.search_experiments)}
+        if experiment not in known:
+            raise UserError(f"tracking.experiment={experiment}: no such experiment there{nearest(experiment, known)}")
+        words = {"experiment_ids": [known[experiment]], "filter_string": query, "order_by": ["attributes.start_time"]}
+        return [_stored(run) for run in _pages(client.search_runs, **words)]
+    except MlflowException as error:
+        raise UserError(f"filter={query}: the tracking store says: {first_line(error)}") from error
+
+
+def get_run(client: "MlflowClient", run_id: str) -> StoredRun:
+    """The run of an id.
+
+    Raises:
+        UserError: there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _stored(client.get_run(run_id))
+    except MlflowException as error:
+        raise UserError(f"no run {run_id} in the tracking store; mend the id or set tracking.uri") from error
+
+
+def fetch(client: "MlflowClient", run_id: str, path: str, folder: Path) -> Path:
+    """A copy of a run's artifact under `folder`, wherever the store keeps it.
+
+    Raises:
+        UserError: it is not there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        found = Path(client.download_artifacts(run_id, path, str(folder)))
+        if found.is_file():
+            return found
+    except (MlflowException, OSError):
+        pass  # each kind of store has its own error for a file that is gone
+    raise UserError(f"{path} of run {run_id} is not in the tracking store")
+
+
+def _stored(run: Any) -> StoredRun:
+    tags = {key.removeprefix(PREFIX): value for key, value in run.data.tags.items()}
+    return StoredRun(
+        run.info.run_id, run.info.run_name, run.info.status, tags, dict(run.data.params), dict(run.data.metrics)
+    )
+
+
+def _pages(search: Callable[..., Any], **words: Any) -> Iterator[Any]:
+    """All that a paged search finds."""
+    token = None
+    while True:
+        page = search(**words, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,794 @@
+"""data=muct: Kaggle's tables and MUCT's own form, spoiled ones, submissions, and the real labels."""
+
+import csv
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flr.data.boxes import BoxPolicy
+from flr.data.crops import CropSettings, crop, open_store
+from flr.data.readers import ibug, muct
+from flr.data.table import FaceTable
+from flr.errors import UserError
+from flr.landmarks.geometry import fit_similarity, transform
+from flr.landmarks.scheme import IBUG68, KAGGLE15, MUCT76
+from flr.parallel import in_order
+from tests.fakes import ibug as ibug_fake
+from tests.fakes import muct as fake
+
+WHOLE = BoxPolicy(source="file", scale=1.0)
+LABELS = "muct-landmarks/muct76-opencv.csv"
+
+
+def stop(call: Callable[[], object], *words: str) -> None:
+    """A call must end in a one-line UserError that holds all of `words`."""
+    with pytest.raises(UserError) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def asymmetry(table: FaceTable) -> float:
+    """How far the mean face is from its own mirror image, in sides of the tight box."""
+    box = table.tight
+    middle, side = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).max(1)
+    mean = np.nanmean((table.points - middle[:, None]) / side[:, None, None], 0)
+    return float(np.abs(mean[table.scheme.mirror_order] * [-1, 1] - mean).max())
+
+
+def offset(table: FaceTable, points: np.ndarray) -> np.ndarray:
+    """(2,) how far, on the mean, the dots of a fake's pictures lie from `points` (N, K, 2), in pixels."""
+    found = []
+    for i, face in enumerate(points):
+        image = table.load(i).astype(float)
+        grey = image if image.ndim == 2 else image.mean(2)
+        apart = np.linalg.norm(face[:, None] - face[None], axis=-1) + 99 * np.eye(len(face))
+        for x, y in face[apart.min(1) > 9]:  # a dot's window holds no other dot
+            left, top = round(float(x)) - 4, round(float(y)) - 4
+            window = grey[max(top, 0) : top + 9, max(left, 0) : left + 9]
+            if window.shape == (9, 9):
+                weight = np.clip(window - np.percentile(window, 60), 0, None)
+                ys, xs = np.mgrid[top : top + 9, left : left + 9]
+                found.append(((weight * xs).sum() / weight.sum() - x, (weight * ys).sum() / weight.sum() - y))
+    return np.mean(found, 0)
+
+
+# ---------------------------------------------------------------- Kaggle's form
+
+
+def test_kaggle(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path, train=12, test=6)
+    table = muct.read(tmp_path, strict=True)
+    points, pictures = fake.kaggle_faces(12)
+    assert (table.form, table.scheme) == ("muct_csv", KAGGLE15)
+    assert table.name.tolist() == [
+        *(f"training.csv#{i}" for i in range(1, 13)),
+        *(f"test.csv#{i}" for i in range(1, 7)),
+    ]
+    assert table.split.tolist() == ["train"] * 12 + ["unlabelled"] * 6
+    assert len(set(table.group)) == 18 and not table.faults
+    known = fake.present(12)
+    np.testing.assert_array_equal(table.labelled[:12], known)
+    np.testing.assert_array_equal(table.visible, table.labelled)
+    assert not table.labelled[12:].any()
+    np.testing.assert_array_equal(table.subsets["complete"][:12], known.all(1))
+    assert known.all(1).sum() == 4 and not table.subsets["complete"][12:].any()
+    np.testing.assert_allclose(table.points[:12][known], points[known], atol=1e-4)
+    for i, image in enumerate([*pictures, *fake.kaggle_faces(6, seed=1)[1]]):
+        np.testing.assert_array_equal(table.load(i), image)
+        assert table.load(i).dtype == np.uint8
+
+
+def test_kaggle_coordinates_are_pixel_centres(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path, train=60)
+    table = muct.read(tmp_path)
+    np.testing.assert_allclose(offset(table, table.points[:20]), 0, atol=0.1)  # a slip would be .5 or 1
+
+
+def test_kaggle_crop_is_the_picture(tmp_path: Path) -> None:
+    """The crop of conf/data/muct.yaml changes no pixel, and workers that share the file read what one alone does."""
+    fake.write_kaggle(tmp_path / "set", train=70, test=3)
+    table = muct.read(tmp_path / "set")
+    np.testing.assert_allclose(WHOLE.crop(table.box.astype(float), 96), np.tile(np.eye(2, 3), (73, 1, 1)), atol=1e-12)
+    pictures = [table.load(i) for i in range(73)]
+    np.testing.assert_array_equal(
+        crop(pictures[0], WHOLE.crop(table.box[0].astype(float), 96), 96, 1)[..., 0], pictures[0]
+    )
+    kept, store = open_store(table, CropSettings(96, 1, WHOLE), 1.0, tmp_path / "cache", 2, strict=True)
+    assert len(kept) == 73
+    np.testing.assert_array_equal(store.images[..., 0], pictures)
+    apart = list(in_order(table.load, 73, 3))
+    np.testing.assert_array_equal(apart, pictures)
+
+
+def test_kaggle_keeps_no_pixel_in_memory(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path, train=250, test=1)
+    size = (tmp_path / "training.csv").stat().st_size
+    tracemalloc.start()
+    table = muct.read(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(table) == 251 and size > 6e6 and peak < 0.45 * size  # of which 1 MB is the read buffer
+
+
+def reordered(text: str) -> bytes:
+    rows = [line.split(",") for line in text.splitlines()]
+    return "\n".join(",".join([row[-1], *row[:-1], "9" if i else "more"]) for i, row in enumerate(rows)).encode()
+
+
+def quoted(text: str) -> bytes:
+    return "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in text.splitlines()).encode()
+
+
+KAGGLE_VARIANTS: dict[str, Callable[[str], bytes]] = {
+    "windows": lambda text: text.replace("\n", "\r\n").encode(),
+    "mark": lambda text: text.encode("utf-8-sig"),
+    "no_last_end": lambda text: text.rstrip("\n").encode(),
+    "quoted": quoted,
+    "quoted_windows": lambda text: b"\xef\xbb\xbf" + quoted(text).replace(b"\n", b"\r\n"),
+    "quoted_pixels": lambda text: "\n".join(
+        ",".join([*line.split(",")[:-1], f'" {line.split(",")[-1]} "']) for line in text.splitlines()
+    ).encode(),
+    "image_first": reordered,
+    "columns_reversed": lambda text: "\n".join(",".join(line.split(",")[::-1]) for line in text.splitlines()).encode(),
+    "semicolons": lambda text: text.replace(",", ";").encode(),
+    "tabs": lambda text: text.replace(",", "\t").encode(),
+    "empty_lines": lambda text: text.replace("\n", "\n\n").encode(),
+}
+
+
+@pytest.mark.parametrize("change", KAGGLE_VARIANTS.values(), ids=KAGGLE_VARIANTS)
+def test_kaggle_variants(tmp_path: Path, change: Callable[[str], bytes]) -> None:
+    """Re-saved copies are the same set, to the fingerprint."""
+    fake.write_kaggle(tmp_path)
+    plain = muct.read(tmp_path, strict=True)
+    pictures = [plain.load(i) for i in range(len(plain))]
+    for name in ("training.csv", "test.csv"):
+        text = (tmp_path / name).read_text()
+        assert change(text) != text.encode()
+        (tmp_path / name).write_bytes(change(text))
+    table = muct.read(tmp_path, strict=True)
+    assert table.fingerprint() == plain.fingerprint()
+    for i, image in enumerate(pictures):
+        np.testing.assert_array_equal(table.load(i), image)
+
+
+def test_kaggle_needs_both_coordinates_and_no_test_file(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path)
+    for name in ("test.csv", "IdLookupTable.csv"):
+        (tmp_path / name).unlink()
+    edit(tmp_path / "training.csv", 1, 2, "")
+    table = muct.read(tmp_path, strict=True)
+    assert len(table) == 12 and table.labelled[0].sum() == 14 and not table.labelled[0, 1]
+
+
+def test_kaggle_fingerprint_and_version(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    os.utime(tmp_path / "b/test.csv", ns=(5, 5))
+    a, b = muct.read(tmp_path / "a"), muct.read(tmp_path / "b")
+    assert a.fingerprint() == b.fingerprint()
+    assert set(b.version[12:]) == {5} and 5 not in b.version[:12]
+    edit(tmp_path / "b/training.csv", 2, 0, "40.5")
+    assert muct.read(tmp_path / "b").fingerprint() != a.fingerprint()
+
+
+def test_kaggle_answers(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path, answers=True)
+    table = muct.read(tmp_path, strict=True)
+    assert table.form == "muct_csv+answers" and table.split.tolist()[12:] == ["test"] * 6
+    points, _ = fake.kaggle_faces(6, seed=1)
+    asked = np.ones((6, 15), bool)
+    asked[::3] = np.isin(np.arange(15), fake.FOUR)
+    np.testing.assert_array_equal(table.labelled[12:], asked)
+    np.testing.assert_allclose(table.points[12:][asked], points[asked], atol=1e-5)
+    assert muct.read(tmp_path, answers=True).fingerprint() == table.fingerprint()
+    without = muct.read(tmp_path, answers=False)
+    assert without.form == "muct_csv" and set(without.split) == {"train", "unlabelled"}
+
+
+def edit(path: Path, line: int, cell: int, text: str) -> None:
+    """Put `text` into a cell; both are counted from 0."""
+    lines = path.read_text().split("\n")
+    cells = lines[line].split(",")
+    cells[cell] = text
+    lines[line] = ",".join(cells)
+    path.write_text("\n".join(lines))
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+HTML = "<!DOCTYPE html><html><body>Sign in</body></html>"
+KAGGLE_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "empty": (lambda r: (r / "training.csv").write_text(""), ("training.csv", "no column", "'left_eye_center_x'")),
+    "header_alone": (lambda r: cut(r / "training.csv", (r / "training.csv").read_text().index("\n") + 1), ("no row",)),
+    "html": (lambda r: (r / "training.csv").write_text(HTML), ("training.csv", "web page")),
+    "html_test": (lambda r: (r / "test.csv").write_text(HTML), ("test.csv", "web page")),
+    "utf16": (lambda r: (r / "training.csv").write_text("left", "utf-16"), ("UTF-16",)),
+    "binary": (lambda r: (r / "training.csv").write_bytes(b"PK\3\4\0\0"), ("binary",)),
+    "no_image_column": (lambda r: replace(r / "training.csv", ",Image", ",image"), ("no column", "'Image'",)),
+    "renamed_column": (lambda r: replace(r / "training.csv", "nose_tip_y", "nose_tip"), ("no column", "'nose_tip_y'",)),
+    "doubled_column": (
+        lambda r: replace(r / "training.csv", "nose_tip_y", "nose_tip_x"), ("two columns named 'nose_tip_x'",),
+    ),
+    "no_id_column": (lambda r: replace(r / "test.csv", "ImageId", "Id"), ("test.csv", "no column", "'ImageId'")),
+    "cut_in_the_labels": (
+        lambda r: cut(r / "training.csv", (r / "training.csv").read_text().rindex("\n", 0, -1) + 9),
+        ("training.csv line 13: 1 cells, not 31",),
+    ),
+    "too_many_cells": (lambda r: edit(r / "training.csv", 3, 4, "1,2"), ("line 4: 32 cells, not 31",)),
+    "one_endless_line": (lambda r: (r / "training.csv").write_bytes(b"1" * 1_500_000), ("no column",)),
+    "endless_row": (lambda r: edit(r / "training.csv", 2, 30, "1 " * 600_000), ("line 3: over 1,000,000 bytes",)),
+    "mac_line_ends": (
+        lambda r: (r / "training.csv").write_bytes((r / "training.csv").read_bytes().replace(b"\n", b"\r")),
+        ("training.csv",),
+    ),
+    "no_label_at_all": (
+        lambda r: replace(r / "training.csv", (r / "training.csv").read_text(), one_row(r, ["", "40"] * 15)),
+        ("no usable face", "training.csv#1: no point has a label"),
+    ),
+    "a_folder": (lambda r: folder(r / "training.csv"), ("training.csv",)),
+    "a_folder_test": (lambda r: folder(r / "test.csv"), ("test.csv",)),
+    "both_forms": (lambda r: fake.write_muct(r, 1), ("holds both training.csv", "muct76-opencv.csv", "data.root=")),
+}  # fmt: skip
+
+
+def one_row(root: Path, labels: list[str]) -> str:
+    (root / "test.csv").unlink()
+    head, row, *_ = (root / "training.csv").read_text().split("\n")
+    return f"{head}\n{','.join([*labels, row.split(',')[-1]])}\n"
+
+
+@pytest.mark.parametrize(("spoil", "words"), KAGGLE_STOPS.values(), ids=KAGGLE_STOPS)
+def test_kaggle_that_stops(tmp_path: Path, spoil: Callable[[Path], object], words: tuple[str, ...]) -> None:
+    fake.write_kaggle(tmp_path)
+    spoil(tmp_path)
+    stop(lambda: muct.read(tmp_path), str(tmp_path), *words)
+
+
+KAGGLE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "word": (lambda r: edit(r / "training.csv", 2, 0, "left"), "training.csv#2", "training.csv line 3: 'left'"),
+    "na": (lambda r: edit(r / "training.csv", 2, 0, "NA"), "training.csv#2", "'NA' is not a number"),
+    "nan": (lambda r: edit(r / "training.csv", 1, 5, "nan"), "training.csv#1", "not a finite number"),
+    "huge": (lambda r: edit(r / "training.csv", 1, 5, "1e400"), "training.csv#1", "'1e400'"),
+    "no_labels": (
+        lambda r: [edit(r / "training.csv", 12, k, "") for k in range(30)], "training.csv#12", "no point has a label",
+    ),
+    "one_place": (
+        lambda r: [edit(r / "training.csv", 1, k, "40") for k in range(30)], "training.csv#1", "span no area",
+    ),
+    "id": (lambda r: edit(r / "test.csv", 2, 0, "two"), "test.csv line 3", "'two' is no whole number"),
+    "same_id": (lambda r: edit(r / "test.csv", 2, 0, "1"), "test.csv#1", "listed twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "face", "reason"), KAGGLE_FAULTS.values(), ids=KAGGLE_FAULTS)
+def test_kaggle_faults_of_one_face(tmp_path: Path, spoil: Callable[[Path], object], face: str, reason: str) -> None:
+    fake.write_kaggle(tmp_path)
+    spoil(tmp_path)
+    table = muct.read(tmp_path)
+    assert len(table) == 17 and [fault.face for fault in table.faults] == [face]
+    assert reason in table.faults[0].reason
+    stop(lambda: muct.read(tmp_path, strict=True), face, reason)
+    pictures = [*fake.kaggle_faces(12)[1], *fake.kaggle_faces(6, seed=1)[1]]
+    for i, name in enumerate(table.name.tolist()):  # whatever is left out, each face keeps its own picture
+        number = int(name.partition("#")[2]) - 1
+        np.testing.assert_array_equal(table.load(i), pictures[number + 12 * name.startswith("test")])
+
+
+PIXELS: dict[str, tuple[Callable[[str], str], str]] = {
+    "short": (lambda cell: cell.rpartition(" ")[0], "9215 pixels, not 96 x 96"),
+    "long": (lambda cell: cell + " 1", "9217 pixels, not 96 x 96"),
+    "another_size": (lambda cell: " ".join(cell.split()[: 48 * 48]), "2304 pixels, not 96 x 96"),
+    "none": (lambda _: "", "0 pixels"),
+    "blanks": (lambda _: "   ", "0 pixels"),
+    "over_255": (lambda cell: cell.replace(" ", " 256 ", 1).rpartition(" ")[0], "pixel of 256, over 255"),
+    "huge": (lambda cell: "9" * 40 + cell[cell.index(" ") :], "over 255"),
+    "negative": (lambda cell: "-" + cell, "more than whole numbers"),
+    "fraction": (lambda cell: cell.replace(" ", ".0 ", 1), "more than whole numbers"),
+    "word": (lambda cell: cell.replace(" ", " black ", 1), "more than whole numbers"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), PIXELS.values(), ids=PIXELS)
+def test_kaggle_pixels_at_fault(tmp_path: Path, change: Callable[[str], str], reason: str) -> None:
+    """Seen when they are loaded: the crop store leaves that face out, and all others stay."""
+    fake.write_kaggle(tmp_path / "set")
+    path = tmp_path / "set/training.csv"
+    edit(path, 4, 30, change(path.read_text().split("\n")[4].split(",")[30]))
+    table = muct.read(tmp_path / "set", strict=True)
+    stop(lambda: table.load(3), "training.csv#4: its Image", reason, str(path))
+    kept, store = open_store(table, CropSettings(96, 1, WHOLE), 1.0, tmp_path / "cache", 0, strict=False)
+    assert len(kept) == len(store.images) == 17 and reason in kept.faults[0].reason
+    np.testing.assert_array_equal(store.images[3, ..., 0], table.load(4))
+
+
+def test_kaggle_cut_or_gone_after_it_was_read(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path)
+    table = muct.read(tmp_path)
+    cut(tmp_path / "training.csv", 50_000)
+    stop(lambda: table.load(5), "training.csv#6", "0 pixels")
+    (tmp_path / "training.csv").unlink()
+    stop(lambda: table.load(5), str(tmp_path / "training.csv"), "cannot be read")
+
+
+ANSWER_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "no_row": (lambda r: replace(r / "answers.csv", "\n7,", "\n907,"), ("RowId 7 ", "no Location")),
+    "empty": (lambda r: edit(r / "answers.csv", 7, 1, ""), ("RowId 7 ", "no Location")),
+    "word": (lambda r: edit(r / "answers.csv", 7, 1, "x"), ("answers.csv line 8", "'x' is not a number")),
+    "no_lookup": (lambda r: (r / "IdLookupTable.csv").unlink(), ("IdLookupTable.csv", "cannot be read")),
+    "no_picture": (lambda r: edit(r / "IdLookupTable.csv", 8, 1, "77"), ("RowId 8 ", "no picture in test.csv")),
+    "no_test": (lambda r: (r / "test.csv").unlink(), ("test.csv", "no such file")),
+    "test_face_at_fault": (
+        lambda r: (edit(r / "test.csv", 2, 0, "1"), replace(r / "IdLookupTable.csv", ",2,", ",1,")),
+        ("test.csv#1: it is listed twice", "never scored in part"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), ANSWER_STOPS.values(), ids=ANSWER_STOPS)
+def test_kaggle_answers_that_stop(tmp_path: Path, spoil: Callable[[Path], object], words: tuple[str, ...]) -> None:
+    fake.write_kaggle(tmp_path, answers=True)
+    spoil(tmp_path)
+    stop(lambda: muct.read(tmp_path), str(tmp_path), *words)
+
+
+def test_the_root(tmp_path: Path) -> None:
+    stop(lambda: muct.read(None), "data.root is null")
+    where = ("training.csv", "kaggle.com", "login", "github.com/StephenMilborrow/muct", "data.root=DIR", "FLR_DATA")
+    stop(lambda: muct.read(tmp_path / "none"), "no such folder", *where)
+    stop(lambda: muct.read(tmp_path), "neither training.csv nor muct76-opencv.csv", *where)
+    fake.write_kaggle(tmp_path / "inner")
+    stop(lambda: muct.read(tmp_path), "one folder deeper", f"data.root={tmp_path / 'inner'}")
+    fake.write_muct(tmp_path / "b" / "Zoë & a blank", 1)
+    stop(lambda: muct.read(tmp_path / "b"), "one folder deeper", f"data.root={tmp_path / 'b' / 'Zoë & a blank'}")
+    assert len(muct.read(tmp_path / "b" / "Zoë & a blank")) == 5
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/training.csv").symlink_to(tmp_path / "inner/training.csv")
+    assert muct.read(tmp_path / "linked").load(0).shape == (96, 96)
+    stop(lambda: muct.read(tmp_path / "inner/training.csv"), "no such folder")
+
+
+def test_options_of_the_other_form(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path / "a")
+    stop(lambda: muct.read(tmp_path / "a", points=76), "data.reader.points=15")
+    stop(lambda: muct.read(tmp_path / "a", mirrored=True), "data.reader.mirrored=false")
+    stop(lambda: muct.read(tmp_path / "a", answers=True), "answers.csv", "cannot be read")
+    fake.write_muct(tmp_path / "b", 1)
+    stop(lambda: muct.read(tmp_path / "b", answers=True), "data.reader.answers=null")
+
+
+# ---------------------------------------------------------------- submissions
+
+
+def test_submission(tmp_path: Path) -> None:
+    """Of the truth, it is the answers: every row that is asked for, in the table's order."""
+    fake.write_kaggle(tmp_path, answers=True)
+    rows = list(csv.reader((tmp_path / "IdLookupTable.csv").open()))
+    fake.write_csv(tmp_path / "IdLookupTable.csv", [rows[0], *rows[:0:-1]])  # by no rule but the table's
+    points, _ = fake.kaggle_faces(6, seed=1)
+    points[2, 3] = [-4.25, 131]
+    turn = np.array([4, 1, 5, 0, 2, 3])  # nor does the faces' order count
+    names = [f"test.csv#{i + 1}" for i in turn]
+    muct.write_submission(
+        tmp_path / "out/mine.csv", tmp_path, ["training.csv#1", *names], np.r_[points[:1], points[turn]]
+    )
+    lines = (tmp_path / "out/mine.csv").read_text().split("\n")
+    assert lines[0] == "RowId,Location" and lines[-1] == ""
+    written = [line.split(",") for line in lines[1:-1]]
+    assert [row for row, _ in written] == [row[0] for row in rows[:0:-1]]
+    truth = dict(list(csv.reader((tmp_path / "answers.csv").open()))[1:])
+    asked = {row[0]: (row[1], row[2]) for row in rows[1:]}
+    for row, location in written:
+        if asked[row] == ("3", "left_eye_outer_corner_x"):
+            assert float(location) == 0
+        elif asked[row] == ("3", "left_eye_outer_corner_y"):
+            assert float(location) == 96
+        else:
+            assert float(location) == pytest.approx(min(max(float(truth[row]), 0), 96), abs=2e-6)
+
+
+SUBMISSION_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "absent": (lambda r: edit(r / "IdLookupTable.csv", 9, 1, "1784"), ("1 faces", "test.csv#1784")),
+    "feature": (
+        lambda r: edit(r / "IdLookupTable.csv", 9, 2, "nose_tipx"), ("line 10", "'nose_tipx' (did you mean 'nose_tip_x'?)"),
+    ),
+    "id": (lambda r: edit(r / "IdLookupTable.csv", 9, 1, "x"), ("line 10", "'x' is no whole number")),
+    "cells": (lambda r: edit(r / "IdLookupTable.csv", 9, 3, "1,2"), ("line 10: 5 cells, not 4",)),
+    "twice": (lambda r: edit(r / "IdLookupTable.csv", 9, 0, "1"), ("a RowId twice",)),
+    "no_table": (lambda r: (r / "IdLookupTable.csv").unlink(), ("cannot be read",)),
+    "column": (lambda r: replace(r / "IdLookupTable.csv", "FeatureName", "Feature"), ("no column", "'FeatureName'",)),
+    "html": (lambda r: (r / "IdLookupTable.csv").write_text(HTML), ("web page",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "words"), SUBMISSION_STOPS.values(), ids=SUBMISSION_STOPS)
+def test_submission_that_stops(tmp_path: Path, spoil: Callable[[Path], object], words: tuple[str, ...]) -> None:
+    fake.write_kaggle(tmp_path)
+    spoil(tmp_path)
+    names, points = [f"test.csv#{i}" for i in range(1, 7)], np.full((6, 15, 2), 48.0)
+    out = tmp_path / "mine.csv"
+    stop(lambda: muct.write_submission(out, tmp_path, names, points), str(tmp_path / "IdLookupTable.csv"), *words)
+    assert not out.exists()
+
+
+def test_submission_of_what_is_no_number(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path)
+    points = np.full((6, 15, 2), 48.0)
+    points[1, 7, 1] = np.nan
+    call = lambda: muct.write_submission(tmp_path / "a.csv", tmp_path, [f"test.csv#{i}" for i in range(1, 7)], points)  # noqa: E731
+    stop(call, "test.csv#2", "left_eyebrow_outer_end_y", "no finite number")
+    assert not (tmp_path / "a.csv").exists()
+
+
+# ---------------------------------------------------------------- MUCT's own form
+
+
+def muct_truth(subjects: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 76, 2) points of a fake and (N, 76) whether each has a label."""
+    points = fake.muct_points(ibug_fake.faces(5 * subjects, fake.MUCT_SIZE)).round(1).clip(1, 478)
+    labelled = np.ones(points.shape[:2], bool)
+    for i in range(len(points)):
+        labelled[i, fake.HIDDEN.get("abcde"[i % 5], [])] = False
+    return points, labelled
+
+
+@pytest.mark.parametrize(("count", "landmarks"), [(76, "muct-landmarks"), (76, "."), (68, "muct-landmarks")])
+def test_muct(tmp_path: Path, count: int, landmarks: str) -> None:
+    fake.write_muct(tmp_path, 3, count=count, landmarks=landmarks)
+    table = muct.read(tmp_path, strict=True)
+    points, labelled = muct_truth(3)
+    assert (table.form, table.scheme) == ("muct76", KAGGLE15) and len(table) == 15
+    assert table.name[[0, 1, 4, 14]].tolist() == ["i000qa-fn", "i000qb-fn", "i000qe-f2", "i202se-fn"]
+    assert table.group.tolist() == ["000"] * 5 + ["001"] * 5 + ["202"] * 5
+    assert set(table.split) == {"train"}
+    np.testing.assert_array_equal(table.labelled, MUCT76.reduce(labelled, "kaggle15"))
+    assert (~table.labelled).sum() == 6 and not table.labelled[1, KAGGLE15.names.index("left_brow_outer")]
+    known = table.labelled
+    np.testing.assert_allclose(table.points[known], MUCT76.reduce(points, "kaggle15")[known], atol=1e-4)
+    np.testing.assert_array_equal(table.subsets["complete"], known.all(1))
+    tight = dataclasses.replace(table, points=points, labelled=labelled).tight
+    np.testing.assert_allclose(table.box[:, :2] + table.box[:, 2:], tight[:, :2] + tight[:, 2:], rtol=1e-5)
+    np.testing.assert_allclose(table.box[:, 2:] - table.box[:, :2], 1.25 * (tight[:, 2:] - tight[:, :2]), rtol=1e-4)
+    assert table.load(0).shape == (640, 480, 3)
+    assert table.version.all() and table.size.all()
+
+
+def test_muct_all_76(tmp_path: Path) -> None:
+    fake.write_muct(tmp_path)
+    table = muct.read(tmp_path, strict=True, points=76)
+    points, labelled = muct_truth(3)
+    assert (table.form, table.scheme) == ("muct76", MUCT76)
+    np.testing.assert_array_equal(table.labelled, labelled)
+    np.testing.assert_allclose(table.points[labelled], points[labelled], atol=1e-4)
+    np.testing.assert_allclose(offset(table, points), 0, atol=0.1)
+    fewer = muct.read(tmp_path)
+    np.testing.assert_array_equal(table.reduce("kaggle15", KAGGLE15).points, fewer.points)
+    np.testing.assert_array_equal(table.box, fewer.box)
+    fake.write_muct(tmp_path / "68", 1, count=68)
+    stop(lambda: muct.read(tmp_path / "68", points=76), "68 points a face, not 76", "data.reader.points=15")
+
+
+def test_muct_mirrored(tmp_path: Path) -> None:
+    """The mirrored rows' pictures are not part of the set: they are the others', turned when loaded."""
+    fake.write_muct(tmp_path)
+    plain, table = muct.read(tmp_path, points=76), muct.read(tmp_path, strict=True, points=76, mirrored=True)
+    assert table.form == "muct76+mirrored" and len(table) == 30
+    assert table.name[15] == "ir000qa-fn" and table.group[15] == "000"
+    assert set(table.group) == set(plain.group) and len(set(table.image)) == 30
+    np.testing.assert_array_equal(table.load(15), plain.load(0)[:, ::-1])
+    np.testing.assert_array_equal(table.load(0), plain.load(0))
+    np.testing.assert_array_equal(table.labelled[15:], plain.labelled[:, MUCT76.mirror_order])
+    turned = table.points[15:][table.labelled[15:]]
+    np.testing.assert_allclose(
+        offset(table.take(np.arange(15, 30)), np.nan_to_num(table.points[15:], nan=-99)), 0, atol=0.1
+    )
+    np.testing.assert_allclose(
+        turned, ([479, 0] + plain.points[:, MUCT76.mirror_order] * [-1, 1])[table.labelled[15:]], atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("points", [15, 76])
+def test_muct_mean_face_is_its_own_mirror_image(tmp_path: Path, points: int) -> None:
+    fake.write_muct(tmp_path, 8)
+    table = muct.read(tmp_path, points=points)  # type: ignore[arg-type]
+    assert asymmetry(table) < 0.1
+    wrong = dataclasses.replace(table.scheme, pairs=table.scheme.pairs[1:])
+    assert asymmetry(dataclasses.replace(table, scheme=wrong)) > 0.3
+
+
+def test_the_scheme_of_76_points() -> None:
+    """A symmetric face is its own mirror image point by point, and its 15 points are those of iBUG's 68."""
+    face = ibug_fake.layout()
+    points = fake.muct_points(face)
+    np.testing.assert_allclose(points[MUCT76.mirror_order] * [-1, 1], points, atol=1e-9)
+    assert len(np.unique(points.round(6), axis=0)) == 76
+    for small in MUCT76.reductions:
+        np.testing.assert_allclose(MUCT76.reduce(points, small), IBUG68.reduce(face, small), atol=1e-9)
+
+
+def test_muct_a_point_on_the_edge_has_a_label(tmp_path: Path) -> None:
+    fake.write_muct(tmp_path, 1)
+    edit(tmp_path / LABELS, 1, 2 + 2 * 31, "0")  # x of the right eye alone
+    table = muct.read(tmp_path, strict=True)
+    assert table.labelled[0, 1] and table.points[0, 1, 0] == 0
+
+
+MUCT_VARIANTS: dict[str, Callable[[str], bytes]] = {
+    "windows": lambda text: text.replace("\n", "\r\n").encode(),
+    "mark": lambda text: text.encode("utf-8-sig"),
+    "semicolons": lambda text: text.replace(",", ";").encode(),
+    "quoted": quoted,
+    "columns_reversed": KAGGLE_VARIANTS["columns_reversed"],
+}
+
+
+@pytest.mark.parametrize("change", MUCT_VARIANTS.values(), ids=MUCT_VARIANTS)
+def test_muct_variants(tmp_path: Path, change: Callable[[str], bytes]) -> None:
+    fake.write_muct(tmp_path, 1)
+    plain, text = muct.read(tmp_path, strict=True), (tmp_path / LABELS).read_text()
+    (tmp_path / LABELS).write_bytes(change(text))
+    assert muct.read(tmp_path, strict=True).fingerprint() == plain.fingerprint()
+
+
+MUCT_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "empty": (lambda r: (r / LABELS).write_text(""), (LABELS, "no row")),
+    "html": (lambda r: (r / LABELS).write_text(HTML), (LABELS, "web page")),
+    "column": (lambda r: replace(r / LABELS, ",x40,", ",x4O,"), ("no column", "'x40'",)),
+    "no_name": (lambda r: replace(r / LABELS, "name,", "file,"), ("no column", "'name'",)),
+    "tail_in_part": (lambda r: replace(r / LABELS, ",x75,", ",q75,"), ("no column", "'x75'",)),
+    "cut": (lambda r: cut(r / LABELS, (r / LABELS).stat().st_size - 90), ("line 11", "cells, not 154")),
+    "no_pictures": (lambda r: (r / "jpg").rename(r / "gif"), ("no folder jpg/", "muct-a-jpg-v1.tar.gz")),
+    "no_picture_at_all": (
+        lambda r: [path.unlink() for path in (r / "jpg").iterdir()], ("no usable face is left of 5", "cannot be read"),
+    ),
+    "a_folder": (lambda r: folder(r / LABELS), (LABELS, "cannot be read")),
+    "only_mirrored": (
+        lambda r: replace(r / LABELS, "\ni0", "\nir0"), ("no usable face",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "words"), MUCT_STOPS.values(), ids=MUCT_STOPS)
+def test_muct_that_stops(tmp_path: Path, spoil: Callable[[Path], object], words: tuple[str, ...]) -> None:
+    fake.write_muct(tmp_path, 1)
+    spoil(tmp_path)
+    stop(lambda: muct.read(tmp_path), str(tmp_path), *words)
+
+
+MUCT_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "number": (lambda r: edit(r / LABELS, 2, 9, "1e400"), "muct76-opencv.csv line 3: '1e400' is not a finite number"),
+    "word": (lambda r: edit(r / LABELS, 2, 9, "x"), "'x' is not a number"),
+    "all_missing": (lambda r: [edit(r / LABELS, 2, k, "0") for k in range(2, 154)], "no point has a label"),
+    "name": (lambda r: edit(r / LABELS, 2, 0, "face 1"), "line 3: its name is not of the form i000qa-fn"),
+    "climbing": (lambda r: edit(r / LABELS, 2, 0, "../i000qb-fn"), "its name is not of the form"),
+    "absolute": (lambda r: edit(r / LABELS, 2, 0, "/etc/passwd"), "its name is not of the form"),
+    "letters": (lambda r: edit(r / LABELS, 2, 0, "iZoëqb-fn"), "its name is not of the form"),
+    "twice": (lambda r: edit(r / LABELS, 2, 0, "i000qa-fn"), "it is listed twice"),
+    "no_file": (lambda r: (r / "jpg/i000qb-fn.jpg").unlink(), "cannot be read"),
+    "upper_case_suffix": (
+        lambda r: (r / "jpg/i000qb-fn.jpg").rename(r / "jpg/i000qb-fn.JPG"), "its picture cannot be read",
+    ),
+    "empty_file": (lambda r: (r / "jpg/i000qb-fn.jpg").write_bytes(b""), "an empty file"),
+    "folder": (lambda r: folder(r / "jpg/i000qb-fn.jpg"), "is no file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "reason"), MUCT_FAULTS.values(), ids=MUCT_FAULTS)
+def test_muct_faults_of_one_face(tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
+    fake.write_muct(tmp_path, 1)
+    spoil(tmp_path)
+    table = muct.read(tmp_path)
+    assert len(table) == 4 and len(table.faults) == 1
+    assert reason in table.faults[0].reason
+    stop(lambda: muct.read(tmp_path, strict=True), reason)
+
+
+@pytest.mark.parametrize("data", [HTML.encode(), b"\xff\xd8\xff", b"GIF89a"])
+def test_muct_pictures_at_fault(tmp_path: Path, data: bytes) -> None:
+    fake.write_muct(tmp_path, 1)
+    picture = tmp_path / "jpg/i000qa-fn.jpg"
+    for spoiled in (data, picture.read_bytes()[:-40]):
+        picture.write_bytes(spoiled)
+        table = muct.read(tmp_path, mirrored=True)
+        stop(lambda table=table: table.load(0), str(picture))
+        stop(lambda table=table: table.load(5), str(picture))
+
+
+# ---------------------------------------------------------------- whatever the bytes
+
+
+def mutated(data: bytes, draw: st.DataObject) -> bytes:
+    """A file with some bytes changed, taken out or put in."""
+    for _ in range(draw.draw(st.integers(1, 4))):
+        at = draw.draw(st.integers(0, len(data)))
+        gone = draw.draw(st.sampled_from([0, 1, 7, 400]))
+        data = (
+            data[:at]
+            + draw.draw(st.binary(max_size=6) | st.sampled_from([b",", b"\n", b'"', b"nan"]))
+            + data[at + gone :]
+        )
+    return data
+
+
+@given(draw=st.data())
+@settings(max_examples=50, deadline=None)
+def test_whatever_the_bytes(draw: st.DataObject) -> None:
+    """A table or a UserError, and each picture pixels or a UserError."""
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        if draw.draw(st.booleans()):
+            fake.write_kaggle(root, train=4, test=2, answers=draw.draw(st.booleans()))
+            names = ["training.csv", "test.csv", "IdLookupTable.csv"]
+        else:
+            fake.write_muct(root, 1)
+            names = [LABELS]
+        for name in draw.draw(st.lists(st.sampled_from(names), min_size=1)):
+            data = (root / name).read_bytes()
+            near = data[:2000] if draw.draw(st.booleans()) else data  # where the header and the labels are
+            data = mutated(near, draw) + data[len(near) :] if draw.draw(st.integers(0, 9)) else draw.draw(st.binary())
+            (root / name).write_bytes(data)
+        try:
+            table = muct.read(root)
+        except UserError as error:
+            assert str(root) in str(error)
+            return
+        assert len(table) and np.isfinite(table.points[table.labelled]).all()
+        for i in range(len(table)):
+            try:
+                image = table.load(i)
+            except UserError:
+                continue
+            assert image.dtype == np.uint8
+        try:
+            muct.write_submission(root / "out.csv", root, table.name.tolist(), np.zeros((len(table), 15, 2)))
+        except UserError:
+            assert not (root / "out.csv").exists()
+
+
+# ---------------------------------------------------------------- the real labels
+
+
+@pytest.fixture
+def muct_labels(real_data: Path) -> Path:
+    path = real_data / "muct_labels/muct76-opencv.csv"
+    if not path.is_file():
+        pytest.skip(f"needs real files: no {path}")
+    return path
+
+
+def test_real_muct_labels(muct_labels: Path) -> None:
+    names, points, bad = muct.read_landmarks(muct_labels)
+    assert len(names) == len(set(names)) == 3755 and points.shape == (3755, 68, 2) and not bad
+    assert len({name[1:4] for name in names}) == 276
+    lacking = np.isnan(points).any(-1)
+    assert lacking.sum() == 2544 and lacking.any(1).sum() == 840
+    assert np.flatnonzero(lacking.any(0)).tolist() == [15, 16, 20, 39, 42, 43, 44, 45, 47]
+    cameras = np.array([name[5] for name in names])
+    assert {c: int(lacking[cameras == c].any(1).sum()) for c in "abcde"} == {"a": 0, "b": 160, "c": 680, "d": 0, "e": 0}
+    assert np.nanmax(points, (0, 1)).tolist() == [479, 639]
+
+
+def test_real_muct_mirrored_rows_are_the_pairs(muct_labels: Path) -> None:
+    """Milborrow's own mirrored rows are 479 - x with our pairs swapped: the pairs are his, the coordinates 0-based."""
+    names, points, _ = muct.read_landmarks(muct_labels, mirrored=True)
+    place = {name: i for i, name in enumerate(names)}
+    turned = [i for i, name in enumerate(names) if name.startswith("ir")]
+    plain = [place["i" + names[i][2:]] for i in turned]
+    assert len(turned) == 3755
+    order = MUCT76.mirror_order[:68]
+    expected = points[plain][:, order] * [-1, 1] + [479, 0]
+    np.testing.assert_array_equal(np.isnan(points[turned]), np.isnan(expected))
+    assert np.nanmax(np.abs(points[turned] - expected)) < 0.11  # he moved what fell onto (0, 0) of his centred frame
+    assert np.nanmean(np.abs(points[turned] - expected)) < 1e-5
+
+
+def mean_shape(points: np.ndarray) -> np.ndarray:
+    """(K, 2) the mean of faces (N, K, 2) laid over each other by similarities."""
+    mean = points[0]
+    for _ in range(4):
+        mean = transform(fit_similarity(points, np.broadcast_to(mean, points.shape)), points).mean(0)
+    return mean
+
+
+def kaggle_labels(root: Path) -> np.ndarray:
+    """(7049, 15, 2) the genuine labels, NaN where missing."""
+    path = root / "kaggle_labels/training_labels.csv"
+    if not path.is_file():
+        pytest.skip(f"needs real files: no {path}")
+    head, *rows = csv.reader(path.open())
+    assert tuple(head) == muct.FEATURES
+    return np.array([[float(v) if v else np.nan for v in row] for row in rows]).reshape(-1, 15, 2)
+
+
+def test_real_shapes_agree(real_data: Path, muct_labels: Path) -> None:
+    """Three sets that were labelled apart have the same 15 points: MUCT's by our reduction, 300-W's by another."""
+    _, points, _ = muct.read_landmarks(muct_labels)
+    groups = [list(group) for group in MUCT76.reductions["kaggle15"]]
+    mine = np.stack([points[:, group].mean(1) for group in groups], 1)
+    shapes = [
+        mean_shape(part[np.isfinite(part).all((1, 2))])
+        for part in (mine, kaggle_labels(real_data), IBUG68.reduce(ibug.read(real_data / "300w").points, "kaggle15"))
+    ]
+    for shape in shapes[1:]:
+        apart = np.linalg.norm(transform(fit_similarity(shapes[0], shape), shapes[0]) - shape, axis=-1)
+        assert (apart / np.linalg.norm(shape[0] - shape[1])).max() < 0.08
+        swapped = shapes[0][KAGGLE15.mirror_order]
+        assert (
+            np.linalg.norm(transform(fit_similarity(swapped, shape), swapped) - shape, axis=-1).max() > 10 * apart.max()
+        )
+
+
+def test_real_kaggle_labels(real_data: Path, tmp_path: Path) -> None:
+    """All 7049 genuine rows, with no pixels: what is missing is missing, and no row is lost."""
+    truth = kaggle_labels(real_data)
+    source = (real_data / "kaggle_labels/training_labels.csv").read_text().splitlines()
+    (tmp_path / "training.csv").write_text("\n".join([f"{source[0]},Image", *(f"{line},1 2" for line in source[1:])]))
+    table = muct.read(tmp_path, strict=True)
+    known = np.isfinite(truth).all(-1)
+    np.testing.assert_array_equal(table.labelled, known)
+    np.testing.assert_allclose(table.points[known], truth[known], atol=1e-4)
+    assert len(table) == 7049 and table.subsets["complete"].sum() == 2140
+    assert table.labelled[2284:].sum(1).max() == 4 and not table.subsets["complete"][2284:].any()
+    whole = table.take(np.flatnonzero(table.subsets["complete"]))
+    assert asymmetry(whole) < 0.05
+    stop(lambda: table.load(0), "2 pixels, not 96 x 96")
+
+
+def test_real_lookup_table(real_data: Path, tmp_path: Path) -> None:
+    root = real_data / "kaggle_labels"
+    if not (root / "IdLookupTable.csv").is_file():
+        pytest.skip(f"needs real files: no {root / 'IdLookupTable.csv'}")
+    names = [f"test.csv#{i}" for i in range(1, 1784)]
+    muct.write_submission(tmp_path / "mine.csv", root, names, np.full((1783, 15, 2), 48.0))
+    lines = (tmp_path / "mine.csv").read_text().splitlines()
+    assert lines[0] == "RowId,Location" and [line.split(",")[0] for line in lines[1:]] == [
+        str(i) for i in range(1, 27125)
+    ]
+    stop(lambda: muct.write_submission(tmp_path / "b.csv", root, names[1:], np.zeros((1782, 15, 2))), "test.csv#1")
+
+
+def test_real_pictures_in_kaggles_form(real_data: Path, tmp_path: Path) -> None:
+    """300-W's photos in Kaggle's form, written elsewhere: the same points on the same pixels."""
+    script = real_data / "make_forms.py"
+    if not script.is_file():
+        pytest.skip(f"needs real files: no {script}")
+    subprocess.run([sys.executable, str(script), str(tmp_path), "--limit", "40"], check=True, timeout=300)
+    table = muct.read(tmp_path / "kaggle", strict=True)
+    assert table.form == "muct_csv+answers" and len(table) == 80
+    test = table.take(np.flatnonzero(table.split == "test"))
+    assert asymmetry(test) < 0.1
+    photos = ibug.read(real_data / "300w")
+    photos = photos.take(np.flatnonzero(photos.split == "test")[:40])
+    to_crop = BoxPolicy(scale=1.25).crop(photos.tight.astype(float), 96)
+    mapped = transform(to_crop, IBUG68.reduce(photos.points, "kaggle15").astype(float))
+    # Its crop is cut half a pixel of the photo's beside ours, so points and pixels both lie up to that apart.
+    np.testing.assert_allclose(test.points, mapped, atol=0.6)
+    for i in range(0, 40, 8):
+        ours = crop(cv2.cvtColor(photos.load(i), cv2.COLOR_RGB2GRAY), to_crop[i], 96, 1)[..., 0].astype(float)
+        assert np.corrcoef(ours.ravel(), test.load(i).ravel())[0, 1] > 0.97

@@ -1,0 +1,325 @@
+"""WFLW's reader against its fake and spoiled copies of it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flr.data.readers import wflw
+from flr.data.splits import hold_out
+from flr.data.table import FaceTable
+from flr.errors import UserError
+from flr.landmarks.scheme import IBUG68, WFLW98
+from tests.data.test_readers import asymmetry, offset, stop
+from tests.fakes import wflw as fake
+
+TRAIN, TEST = wflw.INDEX["train"], wflw.INDEX["test"]
+FIRST = f"{fake.FOLDERS['train']}_1.jpg"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set that no test changes."""
+    root = tmp_path_factory.mktemp("wflw")
+    fake.write(root)
+    return root
+
+
+@pytest.fixture
+def root(written: Path, tmp_path: Path) -> Path:
+    """A set that may be changed; its pictures are those of `written`."""
+    for name in (TRAIN, TEST):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((written / name).read_bytes())
+    for path in (written / wflw.PICTURES).rglob("*.jpg"):
+        link = tmp_path / path.relative_to(written)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    return tmp_path
+
+
+def of(table: FaceTable, split: str) -> FaceTable:
+    return table.take(table.split == split)
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_columns(written: Path) -> None:
+    table = wflw.read(written, strict=True)
+    assert table.form == "wflw[train:8|test:6]" and table.scheme is WFLW98 and not table.faults
+    train, test = of(table, "train"), of(table, "test")
+    assert (len(train), len(test)) == (8, 6)
+    assert train.name[:3].tolist() == [f"{FIRST}#1", f"{FIRST}#2", f"{fake.FOLDERS['train']}_2.jpg#1"]
+    assert train.group[:3].tolist() == [FIRST, FIRST, f"{fake.FOLDERS['train']}_2.jpg"]
+    assert train.image[0] == train.image[1] == f"WFLW_images/{FIRST}"
+    truth = fake.faces("train", 8)
+    truth[1, :, 0] += fake.ibug.SIZE[0]
+    np.testing.assert_allclose(train.points, truth, atol=1e-5)
+    assert table.points.dtype == table.box.dtype == np.float32 and table.labelled.all() and table.visible.all()
+    edges = np.concatenate([truth.min(1) + 2, truth.max(1) - 2], 1).round() + [-0.5, -0.5, 0.5, 0.5]
+    np.testing.assert_array_equal(train.box, edges)  # both corners' pixels are in it
+    assert table.size[0] == (written / str(table.image[0])).stat().st_size
+    assert asymmetry(table) < 0.06
+
+
+def test_attributes_are_subsets_that_overlap(written: Path) -> None:
+    table = wflw.read(written)
+    assert list(table.subsets) == ["pose", "expression", "illumination", "make_up", "occlusion", "blur"]
+    assert [int(mask.sum()) for mask in of(table, "test").subsets.values()] == [5, 4, 3, 2, 1, 0]
+    assert [int(mask.sum()) for mask in of(table, "train").subsets.values()] == [7, 6, 5, 4, 3, 2]
+    assert of(table, "test").subsets["make_up"].tolist() == [False] * 4 + [True] * 2
+
+
+def test_points_lie_on_the_pixels(tmp_path: Path) -> None:
+    """Points count from 0, and two faces of one picture are not mistaken for each other."""
+    fake.write(tmp_path, {"train": 4, "test": 2}, size=(320, 288))
+    table = wflw.read(tmp_path)
+    assert np.abs(offset(table)).max() < 0.1
+    assert table.load(0).shape == (288, 640, 3)
+
+
+def test_reduced_to_68(written: Path) -> None:
+    table = wflw.read(written).reduce("ibug68", IBUG68)
+    assert table.points.shape == (14, 68, 2) and asymmetry(table) < 0.06
+    interocular = table.scheme.distance(table.points, table.labelled)
+    np.testing.assert_allclose(interocular, WFLW98.distance(wflw.read(written).points, np.ones((14, 98), bool)))
+
+
+def test_a_picture_does_not_cross_into_validation(written: Path) -> None:
+    table = hold_out(wflw.read(written), 0.3)
+    sides = [set(of(table, split).image.tolist()) for split in ("train", "val")]
+    assert all(sides) and not sides[0] & sides[1]
+
+
+def test_form_of_the_whole_set(written: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wflw.TOTAL == {"train": 7500, "test": 2500}
+    monkeypatch.setattr(wflw, "TOTAL", {"train": 8, "test": 6})
+    assert wflw.read(written).form == "wflw"
+    (root / wflw.PICTURES / f"{fake.FOLDERS['train']}_2.jpg").unlink()
+    assert wflw.read(root).form == "wflw[train:7|test:6]"
+
+
+def test_a_test_face_keeps_its_name_whatever_there_is_to_train_on(root: Path) -> None:
+    """Also where a picture has faces in both lists."""
+    alone = of(wflw.read(root), "test").name.tolist()
+    path = root / TRAIN
+    path.write_text(path.read_text().replace(FIRST, f"{fake.FOLDERS['test']}_1.jpg"))
+    table = wflw.read(root, strict=True)
+    assert of(table, "test").name.tolist() == alone
+    assert of(table, "train").name[:2].tolist() == [f"{fake.FOLDERS['test']}_1.jpg#{n}" for n in (3, 4)]
+
+
+VARIANTS: dict[str, Callable[[str], str]] = {
+    "crlf": lambda text: text.replace("\n", "\r\n"),
+    "bom": lambda text: "\ufeff" + text,
+    "tabs": lambda text: text.replace(" ", "\t"),
+    "commas": lambda text: text.replace(" ", ","),
+    "wide_blanks": lambda text: text.replace(" ", "  ").replace("\n", " \n"),
+    "no_last_newline": lambda text: text.rstrip("\n"),
+    "empty_lines": lambda text: text.replace("\n", "\n\n"),
+    "attributes_as_floats": lambda text: text.replace(" 0 ", " 0.0 "),
+}
+
+
+@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
+def test_variants(root: Path, change: Callable[[str], str]) -> None:
+    whole = wflw.read(root)
+    path = root / TRAIN
+    changed = change(path.read_text())
+    assert changed != path.read_text()
+    path.write_bytes(changed.encode())
+    assert wflw.read(root, strict=True).fingerprint() == whole.fingerprint()
+
+
+def test_names(root: Path) -> None:
+    name = "61--Straße/61_顔.JPG"
+    (root / wflw.PICTURES / name).parent.mkdir()
+    (root / wflw.PICTURES / FIRST).rename(root / wflw.PICTURES / name)
+    path = root / TRAIN
+    path.write_text(path.read_text().replace(FIRST, name), encoding="utf-8")
+    table = of(wflw.read(root, strict=True), "train")
+    assert table.name[:2].tolist() == [f"{name}#1", f"{name}#2"] and table.load(0).size
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+def words(change: Callable[[list[str]], list[str]], number: int = 3, name: str = TRAIN) -> Callable[[Path], object]:
+    """Other words in a list's line, counted from 1."""
+
+    def spoil(root: Path) -> None:
+        lines = (root / name).read_text().split("\n")
+        lines[number - 1] = " ".join(change(lines[number - 1].split()))
+        (root / name).write_text("\n".join(lines))
+
+    return spoil
+
+
+def word(place: int, value: str, number: int = 3, name: str = TRAIN) -> Callable[[Path], object]:
+    return words(lambda line: [*line[:place], value, *line[place + 1 :]], number, name)
+
+
+def put(data: bytes) -> Callable[[Path], object]:
+    return lambda root: (root / TRAIN).write_bytes(data)
+
+
+def folder(root: Path) -> None:
+    (root / TRAIN).unlink()
+    (root / TRAIN).mkdir()
+
+
+LIST = "list_98pt_rect_attr_train.txt"
+STOPS = {
+    "html": (put(b"\n<!DOCTYPE html><html>404</html>"), f"{LIST}: a web page"),
+    "empty": (put(b""), f"{LIST}: no row in it"),
+    "binary": (put(bytes(range(256))), "a binary file"),
+    "folder": (folder, "cannot be read (Is a directory"),
+    "cut": (lambda root: put((root / TRAIN).read_bytes()[:-600])(root), f"{LIST} line 8: "),
+    "97_points": (words(lambda line: line[2:]), f"{LIST} line 3: 205 cells, not 207"),
+    "without_attributes": (
+        lambda root: [words(lambda line: line[:200] + line[-1:], n)(root) for n in range(1, 9)],
+        f"{LIST} line 1: 201 cells, not 207",
+    ),
+    "blank_in_a_name": (words(lambda line: [*line, "x"]), f"{LIST} line 3: 208 cells, not 207"),
+    "name_first": (
+        lambda root: [words(lambda line: line[-1:] + line[:-1], n, TEST)(root) for n in (1, 2)],
+        "list_98pt_rect_attr_test.txt line 1: '37--Soccer",
+    ),
+    "no_test_list": (lambda root: (root / TEST).unlink(), "list_98pt_rect_attr_test.txt is in it; get WFLW"),
+    "faulty_test_face": (word(7, "x", 2, TEST), "attr_test.txt line 2: 'x' is not a number; it is a test"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "reason"), STOPS.values(), ids=STOPS)
+def test_stops(root: Path, spoil: Callable[[Path], object], reason: str) -> None:
+    spoil(root)
+    stop(lambda: wflw.read(root), str(root), reason)
+
+
+def picture(change: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Something else in place of the third training face's picture."""
+
+    def spoil(root: Path) -> None:
+        path = root / wflw.PICTURES / f"{fake.FOLDERS['train']}_2.jpg"
+        path.unlink()
+        change(path)
+
+    return spoil
+
+
+FAULTS = {
+    "word": (word(5, "nose"), f"{LIST} line 3: 'nose' is not a number"),
+    "nan": (word(0, "nan"), "line 3: 'nan' is not a finite number"),
+    "1e400": (word(195, "1e400"), "line 3: '1e400' is not a finite number"),
+    "1e39": (word(195, "-1e39"), "line 3: '-1e39' is not a finite number"),
+    "no_area": (words(lambda line: ["5.0"] * 196 + line[196:]), "its points span no area"),
+    "flag": (word(201, "2"), f"{LIST} line 3: its expression is 2, not 0 or 1"),
+    "half_a_flag": (word(205, "0.5"), "line 3: its blur is 0.5, not 0 or 1"),
+    "corners_swapped": (
+        words(lambda line: line[:196] + line[198:200] + line[196:198] + line[200:]),
+        f"{LIST} line 3: its box has no size",
+    ),
+    "box_of_a_point": (words(lambda line: line[:198] + line[196:198] + line[200:]), "line 3: its box has no size"),
+    "box_word": (word(198, "wide"), "line 3: 'wide' is not a number"),
+    "no_picture": (picture(lambda path: None), "its picture cannot be read (No such file"),
+    "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its picture is an empty file"),
+    "folder": (picture(lambda path: path.mkdir()), "its picture is no file"),
+    "dangling_link": (picture(lambda path: path.symlink_to("nowhere")), "its picture cannot be read (No such file"),
+    "climbing": (word(206, "../../../etc/passwd"), "leads out of the set's folder"),
+    "climbing_backwards": (word(206, "..\\etc"), "leads out of the set's folder"),
+    "absolute": (word(206, "/etc/passwd"), "its picture cannot be read (No such file"),
+    "long_name": (word(206, "a" * 5000), "File name too long"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "reason"), FAULTS.values(), ids=FAULTS)
+def test_faults(root: Path, spoil: Callable[[Path], object], reason: str) -> None:
+    """One face is named, counted and skipped; it stops a strict reading."""
+    spoil(root)
+    table = wflw.read(root)
+    assert len(table.faults) == 1 and reason in table.faults[0].reason
+    assert len(table) == 13 and table.form == "wflw[train:7|test:6]"
+    assert np.isfinite(table.points).all() and np.isfinite(table.box).all()
+    stop(lambda: wflw.read(root, strict=True), str(root), reason, "data.strict=false")
+
+
+def test_a_face_listed_twice_shows_in_the_form(root: Path) -> None:
+    path = root / TRAIN
+    path.write_text(path.read_text() + path.read_text().split("\n")[2])
+    assert wflw.read(root).form == "wflw[train:9|test:6]"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"<html>404</html>", "an HTML or XML page"),
+        (b"\xff\xd8\xff\xe0" + bytes(200), "a truncated JPEG"),
+        (bytes(500), "not a picture"),
+    ],
+)
+def test_bad_pixels(root: Path, data: bytes, reason: str) -> None:
+    picture(lambda path: path.write_bytes(data))(root)
+    table = of(wflw.read(root), "train")
+    stop(lambda: table.load(2), "_2.jpg", reason)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty", "deeper"])
+def test_nothing_there(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "wflw"
+    if kind == "file":
+        root.write_text("")
+    elif kind != "missing":
+        root.mkdir()
+    if kind == "deeper":
+        fake.write(root / "WFLW", {"train": 2, "test": 2})
+    found = "there is no such folder" if kind in ("missing", "file") else f"no {TEST} or {TRAIN} is in it"
+    stop(lambda: wflw.read(root), f"{root}: {found}; ", wflw.SITE, "WFLW_images/", "data.root=DIR", "FLR_DATA")
+    stop(lambda: wflw.read(None), "data.root is null; set data.root=DIR")
+
+
+def test_the_whole_set_reads_fast(tmp_path: Path) -> None:
+    """10000 faces of six pictures: seconds, not minutes."""
+    fake.write(tmp_path)
+    for name, times in ((TRAIN, 940), (TEST, 415)):
+        path = tmp_path / name
+        path.write_text(path.read_text() * times)
+    start = time.perf_counter()
+    assert len(wflw.read(tmp_path)) == 8 * 940 + 6 * 415
+    assert time.perf_counter() - start < 20
+
+
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.floats(0, 1), st.integers(0, 12),
+            st.one_of(
+                st.binary(max_size=8), st.sampled_from([b"\n", b" ", b"2", b"\r", b"nan ", b"../", b"\xff", b"\0"])
+            ),
+        ),
+        max_size=5,
+    ),
+    noise=st.one_of(st.none(), st.none(), st.binary(max_size=200)),
+    name=st.sampled_from([TRAIN, TEST]), strict=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=50, deadline=None)
+def test_any_bytes(written: Path, edits, noise, name, strict) -> None:
+    """Whatever a list holds: faces, or a UserError."""
+    path = written / name
+    kept = data = path.read_bytes()
+    for place, length, chunk in edits:
+        at = int(place * len(data))
+        data = data[:at] + chunk + data[at + length :]
+    try:
+        path.write_bytes(data if noise is None else noise)
+        table = wflw.read(written, strict)
+        assert 0 < len(table) <= 19 and np.isfinite(table.points).all() and np.isfinite(table.box).all()
+        assert table.fingerprint()
+    except UserError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_bytes(kept)
