@@ -34,7 +34,8 @@ def main(cfg: DictConfig) -> None:
     table = data.prepare(refuse=False)
     seconds = time.perf_counter() - start
     card: dict[str, Any] = {"set": data.name, "root": str(data.root), "protocol": data.protocol.name, **data.card}
-    folder = Path(cfg.out or Path(cfg.paths.output_dir) / "cards" / f"{data.name}-{card['fingerprint']}").absolute()
+    name = f"{data.name}-{card['fingerprint']}-{data.crop.policy}".replace(":", ".")
+    folder = Path(cfg.out or Path(cfg.paths.output_dir) / "cards" / name).absolute()
     pictures = dict(sheets(data))
     write_json(folder / "card.json", card)
     for name, picture in pictures.items():
@@ -110,7 +111,7 @@ def facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("picture width", _spread(card["picture_size"]["width"])),
         ("picture height", _spread(card["picture_size"]["height"])),
         ("face side", _spread(card["face_side"])),
-        ("labels missing", f"{sum(missing.values()):,} of {len(missing)} points" if missing else "none"),
+        ("labels missing", f"{sum(missing.values()):,}, at {len(missing)} of the points" if missing else "none"),
         ("labels of hidden points", f"{hidden:,}" if hidden else "none marked"),
         ("points outside pictures", f"{out['points']:,} of {out['faces']:,} faces" if out["points"] else "none"),
         ("same picture twice", _crossing(same["groups"], same["across_splits"])),

@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from flr.config import CONF, Train, check
+from flr.config import CONF, Prepare, Train, check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,8 +24,28 @@ def test_every_training_in_the_readme_composes(words: list[str], tmp_path: Path)
         check(hydra.compose("train", [*words, f"paths.output_dir={tmp_path}"]), Train, trusted=False)
 
 
+@pytest.mark.parametrize("words", commands("flr.prepare"), ids=" ".join)
+def test_every_preparation_in_the_readme_composes(words: list[str]) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        check(hydra.compose("prepare", words), Prepare, trusted=False)
+
+
 def test_there_are_commands_to_check() -> None:
-    assert len(commands("flr.train")) >= 8 and len(commands("flr.evaluate")) >= 3
+    assert len(commands("flr.train")) >= 9 and len(commands("flr.evaluate")) >= 3 and len(commands("flr.prepare")) >= 2
+
+
+def test_every_set_stands_in_the_data_table() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \| (?:`(\w+)/`)? *\|", README, re.MULTILINE)
+    folders = dict(rows)
+    sets = {path.stem for path in (CONF / "data").glob("*.yaml")} - {"base", "synthetic"}
+    assert set(folders) == sets
+    for name in sets - {"mix"}:
+        text = (CONF / "data" / f"{name}.yaml").read_text()
+        root = re.findall(r"^root: \$\{paths.data_dir\}/(\w+)", text, re.MULTILINE)
+        assert folders[name] == (root[0] if root else name)
+        assert ("download:" in text) == (
+            "`download=true`" in next(r for r in README.splitlines() if f"| `{name}` |" in r)
+        )
 
 
 def test_make_targets_exist() -> None:

@@ -1,6 +1,7 @@
 """Which part of a picture a net sees: the truth's box, the file's, or a detector's, with scale and jitter."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from flr.files import writing
 from flr.landmarks.geometry import box_crop
 from flr.parallel import in_order
 
+Offset = tuple[float, float, float, float] | None
 FOUND = 0.3  # a detection is of a face where their boxes' intersection over union is at least this
 LARGEST_SIDE = 1024  # pictures are shrunk to this for the detector, which finds no more in larger ones
 
@@ -39,7 +41,7 @@ class Haar:
     step: Annotated[float, Gt(1), Le(2)] = 1.1
     neighbours: Annotated[int, Ge(0)] = 5
     missed: Literal["truth", "picture", "leave_out"] = "truth"
-    offset: tuple[float, float, float, float] | None = None
+    offset: Offset = None
 
     def __str__(self) -> str:
         return f"haar-{self.step:g}-{self.neighbours}-missed:{self.missed}"
@@ -66,7 +68,7 @@ class BoxPolicy:
 
     Attributes:
         source: ``truth``, the tight box of the labelled points; ``file``, the box that the data set gives; ``haar``,
-            a detector's.
+            a detector's; ``picture``, all of the picture.
         scale: the crop's side over the box's.
         shape: ``square`` takes the larger side both ways (HRNet), ``stretch`` each side on its own (PIPNet).
         jitter: each box is moved by up to this share of its sides, and grown or shrunk by as much; a fixed draw by the
@@ -74,7 +76,7 @@ class BoxPolicy:
         haar: the detector's settings.
     """
 
-    source: Literal["truth", "file", "haar"] = "truth"
+    source: Literal["truth", "file", "haar", "picture"] = "truth"
     scale: Annotated[float, Gt(0), Le(20)] = 1.25
     shape: Literal["square", "stretch"] = "square"
     jitter: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -101,7 +103,7 @@ class Boxes:
 
     box: np.ndarray
     missed: np.ndarray
-    offset: tuple[float, float, float, float] | None = None
+    offset: Offset = None
 
 
 def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -> Boxes:
@@ -110,10 +112,16 @@ def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -
     Raises:
         UserError: the set has no such boxes.
     """
-    boxes = Boxes(_given(table, policy.source), np.zeros(len(table), bool))
+    missed, offset = np.zeros(len(table), bool), None
+    if policy.source == "picture":
+        box = _of_pictures(table, "picture", _whole, cache, workers)
+        if np.isnan(box).any():
+            box = np.where(np.isnan(box), [-0.5, -0.5, 0.5, 0.5], box)  # not decoded: the crop store says so
+    else:
+        box = _given(table, policy.source)
     if policy.source == "haar":
-        boxes = _detected(table, policy.haar, boxes.box, cache, workers)
-    return Boxes(_shaken(boxes.box, table.name, policy.jitter), boxes.missed, boxes.offset)
+        box, missed, offset = _detected(table, policy.haar, box, cache, workers)
+    return Boxes(_shaken(box, table.name, policy.jitter), missed, offset)
 
 
 def _given(table: FaceTable, source: str) -> np.ndarray:
@@ -130,9 +138,19 @@ def _given(table: FaceTable, source: str) -> np.ndarray:
     return box.astype(np.float64)
 
 
-def _detected(table: FaceTable, haar: Haar, truth: np.ndarray, cache: Path, workers: int) -> Boxes:
-    """The detector's boxes, mapped to where the tight box of the points should be."""
-    found = _search(table, haar, truth, cache, workers)
+def _detected(
+    table: FaceTable, haar: Haar, truth: np.ndarray, cache: Path, workers: int
+) -> tuple[np.ndarray, np.ndarray, Offset]:
+    """The detector's boxes, mapped to where the tight box of the points should be; which are missed; and the map."""
+
+    def best(image: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(n, 4) the detection that overlaps each face most, NaN where none overlaps enough."""
+        boxes = haar.detect(image)
+        overlaps = [_overlap(boxes, truth[row]) for row in rows]
+        hits = [len(overlap) > 0 and overlap.max() >= FOUND for overlap in overlaps]
+        return np.array([boxes[o.argmax()] if hit else [np.nan] * 4 for o, hit in zip(overlaps, hits, strict=True)])
+
+    found = _of_pictures(table, repr((haar.step, haar.neighbours, FOUND, LARGEST_SIDE)), best, cache, workers)
     missed = np.isnan(found).any(1)
     offset = haar.offset
     if offset is None:
@@ -150,42 +168,42 @@ def _detected(table: FaceTable, haar: Haar, truth: np.ndarray, cache: Path, work
     if haar.missed == "truth":
         box = np.where(missed[:, None], truth, box)
     elif haar.missed == "picture":
-        for i in np.flatnonzero(missed):
-            height, width = table.load(int(i)).shape[:2]
-            box[i] = [-0.5, -0.5, width - 0.5, height - 0.5]
-    return Boxes(box, missed, offset)
+        box = np.where(missed[:, None], _of_pictures(table, "picture", _whole, cache, workers), box)
+    return box, missed, offset
 
 
-def _search(table: FaceTable, haar: Haar, truth: np.ndarray, cache: Path, workers: int) -> np.ndarray:
-    """(N, 4) the detection that overlaps each face most, NaN where none overlaps enough."""
-    key = repr(("haar", haar.step, haar.neighbours, FOUND, LARGEST_SIDE, table.fingerprint()))
-    name = hashlib.sha256(key.encode() + table.version.tobytes()).hexdigest()[:16]
-    path = cache.absolute() / "boxes" / f"{table.form.split('[')[0]}-{name}.npy"
+def _whole(image: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    return np.tile([-0.5, -0.5, width - 0.5, height - 0.5], (len(rows), 1))
+
+
+def _of_pictures(
+    table: FaceTable, what: str, find: Callable[[np.ndarray, np.ndarray], np.ndarray], cache: Path, workers: int
+) -> np.ndarray:
+    """(N, 4) boxes that only the pixels tell: ``find(picture, rows) -> (n, 4)``, kept in the cache under `what`.
+
+    NaN where `find` says so and where a picture cannot be decoded.
+    """
+    key = hashlib.sha256(f"{what} {table.fingerprint()}".encode() + table.version.tobytes()).hexdigest()[:16]
+    path = cache.absolute() / "boxes" / f"{table.form.split('[')[0]}-{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
             pictures = faces_of_pictures(table)
 
             def work(u: int) -> np.ndarray:
-                rows = pictures[u]
-                best = np.full((len(rows), 4), np.nan)
                 try:
-                    boxes = haar.detect(table.load(int(rows[0])))
+                    return find(table.load(int(pictures[u][0])), pictures[u])
                 except UserError:
-                    return best  # the crop store says so
-                for at, row in enumerate(rows):
-                    overlaps = _overlap(boxes, truth[row])
-                    if len(overlaps) and overlaps.max() >= FOUND:
-                        best[at] = boxes[overlaps.argmax()]
-                return best
+                    return np.full((len(pictures[u]), 4), np.nan)  # the crop store says so
 
-            found = np.empty((len(table), 4))
-            with tqdm(total=len(table), desc="Detecting", unit="face", disable=None) as bar:
-                for rows, best in zip(pictures, in_order(work, len(pictures), workers), strict=True):
-                    found[rows] = best
+            boxes = np.empty((len(table), 4))
+            with tqdm(total=len(table), desc="Finding boxes", unit="face", disable=None) as bar:
+                for rows, found in zip(pictures, in_order(work, len(pictures), workers), strict=True):
+                    boxes[rows] = found
                     bar.update(len(rows))
             with writing(path) as aside:
-                np.save(aside, found)
+                np.save(aside, boxes)
     return np.load(path)
 
 

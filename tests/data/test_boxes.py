@@ -101,6 +101,14 @@ def test_faces_that_haar_misses_are_counted_and_cropped_as_the_policy_says(helen
     np.testing.assert_array_equal(alone.images[-1], store.images[-1])  # moved down with its own pixels
 
 
+def test_the_whole_picture_is_a_box_too(tmp_path: Path) -> None:
+    table = face_table(("train",) * 3)  # 120 x 100
+    box = face_boxes(table, BoxPolicy("picture"), tmp_path, 0).box
+    np.testing.assert_array_equal(box, np.tile([-0.5, -0.5, 119.5, 99.5], (3, 1)))
+    _, store = open_store(table, CropSettings(120, 1, BoxPolicy("picture", 1.0)), 1.0, tmp_path, 0, strict=True)
+    np.testing.assert_array_equal(store.images[1, 10:110, :, 0], table.load(1))
+
+
 def test_detections_are_searched_once(helen: FaceTable, tmp_path: Path) -> None:
     def must_not_load(name: str) -> np.ndarray:
         raise AssertionError(f"{name} was decoded again")
