@@ -17,4 +17,4 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     close = get_close_matches(str(word), names, n=1, cutoff=0.6)
     if close:
         return f" (did you mean '{close[0]}'?)"
-    return f" (known: {', '.join(names)})" if 0 < len(names) <= 24 else ""
+    return f" (known: {', '.join(name[:80] for name in names)})" if 0 < len(names) <= 24 else ""

@@ -94,7 +94,7 @@ def spread(values: np.ndarray) -> dict[str, float]:
 def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
     """Pictures that stand there more than once, and faces.
 
-    Pictures are the same where all their pixels are. Faces are the same where they are in one such picture and their
+    Pictures are the same where their pixels are. Faces are the same where they are in one such picture and their
     boxes nearly agree (labelled twice), or where their crops look alike (see `look_alikes`): so a copy that was scaled
     or saved anew is found, one that was mirrored or turned is not.
     """

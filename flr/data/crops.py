@@ -25,8 +25,9 @@ from flr.parallel import in_order
 VERSION = 3  # of what is stored; raise it when the pixels of a crop would change
 
 CHUNK = 1024  # faces moved at once
-# What is seen of a face's picture: its size in pixels, a digest of its pixels, and a thumbnail of the crop.
+# What is seen of a face's picture: its size in pixels, a digest of its pixels (see `STRIDE`), and a thumbnail of the crop.
 LOOK = 8
+STRIDE = 4  # every fourth pixel either way tells a picture from any other, and takes a sixteenth of the time
 SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("digest", "u8"), ("look", "u1", LOOK * LOOK)])
 
 
@@ -170,7 +171,7 @@ def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cac
             except UserError as error:
                 return {}, dict.fromkeys(rows, str(error))
             height, width = image.shape[:2]
-            digest = int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest())
+            digest = int.from_bytes(hashlib.blake2b(image[::STRIDE, ::STRIDE].tobytes(), digest_size=8).digest())
             image = to_channels(image, settings.channels)
             seen, faults = {}, {}
             for row in rows:

@@ -57,6 +57,7 @@ RATIO = 200  # unpacked over packed size: photos have 1, these sets' tables up t
 TAR_BLOCK = 512
 LARGEST_TAR_EXTENSION = 2**20  # bytes of a long name or a pax header, which tarfile reads into memory
 TAR_PADDING = 2**24
+LONGEST_NAME = 1000  # letters of a member's path
 ZIP_TAIL = 22 + 2**16  # bytes of a zip's last record with the longest comment
 
 
@@ -439,8 +440,8 @@ def _of_zip(opened: zipfile.ZipFile) -> Iterator[_Member]:
     for info in opened.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was packed on no Unix
         if info.flag_bits & 1:
-            raise zipfile.BadZipFile(f"{info.filename} is encrypted")
-        plain: Literal["file", "folder"] = "folder" if info.is_dir() else "file"
+            raise zipfile.BadZipFile(f"{info.filename:.80} is encrypted")
+        plain: Literal["file", "folder"] = "folder" if info.filename.endswith("/") else "file"
         yield _Member(
             info.filename, info.file_size, plain if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "other",
             partial(opened.open, info),
@@ -449,6 +450,8 @@ def _of_zip(opened: zipfile.ZipFile) -> Iterator[_Member]:
 
 def _of_tar(tar: tarfile.TarFile) -> Iterator[_Member]:
     for info in tar:
+        if info.size < 0:  # by a pax header; it would make up for a bomb's size
+            raise tarfile.ReadError(f"a header claims {info.size} bytes")
         kind: Literal["file", "folder", "other"] = "file" if info.isfile() else "folder" if info.isdir() else "other"
         yield _Member(info.name, info.size, kind, partial(tar.extractfile, info))
     # gzip keeps its checksum at the very end, behind the padding where tarfile stops.
@@ -487,6 +490,8 @@ def _listing(archive: Path, strip: Collection[str]) -> dict[str, int]:
 def _place(archive: Path, member: _Member, strip: Collection[str]) -> PurePosixPath:
     """Where a member goes, relative to the root."""
     path = PurePosixPath(member.name)
+    if len(member.name) > LONGEST_NAME:
+        raise _unsafe(archive, f"holds {member.name[:80]!r}..., a name of {len(member.name):,} letters")
     if member.kind == "other":
         raise _unsafe(archive, f"holds {member.name!r}, a link or a device")
     drive = PureWindowsPath(member.name).drive

@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isnan
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TextIO, get_args
 from xml.sax.saxutils import quoteattr
 
@@ -124,7 +124,7 @@ def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndar
     files, names = table.pictures, [str(table.image[rows[0]]) for rows in pictures]
     if form == "pts":
         names = [f"{split}/{name}" for split, name in zip(table.split, names, strict=True)]
-    places = _places(names, "" if isinstance(files, Files) else ".png", by_stem=form == "pts")
+    places = _places(names, "" if isinstance(files, Files) else ".png", with_pts=form == "pts")
     for parent in {os.path.dirname(place) for place in places}:
         (folder / parent).mkdir(parents=True, exist_ok=True)
 
@@ -157,15 +157,15 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _places(names: Sequence[str], suffix: str, by_stem: bool) -> list[str]:
+def _places(names: Sequence[str], suffix: str, with_pts: bool) -> list[str]:
     """A path of its own for each picture, its name as far as any file system and label file takes it.
 
     Args:
         names: of the pictures.
         suffix: added to each.
-        by_stem: whether they must differ in more than their suffix.
+        with_pts: whether each has a .pts beside it, so that they must differ in more than their suffix.
     """
-    files, folders = {_key(name) for name in _OURS}, set()
+    files, folders = {_key(name) for name in _OURS}, set[str]()
     again: Counter[str] = Counter()
     places = []
     for u, name in enumerate(names):
@@ -173,19 +173,22 @@ def _places(names: Sequence[str], suffix: str, by_stem: bool) -> list[str]:
         clean = ("/".join(part for part in parts if part) or str(u)) + suffix
         clean = re.sub(r"\.pts$", "_pts", clean, flags=re.IGNORECASE)  # which its own points would overwrite
         if len(clean.encode()) > 200 or not fits(clean):
-            clean = f"{u}{os.path.splitext(clean)[1] if len(clean) < 200 else suffix}"
-        stem, kind = os.path.splitext(clean)
+            kind = os.path.splitext(clean)[1]
+            clean = f"{u}{kind if kind.isascii() and len(kind) < 9 else suffix}"
         while True:
+            stem, kind = os.path.splitext(clean)
             again[_key(clean)] += 1
             number = again[_key(clean)]
             place = f"{stem}_{number}{kind}" if number > 1 else clean
-            mark = _key(os.path.splitext(place)[0] if by_stem else place)
-            above = {mark[: found.start()] for found in re.finditer("/", mark)}
+            marks = {_key(place)}
+            if with_pts:
+                marks |= {_key(os.path.splitext(place)[0]), _key(os.path.splitext(place)[0] + ".pts")}
+            above = {_key(str(folder)) for folder in PurePosixPath(place).parents} - {"."}
             if above & files:  # a folder cannot have the name of a file
-                stem, clean = stem.replace("/", "_"), clean.replace("/", "_")
-            elif mark not in files and mark not in folders:
+                clean = clean.replace("/", "_")
+            elif not (marks & files or marks & folders):
                 break
-        files.add(mark)
+        files |= marks
         folders |= above
         places.append(place)
     return places
@@ -309,9 +312,11 @@ def _annotations(table: FaceTable, ids: dict[str, int]) -> Iterator[dict[str, An
 
 def _xml(table: FaceTable) -> Iterator[str]:
     """The pieces of a file of dlib's XML."""
-    table = table.take(np.concatenate(faces_of_pictures(table)))
+    rows = np.concatenate(faces_of_pictures(table))
+    blank: np.ndarray = ~_boxed(table) & ~table.labelled.any(1)  # each an <image> of its own, which comes last
+    rows = rows[np.argsort(blank[rows], kind="stable")]
+    table, blank = table.take(rows), blank[rows]
     boxed, members = _boxed(table), _members(table)
-    blank: np.ndarray = ~boxed & ~table.labelled.any(1)
     # A dlib box is the pixels left to left + width - 1; one that is drawn round points is to hold them.
     own, tight = table.box.astype(np.float64), table.tight.astype(np.float64)
     low = _shortest(table.box[:, :2], own[:, :2] + 0.5, lambda few: few - 0.5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,11 +12,12 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
+from flr import MAX_PIXELS
 from flr.errors import UserError
 from flr.landmarks.geometry import tight_box
-from flr.landmarks.scheme import Scheme
+from flr.landmarks.scheme import SCHEMES, Scheme
 
-MAX_PIXELS = 200_000_000  # a header that claims more is refused before memory is asked for
+PNG = b"\x89PNG\r\n\x1a\n"
 UNLABELLED = "unlabelled"  # the split of pictures that a set gives without labels, to be predicted and sent in
 COLUMNS = ("points", "labelled", "visible", "box", "group", "split", "name", "image", "size", "version")
 
@@ -145,6 +147,8 @@ class FaceTable:
     def fingerprint(self) -> str:
         """A digest of everything but the pixels and the place on disk: names, labels, splits, file sizes."""
         digest = hashlib.sha256(f"{self.form}\n{self.scheme.name}\n".encode())
+        if SCHEMES.get(self.scheme.name) is not self.scheme:  # a user's own, which may change under its name
+            digest.update(json.dumps(self.scheme.plain()).encode())
         for column in ("points", "labelled", "visible", "box", "size"):
             digest.update(np.ascontiguousarray(getattr(self, column)).tobytes())
         for column in ("name", "group", "split"):
@@ -204,7 +208,7 @@ def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     """Leave out the faces that no net should learn from, each with its reason.
 
     A fault is a point that is not finite, no labelled point (save in the part ``unlabelled``), or a labelled extent of
-    no size.
+    no size, or a box of no size, as one far out comes to have by rounding.
 
     Raises:
         UserError: `strict`, or the fault lies in a test part (a test score must not depend on what could be read),
@@ -212,10 +216,12 @@ def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     """
     finite = np.isfinite(table.points).all(-1) | ~table.labelled
     extent = np.nan_to_num(table.tight[:, 2:] - table.tight[:, :2])
+    sized = np.isfinite(table.box).all(1) & (table.box[:, 2:] > table.box[:, :2]).all(1)
     reasons = (
         (~finite.all(1), "a point is not a finite number"),
         (~table.labelled.any(1) & (table.split != UNLABELLED), "no point has a label"),
         ((extent <= 0).any(1) & (table.labelled.sum(1) > 1), "its points span no area"),
+        (~sized & ~np.isnan(table.box).all(1), "its box has no size"),
     )
     bad: dict[int, str] = {}
     for mask, reason in reasons:
@@ -263,6 +269,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     size = _claimed_size(data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise UserError(f"{name}: its header claims {size[0]} x {size[1]} pixels, over the limit; fetch it again")
+    if data[:8] == PNG and not _whole_png(data):
+        raise UserError(f"{name}: a truncated PNG; fetch it again")  # OpenCV would ask for what memory a chunk claims
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-4096:]:
         raise UserError(f"{name}: a truncated JPEG; fetch it again")  # OpenCV would fill the rest with grey
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -275,9 +283,19 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def _whole_png(data: bytes) -> bool:
+    """Whether the chunks of a PNG lie in it, the last one included."""
+    at = len(PNG)
+    while (end := at + 12 + int.from_bytes(data[at : at + 4])) <= len(data):
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end
+    return False
+
+
 def _claimed_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) by the header of a PNG or JPEG; None for other kinds."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    """(width, height) by the header of a PNG or sound JPEG; None for others, to which OpenCV holds `MAX_PIXELS`."""
+    if data[:8] == PNG:
         return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     if data[:2] == b"\xff\xd8":
         at = 2

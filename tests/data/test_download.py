@@ -785,6 +785,8 @@ UNSAFE: dict[str, tuple[bytes, str]] = {
     "zip symlink": (zip_of({"ok": b""}, link=0o120777), "a link or a device"),
     "zip device": (zip_of({}, null=0o020666), "a link or a device"),
     "zip own folder": (zip_of({"download/x.part": b"{}"}), "where no file of a data set can lie"),
+    "zip no name": (zip_of({"QQQ": b"x"}).replace(b"QQQ", b"\0\0\0"), "where no file of a data set can lie"),
+    "tar endless name": (tar_of({"a/" * 3000 + "b": b""}), "a name of 6,001 letters"),
     "zip bomb": (zip_of({"ok": b"", "bomb": bytes(60_000_000)}), "grows to more than 200 times its size"),
     "tar bomb": (tar_of({"ok": b"", "bomb": bytes(60_000_000)}), "grows to more than 200 times its size"),
 }
@@ -852,7 +854,15 @@ def before_its_start() -> bytes:
     return bytes(packed)
 
 
+def made_up_for() -> bytes:
+    """A bomb behind a folder that claims less than nothing."""
+    folder = special("set", tarfile.DIRTYPE)
+    folder.pax_headers = {"size": "-1000000000"}
+    return gzip.compress(folder.tobuf() + tar_of({"bomb": bytes(60_000_000)}, mode="w"))
+
+
 DAMAGED = {
+    "a size below zero": made_up_for(),
     "before its start": before_its_start(),
     "short tar.gz": TAR[:-5000],
     "short before its checksum": TAR[:-4],

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -271,7 +272,7 @@ def test_pictures_with_names_that_not_every_place_takes(tmp_path: Path) -> None:
     names = [
         "A.jpg", "a.jpg", "a.png", "b?.jpg", "b*.jpg", "c:d/e.jpg", "c_d", "f\\g.jpg", " h .jpg", ".i.jpg", "j.", "k/.l/m.jpg",
         "labels.csv", "scheme.yaml", "Zoë 顔.jpg", "Zoe\u0308 顔.jpg", "n\tn.jpg", "o'\"&<>,;#%.jpg", "p" * 240 + ".jpg", "q",
-        "labels_train.xml/r.jpg", "a_2.jpg", "s.pts", "t.PTS",
+        "labels_train.xml/r.jpg", "a_2.jpg", "s.pts", "t.PTS", "u.jpg\u3000", "v." + "w" * 220,
     ]  # fmt: skip
     root = tmp_path / "from"
     for i, name in enumerate(names):
@@ -296,17 +297,33 @@ def test_pictures_with_names_that_not_every_place_takes(tmp_path: Path) -> None:
             assert len(set(stems)) == len(stems)
 
 
-@pytest.mark.parametrize("by_stem", [False, True])
-@given(names=st.lists(st.text(st.sampled_from("aA._/ ?2\\é")), max_size=12), suffix=st.sampled_from(["", ".png"]))
+@pytest.mark.parametrize("with_pts", [False, True])
+@example(names=["a.b", "a.b/c"], suffix="")  # the second cannot lie in the first, nor share its stem
+@example(names=["a.png", "a.pts/b"], suffix=".png")
+@given(
+    names=st.lists(st.text(st.sampled_from("aA._/ ?2\\éps\u3000💡")) | st.just("💡" * 60 + ".éé"), max_size=12),
+    suffix=st.sampled_from(["", ".png"]),
+)
 @settings(max_examples=300, deadline=None)
-def test_places_are_apart(by_stem: bool, names: list[str], suffix: str) -> None:
-    places = exporting._places(names, suffix, by_stem)
-    keys = [os.path.splitext(place)[0].casefold() if by_stem else place.casefold() for place in places]
-    assert len(set(keys)) == len(keys) == len(names)
+def test_places_are_apart(with_pts: bool, names: list[str], suffix: str) -> None:
+    places = exporting._places(names, suffix, with_pts)
+    assert len(places) == len(names)
+    files = [place.casefold() for place in places]
+    if with_pts:
+        files += [os.path.splitext(place)[0].casefold() + ".pts" for place in places]
+    assert len(set(files)) == len(files)
     for place in places:
         assert reader.fits(place) and place == os.path.normpath(place) and not place.startswith(("/", "."))
         above = [str(parent).casefold() for parent in Path(place).parents][:-1]
-        assert not set(above) & {other.casefold() for other in places}, "no file is another's folder"
+        assert not set(above) & set(files), "no file is another's folder"
+
+
+def test_places_of_many_pictures_are_found_in_time() -> None:
+    """Names that are apart, and names that must all be told apart."""
+    for names in ([f"a/{i}.jpg" for i in range(30_000)], ["a/b.jpg"] * 30_000):
+        start = time.monotonic()
+        assert len(set(exporting._places(names, "", True))) == 30_000
+        assert time.monotonic() - start < 5  # half a second; each against all the others took a minute
 
 
 @every_form
@@ -394,11 +411,30 @@ def test_any_faces_come_back(tmp_path_factory: pytest.TempPathFactory, form: str
     export(table, form, folder)
     same(table, reader.read(folder, strict=True))
     for path in folder.glob("*.xml"):
-        root = ElementTree.parse(path).getroot()
-        images = root.findall("images/image")
-        assert images == list(root.iter("image")) and root.tag == "dataset"
-        boxed = [image.attrib["file"] for image in images if image.find("box") is not None]
-        assert len(set(boxed)) == len(boxed), "a picture stands there once, with all its boxes"
+        sound(path)
+
+
+def sound(path: Path) -> None:
+    """Whether dlib would take a file: each picture stands there once, with all its boxes."""
+    root = ElementTree.parse(path).getroot()
+    images = root.findall("images/image")
+    assert images == list(root.iter("image")) and root.tag == "dataset"
+    boxed = [image.attrib["file"] for image in images if image.find("box") is not None]
+    assert len(set(boxed)) == len(boxed)
+
+
+def test_a_picture_stands_once_in_the_xml(tmp_path: Path) -> None:
+    """Faces of two pictures by turns, with and without labels."""
+    table = rendered(tmp_path)
+    table = table.take(np.array([0, 1, 10, 2, 3, 4]))
+    labelled, points, split = table.labelled.copy(), table.points.copy(), np.full(6, "unlabelled")
+    labelled[[1, 3]], points[[1, 3]] = False, np.nan
+    image = np.array(["cell 1", "cell 1", "cell 2", "cell 1", "cell 2", "cell 1"])
+    table = dataclasses.replace(table, labelled=labelled, points=points, split=split, image=image)
+    export(table, "xml", tmp_path / "out")
+    same(table, reader.read(tmp_path / "out", strict=True))
+    sound(tmp_path / "out" / "labels_unlabelled.xml")
+    assert (tmp_path / "out" / "labels_unlabelled.xml").read_text().count("<image ") == 4
 
 
 # ---------------------------------------------------------------- what is refused

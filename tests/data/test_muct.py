@@ -36,6 +36,7 @@ def stop(call: Callable[[], object], *words: str) -> None:
     """A call must end in a one-line UserError that holds all of `words`."""
     with pytest.raises(UserError) as caught:
         call()
+    assert len(str(caught.value)) < 2000, "a line that no one reads"
     for word in words:
         assert word in str(caught.value), str(caught.value)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flr.data.readers import ibug, ibug_xml
-from flr.data.table import FaceTable
+from flr.data.table import FaceTable, decode_image
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 from tests.fakes import ibug as fake
@@ -239,6 +239,26 @@ def test_bad_pixels(tmp_path: Path, spoil: Callable[[bytes], bytes], reason: str
     table = ibug.read(tmp_path)
     assert len(table) == 2
     stop(lambda: table.load(1), str(path), reason)
+
+
+PNG, GIF, JPG = (cv2.imencode(kind, np.full((8, 8, 3), 90, np.uint8))[1].tobytes() for kind in (".png", ".gif", ".jpg"))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (PNG[:33] + b"\x40\0\0\0IDAT" + PNG[41:], "a truncated PNG"),
+        (PNG[:8] + b"\x40\0\0\0", "a truncated PNG"),
+        (PNG[:-1], "a truncated PNG"),
+        (GIF[:6] + b"\x98\x3a" * 2 + GIF[10:], "not a picture"),
+        (JPG.replace(b"\xc0\0\x11\x08\0\x08\0\x08", b"\xff\xc0\0\x11\x08" + b"\x3a\x98" * 2), "not a picture"),
+    ],
+    ids=["chunk", "no chunk", "end", "gif", "fill byte"],
+)
+def test_pixels_that_would_take_memory(data: bytes, reason: str) -> None:
+    """OpenCV asks for what memory a PNG's chunk claims, and would take 35 bytes of GIF for 7 GB of pixels."""
+    assert all(decode_image(whole, "whole").shape == (8, 8, 3) for whole in (PNG, GIF, JPG))
+    stop(lambda: decode_image(data, "claims.png"), "claims.png", reason)
 
 
 def test_names(tmp_path: Path) -> None:
@@ -478,6 +498,11 @@ BAD_FACES = {
     "box_without": (_swap(f"left='{LEFT}'", ""), "a <box> has no left"),
     "no_size": (lambda text: text.replace(" width='", " width='0' was='", 2), "its <box> has no size"),
     "negative": (lambda text: text.replace(" height='", " height='-5' was='", 2), "its <box> has no size"),
+    "far_out": (_swap(f"left='{LEFT}'", "left='1e20'"), "its box has no size"),
+    "endless": (
+        lambda text: _swap(f"left='{LEFT}'", "left='3e38'")(text.replace(" width='", " width='3e38' was='", 2)),
+        "its box has no size",
+    ),
     "missing_picture": (_swap("a_1.jpg", "b_1.jpg"), "picture cannot be read (No such file"),
     "empty_picture": (_swap("a_1.jpg", "empty_1.jpg"), "an empty file"),
     "long_name": (_swap("a_1.jpg", "a" * 5000), "picture cannot be read (File name too long"),

@@ -346,6 +346,19 @@ def test_csv_with_points_beside(small: Path) -> None:
     stop(lambda: reader.read(small), "p/b.JPG", "no .pts beside it", "test face")
 
 
+@pytest.mark.parametrize("image", [".", "..", "p/..", "../out.jpg", "/out.jpg", "p"])
+def test_points_beside_no_picture(small: Path, image: str) -> None:
+    """What lies outside the root is not even looked at."""
+    (small.parent / "out.pts").write_text("not to be read")
+    try:
+        header = "image,split"
+        table = read_csv(small, rows("p/a.jpg,unlabelled", f"{image},train", header=header), strict=False)
+    finally:
+        (small.parent / "out.pts").unlink()
+    assert len(table) == 1 and ".pts: " not in table.faults[0].reason
+    stop(lambda: read_csv(small, rows("p/a.jpg,unlabelled", ",train", header=header)), "line 3: image '' is no name")
+
+
 COLUMN_FAULTS = {
     "unknown": ("image,spilt", "no column 'spilt' belongs there (did you mean 'split'?)"),
     "unnamed": (",image,split", "a column has no name"),
@@ -755,3 +768,16 @@ def test_spoiled_bytes_end_in_a_table_or_one_error(
         assert "\n" not in str(error)
     finally:
         (root / file).write_bytes(sound)
+
+
+def test_an_edited_scheme_is_other_data(tmp_path: Path) -> None:
+    """Pairs change what a mirror does, so that results under another scheme of the same name must not be mixed."""
+    import dataclasses
+
+    from tests.landmarks.painted import face_table
+
+    table = face_table(("train",) * 2)
+    mine = Scheme.of({**table.scheme.plain(), "name": "mine", "reductions": {}})
+    other = dataclasses.replace(mine, pairs=mine.pairs[:1])
+    prints = {dataclasses.replace(table, scheme=scheme).fingerprint() for scheme in (table.scheme, mine, other)}
+    assert len(prints) == 3

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from flr.data.table import MAX_PIXELS, FaceTable, check_faces, leave_out
+from flr import MAX_PIXELS
+from flr.data.table import FaceTable, check_faces, leave_out
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 
