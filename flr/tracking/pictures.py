@@ -99,23 +99,42 @@ def ced_figure(values: Mapping[str, np.ndarray], limit: float = 0.1) -> "Figure"
     """The cumulative error distributions of named NMEs (N,), up to `limit`."""
     fig = figure()
     axes = fig.axes[0]
-    for name, nmes in values.items():
+    for i, (name, nmes) in enumerate(values.items()):
         x, y = ced(nmes)
-        axes.step(100 * np.concatenate([[0], x]), 100 * np.concatenate([[0], y]), where="post", label=_label(name))
+        style = ("-", "--", ":", "-.")[i // 10 % 4]  # colours come again after ten
+        x, y = 100 * np.concatenate([[0], x]), 100 * np.concatenate([[0], y])
+        axes.step(x, y, style, where="post", label=_label(name))
     axes.set(xlim=(0, 100 * limit), ylim=(0, 100), xlabel="NME, %", ylabel="faces, %", title="Cumulative error")
     axes.grid(alpha=0.3)
     _legend(axes)
     return fig
 
 
+def short(value: float) -> str:
+    """A cost that is not negative in few characters: 4.6 M."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def _label(name: str) -> str:
     """A name that came from outside, as a legend shows it: short, and not hidden for its underscore."""
-    short = textwrap.shorten(name, 40, placeholder="...")
-    return f" {short}" if short.startswith("_") else short
+    words = textwrap.shorten(name, 40, placeholder="...")
+    return f" {words}" if words.startswith("_") else words
 
 
 def _legend(axes: "Axes") -> None:
-    for text in axes.legend().get_texts():
+    """A legend: inside where it is short, else beside the panels."""
+    fig = axes.get_figure(root=True)
+    assert fig is not None
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 4:
+        fig.set_figwidth(fig.get_figwidth() + 4)
+        legend = fig.legend(handles, labels, loc="outside right upper")
+    else:
+        legend = axes.legend(handles, labels)
+    for text in legend.get_texts():
         text.set_parse_math(False)  # a dollar sign in a name is no formula
 
 
@@ -129,30 +148,32 @@ def cost_figure(nme: Mapping[str, Spread], costs: Mapping[str, Mapping[str, Spre
     fig = figure(columns=max(1, len(costs)))
     for axes, (cost, values) in zip(fig.axes, costs.items(), strict=False):
         for i, name in enumerate(nme):
-            if name not in values:
-                continue
-            (x, dx), (y, dy) = values[name], nme[name]
-            axes.errorbar(x, y, dy, dx, fmt="o", capsize=3, color=f"C{i}")
-            axes.annotate(_label(name), (x, y), (6, 6), textcoords="offset points", parse_math=False)
+            (x, dx), (y, dy) = values.get(name, (np.nan, 0)), nme[name]
+            colour, shape = f"C{i}", "os^D"[i // 10 % 4]
+            axes.errorbar(x, y, dy, dx, fmt=shape, capsize=3, color=colour, label=_label(name))
         axes.set(title=f"NME against {cost.partition(',')[0]}", xlabel=cost, ylabel="NME, %")
-        if values and min(x for x, _ in values.values()) > 0:
+        means = [x for x, _ in values.values()]
+        if means and max(means) > 10 * min(means) > 0:
             axes.set_xscale("log")
-        axes.margins(0.25)  # room for the names
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
+        axes.margins(0.15)
         axes.grid(alpha=0.3)
+    _legend(fig.axes[0])
     return fig
 
 
 def region_figure(values: Mapping[str, Mapping[str, Spread]]) -> "Figure":
     """The NME, percent, of named groups by region of the face: group -> region -> mean and deviation."""
-    fig = figure(columns=2)
-    fig.axes[-1].remove()
+    fig = figure()
+    fig.set_figwidth(11)  # a scheme may have a dozen regions
     axes = fig.axes[0]
     regions = list(dict.fromkeys(region for group in values.values() for region in group))
     width = 0.8 / max(1, len(values))
     for i, (name, group) in enumerate(values.items()):
-        place = [j + (i - (len(values) - 1) / 2) * width for j, region in enumerate(regions) if region in group]
-        means, deviations = zip(*(group[region] for region in regions if region in group), strict=True)
-        axes.bar(place, means, width, yerr=deviations, label=_label(name), color=f"C{i}", capsize=2)
+        place = [regions.index(region) + (i - (len(values) - 1) / 2) * width for region in group]
+        means, deviations = [mean for mean, _ in group.values()], [deviation for _, deviation in group.values()]
+        hatch = ("", "//", "..", "xx")[i // 10 % 4]
+        axes.bar(place, means, width, yerr=deviations, label=_label(name), color=f"C{i}", capsize=2, hatch=hatch)
     axes.set(ylabel="NME, %", title="NME by region")
     axes.set_xticks(range(len(regions)), regions)
     axes.grid(alpha=0.3, axis="y")

@@ -186,7 +186,7 @@ def fetch(client: "MlflowClient", run_id: str, path: str, folder: Path) -> Path:
             return found
     except (MlflowException, OSError):
         pass  # each kind of store has its own error for a file that is gone
-    raise UserError(f"{path} of run {run_id} is not in the tracking store")
+    raise UserError(f"{path} is not in the tracking store")
 
 
 def _stored(run: Any) -> StoredRun:

@@ -1,0 +1,466 @@
+"""`python -m flr.compare`: the numbers of real runs, what is said of the others, and the page that a person reads."""
+
+import csv
+import html
+import html.parser
+import json
+import re
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Param
+
+from flr.metrics.comparison import differences
+from tests.conftest import Workspace
+
+WIDE, NARROW = "[8, 8, 8, 8]", "[4, 4, 4, 4]"
+LEARN = ("trainer.max_epochs=6", "ema=0", "optim.lr=0.02", "callbacks.pictures=null")  # enough to tell nets apart
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Workspace:
+    """Two nets with two seeds each, as experiment flr; a run that was stopped and one without a test."""
+    workspace = Workspace(tmp_path_factory.mktemp("runs"), shared_cache)
+    for widths in (WIDE, NARROW):
+        for seed in (0, 1):
+            workspace.train(*LEARN, f"model.widths={widths.replace(' ', '')}", f"seed={seed}")
+    client, experiment = workspace.client(), experiment_of(workspace)
+    client.create_run(experiment, run_name="runs still")
+    client.set_terminated(client.create_run(experiment, run_name="only trained").info.run_id)
+    return workspace
+
+
+def experiment_of(workspace: Workspace, name: str = "flr") -> str:
+    found = workspace.client().get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    return workspace.client().create_experiment(name, (workspace.outputs / "artifacts" / name).as_uri())
+
+
+def with_result(workspace: Workspace, experiment: str = "flr") -> list[Any]:
+    found = workspace.client().search_runs([experiment_of(workspace, experiment)], order_by=["attributes.start_time"])
+    return [run for run in found if "test/nme" in run.data.metrics]
+
+
+def errors(workspace: Workspace, run: Any) -> dict[str, float]:
+    """Face -> NME, percent, from the run's own folder."""
+    with (workspace.folder(run.info.run_id) / "errors.csv").open() as file:
+        return {row["face"]: float(row["nme"]) for row in csv.DictReader(file)}
+
+
+def by_widths(workspace: Workspace) -> dict[str, list[Any]]:
+    return {
+        widths: [run for run in with_result(workspace) if run.data.params["model.widths"] == widths]
+        for widths in (WIDE, NARROW)
+    }
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def compare(workspace: Workspace, out: Path, *words: str, **env: str):
+    return workspace.run("flr.compare", f"out={out}", "samples=2000", *words, **env)
+
+
+def copy_of(
+    workspace: Workspace, run: Any, experiment: str, *, tags: Mapping[str, str] = {}, params: Mapping[str, str] = {},
+    metrics: Mapping[str, float] = {},
+    status: str = "FINISHED", without: str = "", edit: Mapping[str, Callable[[str], str]] = {},
+) -> str:  # fmt: skip
+    """The same run once more in another experiment, a little changed."""
+    client = MlflowClient(workspace.uri)
+    new = client.create_run(experiment_of(workspace, experiment), tags={**run.data.tags, **tags})
+    run_id = new.info.run_id
+    rows = [Param(key, value) for key, value in {**run.data.params, **params}.items()]
+    for first in range(0, len(rows), 100):
+        client.log_batch(run_id, params=rows[first : first + 100])
+    for key, value in {**run.data.metrics, **metrics}.items():
+        client.log_metric(run_id, key, value)
+    folder = workspace.path / "copies" / run_id
+    for name in ("evaluation.json", "errors.csv", "checkpoints/best.ckpt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(workspace.folder(run.info.run_id) / name, folder / name)
+        if name in edit:
+            (folder / name).write_text(edit[name]((folder / name).read_text()))
+        if name != without:
+            client.log_artifact(run_id, str(folder / name), str(Path(name).parent) if "/" in name else None)
+    client.set_terminated(run_id, status)
+    return run_id
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_are_those_of_the_runs(runs: Workspace, tmp_path: Path) -> None:
+    done = compare(runs, tmp_path, "group=model.widths", "faces=0")
+    groups, rows = table(tmp_path / "groups.csv"), table(tmp_path / "runs.csv")
+    assert len(rows) == 4 and {row["group"] for row in groups} == {WIDE, NARROW}
+    for row in groups:
+        found = by_widths(runs)[row["group"]]
+        nmes = [list(errors(runs, run).values()) for run in found]
+        expected = {
+            "test/nme": [run.data.metrics["test/nme"] for run in found],
+            "test/fr8": [100 * sum(value > 8 for value in values) / len(values) for values in nmes],
+            "test/auc8": [run.data.metrics["test/auc8"] for run in found],
+            "cost/parameters": [run.data.metrics["cost/parameters"] for run in found],
+            "cost/latency_ms": [run.data.metrics["cost/latency_ms"] for run in found],
+            "train/images_per_second": [run.data.metrics["train/images_per_second"] for run in found],
+        }
+        assert row["runs"] == row["seeds"] == "2"
+        for name, values in expected.items():
+            assert float(row[name]) == pytest.approx(statistics.mean(values), rel=1e-4, abs=1e-4), name
+            assert float(row[f"{name} sd"]) == pytest.approx(statistics.stdev(values), rel=1e-2, abs=1e-3), name
+        mean, deviation = statistics.mean(expected["test/nme"]), statistics.stdev(expected["test/nme"])
+        cell = f"{mean:.2f} ± {deviation:.2f}"
+        assert cell in done.stdout and f"| {cell} |" in (tmp_path / "comparison.md").read_text()
+    best_first = [float(row["test/nme"]) for row in groups]
+    assert best_first == sorted(best_first)
+
+
+def test_the_pair_is_tested_over_faces_and_seeds(runs: Workspace, tmp_path: Path) -> None:
+    compare(runs, tmp_path, "group=model.widths", "faces=0", "seed=3")
+    (row,) = table(tmp_path / "pairs.csv")
+    groups = {
+        name: np.array([[errors(runs, run)[face] for face in sorted(errors(runs, run))] for run in found])
+        for name, found in by_widths(runs).items()
+    }
+    order = sorted(groups, key=lambda name: groups[name].mean())
+    assert [row["first"], row["second"]] == order
+    (expected,) = differences({name: groups[name] for name in order}, [(order[0], order[1])], 2000, 3)
+    assert float(row["mean"]) == pytest.approx(groups[order[0]].mean() - groups[order[1]].mean(), abs=1e-6) != 0
+    assert (float(row["low"]), float(row["high"]), float(row["p"])) == pytest.approx(
+        (expected.low, expected.high, expected.p)
+    )
+    assert row["better"] == (order[0] if expected.p < 0.05 else "")
+    compare(runs, tmp_path, "group=model.widths", "faces=0", f"baseline='{order[1]}'", "metric=auc8")
+    (other,) = table(tmp_path / "pairs.csv")
+    assert (other["first"], other["metric"]) == (order[1], "auc8")
+
+
+def test_rates_count_the_faces_on_each_side_of_the_limit(runs: Workspace, tmp_path: Path) -> None:
+    """The same runs, with errors that lie about 8 %."""
+    for run in with_result(runs):
+        shrink = 8 / run.data.metrics["test/nme"]
+        halves = {"errors.csv": lambda text, by=shrink: re.sub(
+            r"(\n[^,]+,)([^,]+)", lambda row: f"{row[1]}{by * float(row[2]):.5f}", text
+        )}  # fmt: skip
+        copy_of(runs, run, "near", metrics={"test/nme": 8.0}, edit=halves)
+    compare(runs, tmp_path, "tracking.experiment=near", "group=model.widths", "faces=0", "metric=fr8")
+    for row in table(tmp_path / "groups.csv"):
+        nmes = []
+        for run in by_widths(runs)[row["group"]]:
+            values = np.array(list(errors(runs, run).values()))
+            nmes.append(8 * values / values.mean())
+        fr = [100 * (values > 8).mean() for values in nmes]
+        auc = [100 * np.clip(1 - values / 8, 0, None).mean() for values in nmes]
+        assert 0 < statistics.mean(fr) < 100 and statistics.mean(auc) > 0
+        assert float(row["test/fr8"]) == pytest.approx(statistics.mean(fr))
+        assert float(row["test/auc8"]) == pytest.approx(statistics.mean(auc), abs=1e-3)
+    (pair,) = table(tmp_path / "pairs.csv")
+    first, second = table(tmp_path / "groups.csv")
+    assert float(pair["mean"]) == pytest.approx(float(first["test/fr8"]) - float(second["test/fr8"]), abs=1e-9)
+
+
+def test_what_has_no_result_is_named_and_counted(runs: Workspace, tmp_path: Path) -> None:
+    done = compare(runs, tmp_path, "group=model.widths", "faces=0")
+    for text in (done.stdout, *((tmp_path / f"comparison.{kind}").read_text() for kind in ("md", "html"))):
+        assert "Left out 2 run(s)" in text
+        assert re.search(r"runs still \(\w+\): not finished \(RUNNING\)", text)
+        assert re.search(r"only trained \(\w+\): no test result", text)
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["where={seed: 0}"], 2),
+        (["+where.seed=1", "+where.data=synthetic"], 2),
+        (["where={model.widths: ['[8, 8, 8, 8]', '[4, 4, 4, 4]'], seed: [0, 1]}"], 4),
+        (['filter=\'params.seed = "0" and tags.`flr.data` = "synthetic"\''], 2),
+        (["group=[model,seed]"], 4),
+        (["metric=fr10"], 4),
+    ],
+    ids=str,
+)
+def test_runs_are_chosen_and_grouped(runs: Workspace, tmp_path: Path, words: list[str], count: int) -> None:
+    group = [] if words[0].startswith("group") else ["group=model.widths"]
+    compare(runs, tmp_path, "faces=0", *group, *words)
+    rows = table(tmp_path / "runs.csv")
+    assert len(rows) == count
+    if words[0].startswith("group"):
+        assert {row["group"] for row in rows} == {"HeatmapFPN / 0", "HeatmapFPN / 1"}
+    assert ("test/fr10" in rows[0]) == (words == ["metric=fr10"])
+
+
+def test_runs_by_id_count_also_where_they_were_stopped(runs: Workspace, tmp_path: Path) -> None:
+    one, other = with_result(runs)[0], with_result(runs)[2]
+    stopped = copy_of(runs, other, "stopped", status="KILLED")
+    done = compare(runs, tmp_path, f"runs=[{one.info.run_id},{stopped}]", "group=model.widths", "faces=0")
+    assert {row["run"] for row in table(tmp_path / "runs.csv")} == {one.info.run_id, stopped}
+    assert "one seed: " in done.stdout and "another seed may turn" in done.stdout
+    line = runs.refuse("flr.compare", "tracking.experiment=stopped", "group=model.widths")
+    assert "none of 1 run(s) can be compared" in line and "KILLED" in line
+
+
+def test_what_spoils_a_spread_is_said(runs: Workspace, tmp_path: Path) -> None:
+    """By model both nets are one group, which is then no group of seeds; a repeated run is no second seed."""
+    done = compare(runs, tmp_path, "faces=0")
+    assert "one group only, HeatmapFPN" in done.stdout
+    assert "several runs of seed 0, 1" in done.stdout and "differ in more than the seed: model.widths" in done.stdout
+    assert not (tmp_path / "pairs.csv").exists() and "2 (4 runs)" in done.stdout
+    first = with_result(runs)[0]
+    for _ in range(2):
+        again = copy_of(runs, first, "again", params={"hardware.cpu": "another"})
+    done = compare(runs, tmp_path, "tracking.experiment=again", "faces=0")
+    assert f"({again}): repeats" in done.stdout and len(table(tmp_path / "runs.csv")) == 1
+    copy_of(runs, with_result(runs)[1], "again")
+    assert "of different machines" in compare(runs, tmp_path, "tracking.experiment=again", "faces=0").stdout
+
+
+# -- protocols ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_protocols(runs: Workspace) -> Workspace:
+    for run in with_result(runs):
+        copy_of(runs, run, "two")
+    workspace = Workspace(runs.path, runs.cache)
+    workspace.train("trainer.max_epochs=1", "data.reader.test=8", "tracking.experiment=two", "model.widths=[8,8,8,8]")
+    return runs
+
+
+def test_protocols_never_share_a_column(two_protocols: Workspace, tmp_path: Path) -> None:
+    done = compare(two_protocols, tmp_path, "tracking.experiment=two", "group=model.widths", "faces=0")
+    names = {run.data.tags["flr.protocol"] for run in with_result(two_protocols, "two")}
+    assert len(names) == 2
+    found = [{row["protocol"] for row in table(tmp_path / f"runs-{i}.csv")} for i in (1, 2)]
+    assert all(len(one) == 1 for one in found) and found[0] | found[1] == names
+    assert "not compared with the other protocols: they differ in counts, fingerprint" in done.stdout
+    parts = re.split("<h2>", (tmp_path / "comparison.html").read_text())
+    assert all(any(part.startswith(html.escape(name)) for part in parts) for name in names)
+    assert len(list(tmp_path.glob("pairs-*.csv"))) == 1  # the other has one group
+
+
+def test_a_pair_across_protocols_is_refused(two_protocols: Workspace, tmp_path: Path) -> None:
+    words = ["tracking.experiment=two", "group=model.widths", f"baseline='{NARROW}'"]
+    line = two_protocols.refuse("flr.compare", *words)
+    assert NARROW in line and WIDE in line and "differ in counts, fingerprint" in line
+
+
+def test_one_protocol_but_other_faces_is_refused(runs: Workspace) -> None:
+    one, other = with_result(runs)[0], with_result(runs)[2]
+    name = sorted(errors(runs, one))[0]
+    copy_of(runs, one, "faces")
+    copy_of(runs, other, "faces", edit={"errors.csv": lambda text: text.replace(f"{name},", "another,")})
+    line = runs.refuse("flr.compare", "tracking.experiment=faces", "group=model.widths")
+    assert "not tested on the same faces" in line and f"{name} is not in both" in line
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to, and the words of its captions."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_stands_alone_and_shows_the_faces(runs: Workspace, tmp_path: Path) -> None:
+    compare(runs, tmp_path, "group=model.widths", "faces=4")
+    text = (tmp_path / "comparison.html").read_text()
+    page = Page(text)
+    assert len(page.sources) == 3 + 4 and all(source.startswith("data:image/") for source in page.sources)
+    assert not {"script", "link", "iframe"} & set(page.tags) and "http" not in text
+    best = [min(found, key=lambda run: run.data.metrics["test/nme"]) for found in by_widths(runs).values()]
+    one, other = (errors(runs, run) for run in best)
+    most = sorted(one, key=lambda face: -abs(one[face] - other[face]))[:4]
+    assert set(re.findall("<figcaption>(.*?)<br>", text)) == set(most)
+    pair = sorted((one, other), key=lambda values: statistics.mean(values.values()))
+    for face in most:
+        numbers = {f"{face}<br>NME {a[face]:.2f} % and {b[face]:.2f} %" for a, b in (pair, pair[::-1])}
+        assert any(words in text for words in numbers)
+
+
+def test_a_face_is_predicted_as_it_was_scored(runs: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the store's copies alone: the runs' own folders are away."""
+    from flr import compare as door
+
+    seen = []
+
+    def look(*arguments: Any) -> Any:
+        found = predict(*arguments)
+        seen.append((arguments[1], arguments[2], found))
+        return found
+
+    predict = door.predict
+    monkeypatch.setattr(door, "predict", look)
+    folders = runs.outputs / "runs"
+    folders.rename(runs.outputs / "away")
+    try:
+        compare(runs, tmp_path, "group=model.widths", "faces=9")
+    finally:
+        (runs.outputs / "away").rename(folders)
+    assert len(seen) == 2 and seen[0][0].run.run_id != seen[1][0].run.run_id
+    for result, chosen, faces in seen:
+        assert len(faces) == 9
+        for face, (picture, truth, points, labelled) in zip(chosen, faces, strict=True):
+            assert picture.shape == (32, 32, 1) and labelled.all()
+            distance = np.linalg.norm(truth[36] - truth[45])  # a crop keeps ratios
+            nme = np.linalg.norm(points - truth, axis=1).mean() / distance
+            assert nme == pytest.approx(result.nme[face], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("without", "edit", "said"),
+    [
+        ("checkpoints/best.ckpt", {}, "best.ckpt is not in the tracking store"),
+        ("", {"evaluation.json": lambda text: re.sub('"fingerprint": "[^"]*"', '"fingerprint": "0"', text)}, "no longer"),
+    ],
+    ids=["no checkpoint", "other data"],
+)  # fmt: skip
+def test_the_page_says_why_it_has_no_faces(
+    runs: Workspace, tmp_path: Path, without: str, edit: dict[str, Callable[[str], str]], said: str
+) -> None:
+    name = f"no faces {bool(without)}"
+    for run in with_result(runs):
+        copy_of(runs, run, name, without=without, edit=edit)
+    done = compare(runs, tmp_path, f"tracking.experiment={name}", "group=model.widths")
+    text = (tmp_path / "comparison.html").read_text()
+    assert "no faces" in done.stdout and said in done.stdout and said in text
+    assert text.count("data:image/") == 3
+
+
+def test_names_from_outside_are_words_only(runs: Workspace, tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>|$x_{[red]"
+    for run, name in zip(with_result(runs), (hostile, hostile, "_hidden", "_hidden"), strict=True):
+        copy_of(runs, run, "hostile", tags={"flr.model": name})
+    done = compare(runs, tmp_path, "tracking.experiment=hostile", "faces=1")
+    assert "[red]" in done.stdout and "_hidden" in done.stdout
+    text = (tmp_path / "comparison.html").read_text()
+    assert "script" not in Page(text).tags and html.escape(hostile) in text
+    lines = (tmp_path / "comparison.md").read_text().splitlines()
+    cells = {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|") and "NME" not in line}
+    assert cells == {8, 10}  # no cell more for the bar in the name
+
+
+def test_the_page_looks_right_in_a_browser(runs: Workspace, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no browser here")
+    compare(runs, tmp_path, "group=model.widths", "faces=4")
+    shot = tmp_path / "page.png"
+    subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+         "--window-size=1200,2400", f"--screenshot={shot}", (tmp_path / "comparison.html").as_uri()],
+        capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    import cv2
+
+    picture = cv2.imread(str(shot))
+    blue = (np.abs(picture.astype(int) - (180, 119, 31)).max(2) < 8).any(1)  # matplotlib's first colour, BGR
+    green = (np.abs(picture.astype(int) - (60, 220, 60)).max(2) < 50).any(1)
+    assert blue.sum() > 100 and green.sum() > 100  # curves and bars; true points
+    assert np.flatnonzero(green).mean() > np.flatnonzero(blue).mean()  # the faces below
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tracking.experiment=flrr"], "no such experiment there (did you mean 'flr'?)"),
+        (["filter=metrics.`test/nme` < 0"], "no run fits filter="),
+        (["filter=metrics >"], "filter=metrics >: the tracking store says"),
+        (["group=modle"], "group: no run has a tag or parameter 'modle' (did you mean 'model'?)"),
+        (["group=[model,sede]"], "(did you mean 'seed'?)"),
+        (["group=[]"], "group=[]"),
+        (["where={date: ibug}"], "where: no run has a tag or parameter 'date' (did you mean 'data'?)"),
+        (["where={data: synthetc}"], "where.data=synthetc: no run has that (did you mean 'synthetic'?)"),
+        (["where={seed: 0, model.widths: '[4, 4, 4, 4]', data: synthetic}", "baseline=x"], "baseline=x: no such group"),
+        (["where={model: [HeatmapFPN, {a: b}]}"], "does not fit"),
+        (["runs=[0123456789abcdef0123456789abcdef]"], "no run 0123456789abcdef0123456789abcdef"),
+        (["runs=[a]", "filter=x"], "set one of them"),
+        (["runs=a"], "runs=a does not fit"),
+        (["metric=nmee"], "metric=nmee does not fit"),
+        (["samples=10"], "samples=10 does not fit"),
+        (["smaples=2000"], "did you mean 'samples'"),
+        (["group=model.widths", "baseline=[8,8,8]"], "baseline=[8, 8, 8]"),
+        (["group=model.widths", "baseline='[8, 8, 8]'"], "baseline=[8, 8, 8]: no such group (did you mean '[8, 8, 8, 8]'?)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)  # fmt: skip
+def test_bad_words(runs: Workspace, words: list[str], said: str) -> None:
+    quoted = [word if "`" not in word and ">" not in word else word.replace("=", "='", 1) + "'" for word in words]
+    assert said in runs.refuse("flr.compare", *quoted)
+    assert not (runs.outputs / "comparisons").exists()
+
+
+def test_where_that_leaves_nothing(runs: Workspace) -> None:
+    copy_of(runs, with_result(runs)[0], "lonely")
+    copy_of(runs, with_result(runs)[3], "lonely")
+    words = ["tracking.experiment=lonely", f"where={{seed: 0, model.widths: '{NARROW}'}}"]
+    assert "no run fits all of where=" in runs.refuse("flr.compare", *words)
+
+
+def test_a_store_that_is_not_there(workspace: Workspace, free_port: int) -> None:
+    assert "no such database" in workspace.refuse("flr.compare")
+    assert not workspace.outputs.exists()  # asking makes nothing
+    line = workspace.refuse("flr.compare", f"tracking.uri=http://127.0.0.1:{free_port}")
+    assert "no MLflow server answers" in line
+    workspace.outputs.mkdir()
+    (workspace.outputs / "mlflow.db").touch()
+    assert "no such experiment" in workspace.refuse("flr.compare")
+
+
+@pytest.mark.parametrize(
+    ("without", "edit", "said"),
+    [
+        ("errors.csv", {}, "errors.csv is not in the tracking store"),
+        ("evaluation.json", {}, "evaluation.json is not in the tracking store"),
+        ("", {"errors.csv": lambda text: text.replace(",", ";")}, "errors.csv is damaged"),
+        ("", {"errors.csv": lambda text: re.sub(r"(\n[^,]*),[^,]*", r"\1,much", text, count=1)}, "errors.csv is damaged"),
+        ("", {"errors.csv": lambda text: text + text.splitlines()[-1] + "\n"}, "names a face twice"),
+        ("", {"errors.csv": lambda text: "\n".join(text.splitlines()[:4])}, "not of one evaluation"),
+        ("", {"evaluation.json": lambda text: text[:100]}, "evaluation.json is damaged"),
+        ("", {"evaluation.json": lambda text: json.dumps([text])}, "evaluation.json is damaged"),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_a_run_whose_files_are_gone_or_damaged_is_named(
+    runs: Workspace, tmp_path: Path, without: str, edit: dict[str, Callable[[str], str]], said: str
+) -> None:
+    name = tmp_path.name
+    bad = copy_of(runs, with_result(runs)[0], name, without=without, edit=edit)
+    line = runs.refuse("flr.compare", f"tracking.experiment={name}", f"out={tmp_path}")
+    assert said in line and bad in line
+    copy_of(runs, with_result(runs)[1], name)
+    done = compare(runs, tmp_path, f"tracking.experiment={name}", "faces=0")
+    assert "Left out 1 run(s)" in done.stdout and said in done.stdout
+
+
+def test_reading_needs_no_torch(runs: Workspace, tmp_path: Path) -> None:
+    code = (
+        "import sys; from flr.compare import main; from flr.config import door; "
+        f"sys.argv[1:] = ['group=model.widths', 'faces=0', 'out={tmp_path}']; door(main, 'compare'); "
+        "print('loaded', sorted({'torch', 'pytorch_lightning'} & set(sys.modules)))"
+    )
+    assert runs.run_code(code).splitlines()[-1] == "loaded []"
+    assert (tmp_path / "comparison.html").is_file()
