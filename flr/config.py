@@ -1,6 +1,7 @@
 """Compose, check, build: the way from what the user says to objects. Hydra is imported here and in the doors only."""
 
 import collections.abc
+import contextlib
 import functools
 import importlib
 import inspect
@@ -9,6 +10,7 @@ import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,8 @@ CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "conf
 # What each node may build, by the longest path that leads to it. The resolved object's own module counts too, since a
 # trusted module also holds what it imported. FLR_TRUST adds a user's own modules.
 TRUSTED: Mapping[str, tuple[str, ...]] = {
-    "augment": ("flr.augment.device.Augment",),
+    "augment": ("flr.augment.device.Augment", "flr.augment.albumentations.Albumentations"),
+    "augment.transforms": ("albumentations",),
     "callbacks": ("flr.callbacks", "pytorch_lightning.callbacks"),
     "data": ("flr.data.datamodule.FaceData",),
     "data.crop": ("flr.data.crops.CropSettings",),
@@ -52,6 +55,7 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "tracking": ("flr.tracking.mlflow.Tracker",),
     "trainer": ("pytorch_lightning.Trainer", "pytorch_lightning.trainer.trainer.Trainer"),
 }
+CLASSES = {"augment.transforms"}  # of these places classes alone: albumentations' functions also read and write files
 PARTIAL = {"data.reader", "optim", "schedule"}  # built in two steps: the rest of their arguments comes later
 
 # Arguments that the code hands in where a node is built; a config names the others.
@@ -206,6 +210,35 @@ class Compare:
     paths: Any
 
 
+@dataclass(frozen=True)
+class Reproduce:
+    """The top level of a reproduction's config.
+
+    Attributes:
+        name: the experiment, as published/ibug_sepconv.
+        tier: smoke, a few steps on rendered faces; eval, the test of a given run; train, the whole training.
+        run: what tier=eval scores: MLflow ids, folders or checkpoint files, one a seed.
+        seeds: what tier=train trains; null for those of the record.
+        record: whether what came becomes the record.
+        records: the folder of the records; null for experiments/ beside conf/.
+        data: the set's ``root`` and ``workers``; null for what the experiment says.
+        trainer: its ``accelerator`` and ``devices``, likewise.
+        tracking: the MLflow store.
+        paths: folders.
+    """
+
+    name: str | None
+    tier: typing.Literal["smoke", "eval", "train"]
+    run: str | list[str] | None
+    seeds: list[typing.Annotated[int, Ge(0), Lt(2**32)]] | None
+    record: bool
+    records: str | None
+    data: Any
+    trainer: Any
+    tracking: Any
+    paths: Any
+
+
 # -- doors -------------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +287,10 @@ def _explain(error: Exception, config_name: str) -> str:
         text += " " + " ".join(str(error).split())
     if found := re.search(r"Could not (?:override|append to config|delete from config)[. ]+'?([\w.@/]+)'?", text):
         key = found[1]
-        return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; +KEY=VALUE adds one that a target knows"
+        mend = "+KEY=VALUE adds one that a target knows"
+        if config_name == "reproduce":
+            mend = f"a recipe is reproduced as it is, python -m flr.train experiment=NAME {key}=VALUE trains another"
+        return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; {mend}"
     if found := re.search(
         r"Could not find '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
     ):
@@ -277,14 +313,17 @@ def _known_keys(config_name: str) -> list[str]:
     groups = _groups()
     choices = [word for word in sys.argv[1:] if word.split("=")[0] in groups and "," not in word]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose(config_name, choices)
-    return [*_groups(), *(key for key, _ in flat(OmegaConf.to_container(cfg)))]
+        try:
+            cfg = hydra.compose(config_name, choices, return_hydra_config=True)
+        except HydraException:  # a choice is what is wrong
+            cfg = hydra.compose(config_name, return_hydra_config=True)
+    own = [group for group in groups if group in cfg.hydra.runtime.choices]
+    return [*own, *(key for key, _ in flat(OmegaConf.to_container(cfg)) if not key.startswith("hydra."))]
 
 
 def quiet() -> None:
     """Lightning's tips and its notes on settings that are meant; its errors stay."""
     import logging
-    import warnings
 
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -434,23 +473,31 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
         raise UserError(
             f"{path}: {target} lies outside what a run may build; if it is yours, set FLR_TRUST={str(target).split('.')[0]}"
         )
+    module = None
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        module = importlib.import_module(module_name)
+        found = getattr(module, name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}._target_={target}: no such class or function ({error})") from error
+        near = nearest(name, dir(module)) if module else f" ({error})"
+        raise UserError(f"{path}._target_={target}: no such class or function{near}") from error
     if not callable(found):
         raise UserError(f"{path}._target_={target} is not a class or function")
     own_name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
-    if not trusted and not _allowed(own_name, path):
+    wrong_kind = _place(path) in CLASSES and not isinstance(found, type)
+    if not trusted and (wrong_kind or not _allowed(own_name, path)):
         raise UserError(
             f"{path}: {target} lies outside what a run may build; if it is yours, set FLR_TRUST={str(target).split('.')[0]}"
         )
     return found
 
 
+def _place(path: str) -> str:
+    """The longest path of `TRUSTED` that leads to a node; empty where none does."""
+    return max((place for place in TRUSTED if path == place or path.startswith(place + ".")), key=len, default="")
+
+
 def _allowed(name: str, path: str) -> bool:
-    places = [place for place in TRUSTED if path == place or path.startswith(place + ".")]
-    roots = TRUSTED[max(places, key=len)] if places else ()
+    roots = TRUSTED.get(_place(path), ())
     own = (word for word in os.environ.get("FLR_TRUST", "").split(",") if word)
     return any(name == root or name.startswith(root + ".") for root in (*roots, *own))
 
@@ -480,11 +527,14 @@ def build(node: Any, **given: Any) -> Any:
     target = resolve(node["_target_"], "", trusted=True)
     if node.get("_partial_"):
         return functools.partial(target, **values)
+    lenient = target.__module__.partition(".")[0] == "albumentations"
     try:
-        return target(**values)
+        # albumentations only warns of an argument that it drops or alters, and raises anything of a wrong one.
+        with warnings.catch_warnings(action="error") if lenient else contextlib.nullcontext():
+            return target(**values)
     except Exception as error:
         # Lightning's own kind for a wrong argument; its module is not worth an import here.
-        if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
+        if lenient or isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
             raise UserError(f"{node['_target_']}: {error}") from error
         raise
 

@@ -135,7 +135,7 @@ def test_no_module_imports_upward(name):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]], ids=" ".join)
-@pytest.mark.parametrize("door", ["flr.train", "flr.evaluate"])
+@pytest.mark.parametrize("door", ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare"])
 def test_showing_the_config_imports_no_torch(door, words, tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", door, *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}

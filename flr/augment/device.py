@@ -2,71 +2,78 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flr.augment.affine import Affine, Moves
 from flr.augment.draws import uniform
 from flr.errors import UserError
-from flr.landmarks.geometry import compose, similarity, transform, warp_batch
-from flr.landmarks.scheme import Scheme
+from flr.landmarks.geometry import warp_batch
 
 NOISE_BANK = 1 << 20
-TOP = (("mirror", 1), ("erasing", 1), ("erasing_area", 1), ("shift", 1), ("scale", 3), ("rotation", 180), ("blur", 32))
+STEPS = 16  # resolutions between the crop's own and the coarsest
+OCCLUDER = 8  # columns of draws that an occluder takes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class Augment(Affine):
     """How far training faces may be bent. Every draw is a function of (seed, epoch, face index).
 
+    The stages follow one another as from a scene to a file: light and colour, occluders, blur, resolution, exposure,
+    noise, erasing.
+
     Attributes:
-        rotation: degrees either way, uniform.
-        scale: the face grows by up to 1 + scale or shrinks by as much, log-uniform.
-        shift: shares of the crop's side either way, in x and in y.
-        mirror: probability of the mirror, which swaps the paired points.
+        rotation, scale, shift, mirror: see `Affine`.
+        gamma: pixels to the power of up to 1 + gamma or as little as its inverse, log-uniform.
+        saturation: factors 1 +- saturation on the colours' distance from grey; nothing to a grey crop.
+        hue: shares of a full turn either way, of the colours about grey; nothing to a grey crop.
+        occluders: the largest number of plain ellipses that hide parts of the picture.
+        occluder_size: the largest axis of an occluder, shares of the crop's side.
+        blur: the largest standard deviation of a Gaussian blur, crop pixels.
+        downscale: the crop is shrunk by up to this factor and blown up again, log-uniform; 1 for never.
         brightness: factors 1 +- brightness on the pixels.
         contrast: factors 1 +- contrast about the picture's mean.
         noise: the largest standard deviation of Gaussian noise, shares of the pixel range.
-        blur: the largest standard deviation of a Gaussian blur, crop pixels.
         erasing: probability that a rectangle is painted over (Zhong et al. 2020, arXiv:1708.04896).
         erasing_area: the largest share of the crop that the rectangle covers.
     """
 
-    rotation: float = 0.0
-    scale: float = 0.0
-    shift: float = 0.0
-    mirror: float = 0.0
+    gamma: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    occluders: int = 0
+    occluder_size: float = 0.4
+    blur: float = 0.0
+    downscale: float = 1.0
     brightness: float = 0.0
     contrast: float = 0.0
     noise: float = 0.0
-    blur: float = 0.0
     erasing: float = 0.0
     erasing_area: float = 0.15
 
-    def __post_init__(self) -> None:
-        for name, top in TOP:
-            if not 0 <= getattr(self, name) <= top:
-                raise UserError(f"augment.{name}={getattr(self, name)} lies outside 0..{top}; set it inside")
-        for name in ("brightness", "contrast", "noise"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise UserError(f"augment.{name}={getattr(self, name)} is not a size; set 0 or more")
+    RANGE: ClassVar[dict[str, tuple[float, float]]] = Affine.RANGE | {
+        "gamma": (0, 3), "saturation": (0, 1), "hue": (0, 0.5), "occluders": (0, 8), "occluder_size": (0.05, 1),
+        "blur": (0, 32), "downscale": (1, 16), "brightness": (0, np.inf), "contrast": (0, np.inf), "noise": (0, np.inf),
+        "erasing": (0, 1), "erasing_area": (0, 1),
+    }  # fmt: skip
 
-    @property
-    def margin(self) -> float:
-        """The side over the crop's that the store must keep, so that no draw looks past it."""
-        angle = np.radians(min(self.rotation, 45.0))
-        return float((np.cos(angle) + np.sin(angle)) * (1 + 2 * self.shift) * (1 + self.scale))
+    def check(self, size: int, channels: int) -> None:
+        """Refuse noise for crops that are larger than its bank."""
+        if self.noise and channels * size**2 > NOISE_BANK:
+            raise UserError(
+                f"augment.noise serves crops of up to {NOISE_BANK} values, these have {channels * size**2}; set it to 0"
+            )
 
     def draw(self, seed: int, epoch: int, face: np.ndarray) -> "Draws":
         """The draws of faces (B,) int in an epoch."""
-        u = uniform(seed, epoch, face, 14)
+        # A stage keeps its columns for ever, so that an old recipe draws what it drew; a new stage takes new ones.
+        u = uniform(seed, epoch, face, 19 + OCCLUDER * self.occluders)
         sign = 2 * u - 1
         return Draws(
-            angle=np.radians(self.rotation) * sign[:, 0],
-            scale=(1 + self.scale) ** sign[:, 1],
-            shift=self.shift * sign[:, 2:4],
-            mirror=u[:, 4] < self.mirror,
+            **vars(super().draw(seed, epoch, face)),
             brightness=1 + self.brightness * sign[:, 5],
             contrast=1 + self.contrast * sign[:, 6],
             noise=self.noise * u[:, 7],
@@ -75,43 +82,38 @@ class Augment:
             erase=u[:, 10] < self.erasing,
             erase_area=self.erasing_area * (0.1 + 0.9 * u[:, 11]),
             erase_at=u[:, 12:14],
+            gamma=(1 + self.gamma) ** sign[:, 14],
+            saturation=1 + self.saturation * sign[:, 15],
+            hue=2 * np.pi * self.hue * sign[:, 16],
+            resolution=(u[:, 17] * STEPS).astype(np.int64),
+            occluders=(u[:, 18] * (self.occluders + 1)).astype(np.int64),
+            occluder=u[:, 19:].reshape(len(u), self.occluders, OCCLUDER),
         )
 
-    def __call__(
-        self, images: Tensor, points: Tensor, labelled: Tensor, draws: "Draws", size: int, scheme: Scheme
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Bend a batch.
-
-        Args:
-            images: (B, C, S, S) uint8, store pixels: the crop and its margin.
-            points: (B, K, 2) float32, crop pixels.
-            labelled: (B, K) bool.
-            draws: of these faces.
-            size: the side of the crop.
-            scheme: names the pairs that a mirror swaps.
-
-        Returns:
-            Images (B, C, size, size) float in 0..1, points (B, K, 2) in their pixels, labelled (B, K), and the maps
-            (B, 2, 3) from crop pixels to them.
-        """
-        device, margin = images.device, (images.shape[-1] - size) // 2
-        affine = torch.from_numpy(draws.affine(size))
-        from_store = torch.tensor([[1.0, 0.0, -margin], [0.0, 1.0, -margin]], dtype=affine.dtype)
-        out = warp_batch(images, compose(affine, from_store).to(device), size)
-        affine = affine.to(device=device, dtype=torch.float32)
-        points = transform(affine, points)
-        swap = torch.from_numpy(draws.mirror).to(device)[:, None]
-        order = torch.from_numpy(scheme.mirror_order).to(device)
-        points = torch.where(swap[..., None], points[:, order], points)
-        labelled = torch.where(swap, labelled[:, order], labelled)
-        return self._photometry(out.div_(255), draws), points, labelled, affine
+    def pixels(self, images: Tensor, draws: "Draws", size: int) -> Tensor:  # type: ignore[override]  # its own draws
+        """Store pixels (B, C, S, S) uint8, the crop and its margin, as bent crops (B, C, size, size) float in 0..1."""
+        maps = torch.from_numpy(draws.from_store(size, (images.shape[-1] - size) // 2)).to(images.device)
+        return self._photometry(warp_batch(images, maps, size).div_(255), draws)
 
     def _photometry(self, images: Tensor, draws: "Draws") -> Tensor:
         def column(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(images)[:, None, None, None]
 
+        if self.gamma:
+            images = images ** column(draws.gamma)
+        if images.shape[1] == 3 and (self.saturation or self.hue):
+            mix = torch.from_numpy(draws.colours()).to(images)
+            images = torch.einsum("bij,bjhw->bihw", mix, images).clamp_(0, 1)
+        if self.occluders:
+            ellipses = (torch.from_numpy(a).to(images) for a in draws.ellipses(self.occluder_size, images.shape[-1]))
+            for down, across, colour in zip(*ellipses, strict=True):
+                hidden = (down @ across)[:, None] < 1
+                images = torch.where(hidden, colour[:, : images.shape[1], None, None], images)
         if self.blur:
             images = _blur(images, column(draws.blur)[:, 0, 0], self.blur)
+        if self.downscale > 1:
+            shrink = _resolutions(images.shape[-1], self.downscale).to(images)[torch.from_numpy(draws.resolution)]
+            images = shrink[:, None] @ images @ shrink[:, None].mT
         if self.brightness or self.contrast:
             factor = column(draws.brightness * draws.contrast)
             mean = images.mean((1, 2, 3), keepdim=True)
@@ -125,13 +127,15 @@ class Augment:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What was drawn for a batch of B faces; all arrays (B,), `shift` and `erase_at` (B, 2)."""
+class Draws(Moves):
+    """What was drawn for a batch of B faces; all arrays (B,) but `shift` and `erase_at` (B, 2) and `occluder`.
 
-    angle: np.ndarray
-    scale: np.ndarray
-    shift: np.ndarray
-    mirror: np.ndarray
+    Attributes:
+        resolution: how many of `STEPS` the picture is coarsened.
+        occluders: how many of `occluder` are there.
+        occluder: (B, N, OCCLUDER) in 0..1, see `ellipses`.
+    """
+
     brightness: np.ndarray
     contrast: np.ndarray
     noise: np.ndarray
@@ -140,15 +144,45 @@ class Draws:
     erase: np.ndarray
     erase_area: np.ndarray
     erase_at: np.ndarray
+    gamma: np.ndarray
+    saturation: np.ndarray
+    hue: np.ndarray
+    resolution: np.ndarray
+    occluders: np.ndarray
+    occluder: np.ndarray
 
-    def affine(self, size: int) -> np.ndarray:
-        """(B, 2, 3) from crop pixels to the bent crop's: turn and scale about the centre, shift, mirror."""
-        centre = np.full((len(self.angle), 2), (size - 1) / 2)
-        maps = similarity(self.angle, self.scale, centre, centre + self.shift * size)
-        flip = np.where(self.mirror, -1.0, 1.0)
-        maps[:, 0] *= flip[:, None]
-        maps[:, 0, 2] += np.where(self.mirror, size - 1.0, 0.0)
-        return maps
+    def colours(self) -> np.ndarray:
+        """(B, 3, 3) on RGB: a turn about grey and a stretch away from it, which leave the luma as it is.
+
+        The matrices of ``hue-rotate`` and ``saturate`` in https://www.w3.org/TR/filter-effects-1/, with the luma of
+        BT.601 in place of its rounded BT.709.
+        """
+        to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+        cos, sin = self.saturation * np.cos(self.hue), self.saturation * np.sin(self.hue)
+        turn = np.zeros((len(self.hue), 3, 3))
+        turn[:, 0, 0] = 1
+        turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = cos, -sin, sin, cos
+        return np.linalg.inv(to_yiq) @ turn @ to_yiq
+
+    def ellipses(self, largest: float, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The occluders, each up to `largest` crop sides long.
+
+        Returns:
+            Factors (N, B, size, 3) and (N, B, 3, size), whose product is below 1 in the pixels that an occluder hides;
+            its colour (N, B, 3).
+        """
+        x, y, length, width, angle, *colour = (self.occluder[..., i].T for i in range(OCCLUDER))
+        cos, sin = np.cos(np.pi * angle), np.sin(np.pi * angle)
+        a, b = ((largest / 2 * (1 + 7 * share) / 8) ** -2.0 for share in (length, width))  # from an eighth of it on
+        line = (np.arange(size) + 0.5) / size
+        across, down = line - x[..., None], line - y[..., None]
+        xx, xy, yy = (
+            (q[..., None]) for q in (a * cos**2 + b * sin**2, 2 * (a - b) * cos * sin, a * sin**2 + b * cos**2)
+        )
+        there = np.where(np.arange(len(x))[:, None] < self.occluders, 0.0, 2.0)[..., None]
+        left = np.stack([np.ones_like(down), down, yy * down**2 + there], -1)
+        right = np.stack([xx * across**2, xy * across, np.ones_like(across)], -2)
+        return left, right, np.stack(colour, -1)
 
     def rectangle(self, size: int) -> Tensor:
         """(B, 1, size, size) bool: the pixels to erase."""
@@ -169,8 +203,6 @@ def _noise(images: Tensor, at: np.ndarray) -> Tensor:
     """Each face takes its own stretch of one fixed bank: a draw per face, not per pixel, costs a tenth."""
     count = images[0].numel()
     bank = _bank(images.device)
-    if count > NOISE_BANK:
-        raise UserError(f"augment.noise serves crops of up to {NOISE_BANK} values, this one has {count}; set it to 0")
     return torch.stack([bank[i : i + count] for i in at.tolist()]).reshape(images.shape)
 
 
@@ -187,3 +219,18 @@ def _blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
     rows = torch.nn.functional.conv2d(pad, kernel[:, None, None, :], groups=batch * channels)
     both = torch.nn.functional.conv2d(rows, kernel[:, None, :, None], groups=batch * channels)
     return both.reshape(batch, channels, height, width)
+
+
+@cache
+def _resolutions(size: int, largest: float) -> Tensor:
+    """(STEPS, size, size): what shrinks a line of pixels by area, by 1 to `largest`, and blows it up linearly."""
+    steps = []
+    for factor in largest ** (np.arange(STEPS) / (STEPS - 1)):
+        few = max(1, round(size / factor))
+        ends = np.arange(few + 1) * size / few
+        pixel = np.arange(size)
+        down = np.clip(np.minimum(ends[1:, None], pixel + 1) - np.maximum(ends[:-1, None], pixel), 0, 1) * few / size
+        at = np.clip((pixel + 0.5) * few / size - 0.5, 0, few - 1)
+        up = np.clip(1 - abs(at[:, None] - np.arange(few)), 0, 1)
+        steps.append(up @ down)
+    return torch.from_numpy(np.stack(steps)).float()

@@ -10,6 +10,14 @@ def order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
+def keys(seed: int, epoch: int, face: np.ndarray) -> np.ndarray:
+    """(B,) uint64, a pure function of (seed, epoch, face index): the seed of whatever a face draws for itself."""
+    with np.errstate(over="ignore"):
+        key = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1))
+        key = _mix(key ^ np.uint64(epoch))
+        return _mix(key ^ np.asarray(face).astype(np.uint64))
+
+
 def uniform(seed: int, epoch: int, face: np.ndarray, count: int) -> np.ndarray:
     """(B, count) float64 in [0, 1), a pure function of (seed, epoch, face index, column).
 
@@ -17,11 +25,8 @@ def uniform(seed: int, epoch: int, face: np.ndarray, count: int) -> np.ndarray:
     doi:10.1145/2660193.2660195) once per coordinate.
     """
     with np.errstate(over="ignore"):
-        key = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1))
-        key = _mix(key ^ np.uint64(epoch))
-        rows = _mix(key ^ np.asarray(face).astype(np.uint64))
         steps = (np.arange(count, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        bits = _mix(rows[:, None] + steps)
+        bits = _mix(keys(seed, epoch, face)[:, None] + steps)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -1,5 +1,6 @@
 """Batches taken whole from the crop store, in an order and with draws that are functions of (seed, epoch, face)."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from flr.augment.device import Augment
+from flr.augment.affine import Affine
+from flr.augment.albumentations import Albumentations
 from flr.augment.draws import order, uniform
 from flr.data.card import open_card, refuse_nonsense
 from flr.data.crops import CropSettings, crop_labels, open_store
@@ -21,7 +23,7 @@ from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError
 from flr.landmarks.geometry import compose, invert, transform
 from flr.landmarks.scheme import Scheme, get_scheme
-from flr.parallel import cores
+from flr.parallel import cores, in_order
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,32 @@ class IndexBatches:
         return np.repeat(self.rows[shuffled], times) + nth * self.total
 
 
+class BentBatches:
+    """`IndexBatches` beside their pictures, which worker processes bend ahead of the training.
+
+    Args:
+        batches: what they go with.
+        bend: takes the visits (n,) of an epoch in their order; gives what makes picture i of them, (H, W, C) uint8.
+        workers: processes; below 2 for none beside this one.
+    """
+
+    def __init__(
+        self, batches: IndexBatches, bend: Callable[[np.ndarray], Callable[[int], np.ndarray]], workers: int
+    ) -> None:
+        self.batches, self.bend, self.workers = batches, bend, workers
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        parts = list(self.batches)
+        visits = torch.cat(parts).numpy()
+        share = -(-len(parts[0]) // max(1, self.workers))  # so that the next batch is made while this one is learned
+        with contextlib.closing(in_order(self.bend(visits), len(visits), self.workers, share)) as pictures:
+            for part in parts:
+                yield part, torch.from_numpy(np.stack([next(pictures) for _ in part]))
+
+
 class FaceData(pl.LightningDataModule):
     """A data set from its files to batches.
 
@@ -149,7 +177,8 @@ class FaceData(pl.LightningDataModule):
         strict: whether a fault of one face stops the run.
         scheme: a smaller scheme to reduce the labels to; None keeps the set's own.
         seed: of the order and the draws.
-        workers: processes that decode pictures; None takes the number of cores.
+        workers: processes that decode pictures, and bend them under ``augment=albumentations``; None takes the
+            number of cores.
         download: where to fetch the set from; None where it has no direct address.
     """
 
@@ -161,7 +190,7 @@ class FaceData(pl.LightningDataModule):
         root: str | None,
         crop: CropSettings,
         cache: str,
-        augment: Augment,
+        augment: Affine,
         pixels: tuple[float, float] = (-1.0, 1.0),
         batch_size: Annotated[int, Ge(2)] = 32,  # batch norm learns from two faces or more
         val_fraction: float = 0.1,
@@ -207,10 +236,11 @@ class FaceData(pl.LightningDataModule):
             refuse: whether labels that cannot be true stop it; else its card tells of them.
 
         Raises:
-            UserError: as the reader, `check_faces`, `hold_out`, `open_store` and `refuse_nonsense`.
+            UserError: as the augmentation's check, the reader, `check_faces`, `hold_out`, `open_store` and `refuse_nonsense`.
         """
         if self.table is not None:
             return self.table
+        self.augment.check(self.crop.size, self.crop.channels)
         root = Path(self.root).expanduser() if self.root is not None else None
         table = check_faces(self.reader(root=root, strict=self.strict), self.strict)
         if self.to_scheme:
@@ -274,8 +304,19 @@ class FaceData(pl.LightningDataModule):
         weight = None if weight is None else weight[rows]
         return IndexBatches(rows, self.batch_size, rank, ranks, epoch, self.seed, weight, len(self.prepare()))
 
-    def train_dataloader(self) -> IndexBatches:
-        return self._batches("train", training=True)
+    def train_dataloader(self) -> IndexBatches | BentBatches:
+        batches = self._batches("train", training=True)
+        if self.trainer is None or not isinstance(self.augment, Albumentations):
+            return batches
+        return BentBatches(batches, self._bend, self.workers // self.trainer.num_devices)  # this machine's ranks share
+
+    def _bend(self, visits: np.ndarray) -> Callable[[int], np.ndarray]:
+        """What makes the pictures of the visits (n,) to this epoch's faces, as `batch` would."""
+        augment, size, images = self.augment, self.crop.size, self.store.images
+        assert isinstance(augment, Albumentations) and self.trainer is not None
+        draws = augment.draw(self.seed, self.trainer.current_epoch, visits)
+        maps, rows = draws.from_store(size, self.store.margin), visits % len(self.prepare())
+        return lambda i: augment.picture(images[rows[i]], maps[i], int(draws.key[i]), size)
 
     def val_dataloader(self) -> IndexBatches:
         return self._batches("val", training=False)
@@ -283,26 +324,35 @@ class FaceData(pl.LightningDataModule):
     def test_dataloader(self) -> IndexBatches:
         return self._batches(self.test_split, training=False)
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:
         epoch = self.trainer.current_epoch if self.trainer and self.trainer.training else None
-        return self.batch(batch, epoch)
+        index, bent = (batch, None) if isinstance(batch, Tensor) else batch
+        return self.batch(index, epoch, bent)
 
-    def batch(self, index: Tensor, epoch: int | None) -> Batch:
-        """The faces of an index tensor (B,) of `IndexBatches`, on its device; bent for `epoch`, or as they are."""
+    def batch(self, index: Tensor, epoch: int | None, bent: Tensor | None = None) -> Batch:
+        """The faces of an index tensor (B,) of `IndexBatches`, on its device; bent for `epoch`, or as they are.
+
+        Args:
+            index: the faces' names.
+            epoch: whose draws bend them; None for none.
+            bent: (B, H, W, C) uint8, their pictures where these are bent already.
+        """
         visits, index = index, index % len(self.prepare())
         if index.device not in self.tensors:
             self.tensors[index.device] = _OnDevice.of(self, index.device)
-        held, size = self.tensors[index.device], self.crop.size
-        rows = index.cpu()
-        images = held.images[rows.to(held.images.device)].to(index.device).permute(0, 3, 1, 2)
+        held, size, margin = self.tensors[index.device], self.crop.size, self.store.margin
         points, labelled, to_original = held.labels[index], held.labelled[index], held.to_original[index]
+
+        def stored() -> Tensor:
+            return held.images[index.to(held.images.device)].to(index.device).permute(0, 3, 1, 2)
+
         if epoch is None:
-            margin = self.store.margin
-            images = images[..., margin : margin + size, margin : margin + size].float() / 255
+            images = stored()[..., margin : margin + size, margin : margin + size].float() / 255
         else:
             draws = self.augment.draw(self.seed, epoch, visits.cpu().numpy())
-            images, points, labelled, affine = self.augment(images, points, labelled, draws, size, self.scheme)
+            points, labelled, affine = self.augment.points(points, labelled, draws, size, self.scheme)
             to_original = compose(to_original, invert(affine))
+            images = self.augment.pixels(stored(), draws, size) if bent is None else bent.permute(0, 3, 1, 2) / 255
         low, high = self.pixels
         return Batch(
             images=(images * (high - low) + low).contiguous(memory_format=torch.channels_last),

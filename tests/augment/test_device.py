@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flr.augment.device import Augment, Draws
+from flr.augment.draws import uniform
 from flr.errors import UserError
 from flr.landmarks.geometry import invert, transform
 from flr.landmarks.scheme import CELEBA5
@@ -20,6 +22,10 @@ POINTS = (SIZE - 1) / 2 + 60 * LAYOUT  # (5, 2) crop pixels
 ALL = Augment(
     rotation=30, scale=0.15, shift=0.1, mirror=0.5, brightness=0.3, contrast=0.3, noise=0.04, blur=1.0, erasing=0.5
 )
+HEAVY = {
+    "rotation": 40, "scale": 0.25, "shift": 0.05, "mirror": 0.5, "gamma": 0.5, "saturation": 0.5, "hue": 0.05,
+    "occluders": 3, "blur": 1.5, "downscale": 3, "brightness": 0.4, "contrast": 0.4, "noise": 0.08, "erasing": 0.5,
+}  # fmt: skip
 
 
 def pad_of(augment: Augment) -> int:
@@ -76,6 +82,33 @@ def test_draws_fill_their_ranges():
         assert values.mean() == pytest.approx((low + high) / 2, abs=0.03 * (high - low))
     assert draws.mirror.mean() == pytest.approx(0.5, abs=0.03)
     assert draws.erase.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_each_stage_keeps_its_draws():
+    """A stage that is added, left out or moved must not change what others draw: old recipes stay what they were."""
+    u = uniform(5, 2, FACES, 35)
+    full = dataclasses.replace(ALL, gamma=0.5, saturation=0.4, hue=0.1, occluders=2, downscale=4)
+    for augment in (ALL, full):
+        draws = augment.draw(5, 2, FACES)
+        np.testing.assert_allclose(np.degrees(draws.angle), 30 * (2 * u[:, 0] - 1))
+        np.testing.assert_allclose(draws.scale, 1.15 ** (2 * u[:, 1] - 1))
+        np.testing.assert_allclose(draws.shift, 0.1 * (2 * u[:, 2:4] - 1))
+        np.testing.assert_array_equal(draws.mirror, u[:, 4] < 0.5)
+        np.testing.assert_allclose(draws.brightness, 0.7 + 0.6 * u[:, 5])
+        np.testing.assert_allclose(draws.contrast, 0.7 + 0.6 * u[:, 6])
+        np.testing.assert_allclose(draws.noise, 0.04 * u[:, 7])
+        np.testing.assert_array_equal(draws.noise_at, (u[:, 8] * 2**20).astype(int))
+        np.testing.assert_allclose(draws.blur, u[:, 9])
+        np.testing.assert_array_equal(draws.erase, u[:, 10] < 0.5)
+        np.testing.assert_allclose(draws.erase_area, 0.15 * (0.1 + 0.9 * u[:, 11]))
+        np.testing.assert_array_equal(draws.erase_at, u[:, 12:14])
+    np.testing.assert_allclose(draws.gamma, 1.5 ** (2 * u[:, 14] - 1))
+    np.testing.assert_allclose(draws.saturation, 0.6 + 0.8 * u[:, 15])
+    np.testing.assert_allclose(draws.hue, 2 * np.pi * 0.1 * (2 * u[:, 16] - 1))
+    np.testing.assert_array_equal(draws.resolution, (u[:, 17] * 16).astype(int))
+    np.testing.assert_array_equal(draws.occluders, (u[:, 18] * 3).astype(int))
+    np.testing.assert_array_equal(draws.occluder.reshape(len(FACES), -1), u[:, 19:])
+    assert u[0, 0] == pytest.approx(0.9893999111447438, abs=1e-12)  # nor may the generator change
 
 
 # -- geometry ------------------------------------------------------------------------------------------------------
@@ -201,12 +234,11 @@ def test_noise_has_its_deviation_and_repeats():
 
 
 def test_noise_that_the_bank_cannot_serve_stops():
-    augment = Augment(noise=0.1)
-    big = torch.zeros((1, 1, 1100, 1100), dtype=torch.uint8)
-    with pytest.raises(UserError, match="noise"):
-        augment(
-            big, torch.zeros(1, 5, 2), torch.ones(1, 5, dtype=torch.bool), augment.draw(0, 0, FACES[:1]), 1100, CELEBA5
-        )
+    Augment(noise=0.1).check(1024, 1)
+    Augment().check(1100, 3)
+    for size, channels in ((1100, 1), (600, 3)):
+        with pytest.raises(UserError, match=r"augment\.noise"):
+            Augment(noise=0.1).check(size, channels)
 
 
 @pytest.mark.parametrize("largest", [0.4, 2.0, 4.0])
@@ -239,6 +271,107 @@ def test_blur_of_a_face_does_not_depend_on_its_company():
         torch.testing.assert_close(alone[0], together[i], atol=1e-6, rtol=0)
 
 
+def coloured(count: int = len(FACES)) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, SIZE, SIZE), dtype=np.uint8))
+
+
+def test_gamma_by_the_formula():
+    augment = Augment(gamma=1.0)
+    plain, *_ = bend(Augment())
+    bent, *_ = bend(augment)
+    drawn = augment.draw(0, 0, FACES).gamma
+    assert 0.5 <= drawn.min() < 1 < drawn.max() <= 2
+    for i in range(len(FACES)):
+        np.testing.assert_allclose(bent[i], plain[i].double() ** drawn[i], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "augment", [Augment(saturation=0.8), Augment(hue=0.5), Augment(saturation=0.5, hue=0.2)], ids=str
+)
+def test_colours_turn_about_grey_and_keep_their_luma(augment):
+    faces = np.arange(40)
+    draws = augment.draw(0, 0, faces)
+    luma = np.array([0.299, 0.587, 0.114])
+    colour = np.random.default_rng(1).uniform(0.3, 0.7, (40, 3))
+    bent = (draws.colours() @ colour[..., None])[..., 0]
+    np.testing.assert_allclose(bent @ luma, colour @ luma, atol=1e-9)
+    grey = np.full((40, 3, 1), 0.6)
+    np.testing.assert_allclose(draws.colours() @ grey, grey, atol=1e-9)
+    # In the plane of colours, whose axes are NTSC's I and Q: a turn by the drawn hue, a stretch by the drawn saturation.
+    plane = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    before, after = (values @ plane.T @ np.array([1, 1j]) for values in (colour, bent))
+    np.testing.assert_allclose(after / before, draws.saturation * np.exp(1j * draws.hue), atol=1e-6)
+
+
+def test_colour_stages_change_colours_and_leave_grey_alone():
+    augment = Augment(saturation=0.8, hue=0.3)
+    plain, *_ = bend(Augment(), coloured())
+    bent, *_ = bend(augment, coloured())
+    expected = torch.einsum("bij,bjhw->bihw", torch.from_numpy(augment.draw(0, 0, FACES).colours()), plain.double())
+    torch.testing.assert_close(bent.double(), expected.clamp(0, 1), atol=1e-5, rtol=0)
+    assert (bent - plain).abs().mean() > 0.05
+    grey = bend(Augment(brightness=0.3))[0], bend(Augment(brightness=0.3, saturation=0.8, hue=0.3))[0]
+    assert torch.equal(*grey)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_occluders_are_ellipses_of_one_colour(channels):
+    augment = Augment(occluders=3, occluder_size=0.5)
+    faces = np.arange(60)
+    draws = augment.draw(0, 0, faces)
+    assert set(draws.occluders) == {0, 1, 2, 3}
+    side = SIZE + 2 * pad_of(augment)
+    black = torch.zeros((60, channels, side, side), dtype=torch.uint8)
+    images, *_ = bend(augment, black, faces=faces)
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    for image, count, occluder in zip(images, draws.occluders, draws.occluder, strict=True):
+        expected = np.zeros((channels, SIZE, SIZE))
+        for across, down, length, width, angle, *colour in occluder[:count]:
+            turn = np.pi * angle
+            dx, dy = x - across * SIZE, y - down * SIZE
+            along, aside = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
+            half = [0.5 * SIZE / 2 * (1 / 8 + 7 / 8 * share) for share in (length, width)]
+            inside = (along / half[0]) ** 2 + (aside / half[1]) ** 2 < 1
+            expected[:, inside] = np.array(colour)[:channels, None]
+        wrong = abs(image.numpy() - expected).max(0) > 1e-5
+        assert wrong.sum() <= 2  # a pixel on the very edge
+
+
+def test_the_coarsest_resolution_is_a_shrink_by_area_and_a_linear_blow_up():
+    augment = Augment(downscale=4)
+    images = coloured(80)
+    plain, *_ = bend(Augment(), images, faces=np.arange(80))
+    bent, *_ = bend(augment, images, faces=np.arange(80))
+    steps = augment.draw(0, 0, np.arange(80)).resolution
+    assert steps.min() == 0 and steps.max() == 15
+    for before, after, step in zip(plain, bent, steps, strict=True):
+        few = round(SIZE / 4 ** (step / 15))
+        small = cv2.resize(before.permute(1, 2, 0).numpy(), (few, few), interpolation=cv2.INTER_AREA)
+        expected = cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
+        np.testing.assert_allclose(after, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("augment", [Augment(blur=3), Augment(downscale=4)], ids=["blur", "downscale"])
+def test_what_softens_a_picture_leaves_it_in_place(augment):
+    where = np.array([44.3, 52.1])
+    images, *_ = bend(
+        augment, torch.from_numpy(paint(where[None], SIZE, SIZE, 4.0, (240,))).repeat(len(FACES), 1, 1, 1)
+    )
+    for image in images:
+        found, _ = dot(image[0].numpy(), where, radius=30)
+        assert np.linalg.norm(found - where) < 0.05
+
+
+def test_every_stage_of_a_face_does_not_depend_on_its_company():
+    augment = Augment(**HEAVY)
+    images = coloured()
+    large = torch.nn.functional.pad(images, (pad_of(augment),) * 4)
+    together, *_ = bend(augment, large)
+    for i in (0, 3, 5):
+        alone, *_ = bend(augment, large[i : i + 1], faces=FACES[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("area", [0.05, 0.3, 1.0])
 def test_erasing_covers_the_drawn_area(area):
     augment = Augment(erasing=1.0, erasing_area=area)
@@ -265,7 +398,9 @@ def test_erasing_touches_only_the_drawn_faces():
     [
         ("mirror", 1.5), ("mirror", -0.1), ("erasing", 2), ("erasing_area", -1), ("shift", 1.1), ("rotation", 181),
         ("rotation", -1), ("scale", -0.1), ("brightness", -1), ("contrast", -1), ("noise", -1), ("blur", -0.5),
-        ("scale", float("nan")), ("blur", float("nan")), ("mirror", float("nan")),
+        ("scale", float("nan")), ("blur", float("nan")), ("mirror", float("nan")), ("noise", float("inf")),
+        ("gamma", -0.1), ("gamma", 4), ("saturation", 1.1), ("hue", 0.6), ("hue", float("nan")), ("occluders", -1),
+        ("occluders", 9), ("occluder_size", 0), ("occluder_size", 1.5), ("downscale", 0.5), ("downscale", 17),
     ],
 )  # fmt: skip
 def test_bad_settings_are_told(name, value):

@@ -1,0 +1,134 @@
+"""What both engines share: one random affine a face, which moves its pixels and its points alike."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flr.augment.draws import keys, uniform
+from flr.errors import UserError
+from flr.landmarks.geometry import compose, similarity, transform
+from flr.landmarks.scheme import Scheme
+
+COLUMNS = 5  # of a face's uniform draws, that the affine takes
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What was drawn for the affines of B faces; all arrays (B,), `shift` (B, 2).
+
+    Attributes:
+        angle: radians; positive turns x towards y.
+        scale: factor.
+        shift: shares of the crop's side.
+        mirror: bool.
+        key: uint64, a number of the face's own, to seed further draws with.
+    """
+
+    angle: np.ndarray
+    scale: np.ndarray
+    shift: np.ndarray
+    mirror: np.ndarray
+    key: np.ndarray
+
+    def affine(self, size: int) -> np.ndarray:
+        """(B, 2, 3) from crop pixels to the bent crop's: turn and scale about the centre, shift, mirror."""
+        centre = np.full((len(self.angle), 2), (size - 1) / 2)
+        maps = similarity(self.angle, self.scale, centre, centre + self.shift * size)
+        flip = np.where(self.mirror, -1.0, 1.0)
+        maps[:, 0] *= flip[:, None]
+        maps[:, 0, 2] += np.where(self.mirror, size - 1.0, 0.0)
+        return maps
+
+    def from_store(self, size: int, margin: int) -> np.ndarray:
+        """(B, 2, 3) from the pixels of a store with a margin to the bent crop's."""
+        return compose(self.affine(size), np.array([[1.0, 0.0, -margin], [0.0, 1.0, -margin]]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine(ABC):
+    """How far training faces may be moved. Every draw is a function of (seed, epoch, face index).
+
+    Attributes:
+        rotation: degrees either way, uniform.
+        scale: the face grows by up to 1 + scale or shrinks by as much, log-uniform.
+        shift: shares of the crop's side either way, in x and in y.
+        mirror: probability of the mirror, which swaps the paired points.
+    """
+
+    rotation: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    mirror: float = 0.0
+
+    RANGE: ClassVar[dict[str, tuple[float, float]]] = {
+        "rotation": (0, 180), "scale": (0, 3), "shift": (0, 1), "mirror": (0, 1),
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self.RANGE.items():
+            if not low <= getattr(self, name) <= high or np.isinf(getattr(self, name)):
+                inside = f"{low}..{high}" if np.isfinite(high) else f"{low} and more"
+                raise UserError(f"augment.{name}={getattr(self, name)} lies outside {inside}; set it inside")
+
+    @property
+    def margin(self) -> float:
+        """The side over the crop's that the store must keep, so that no draw looks past it."""
+        angle = np.radians(min(self.rotation, 45.0))
+        return float((np.cos(angle) + np.sin(angle)) * (1 + 2 * self.shift) * (1 + self.scale))
+
+    def draw(self, seed: int, epoch: int, face: np.ndarray) -> Moves:
+        """The draws of faces (B,) int in an epoch; their affines are the same in every engine."""
+        u = uniform(seed, epoch, face, COLUMNS)
+        sign = 2 * u - 1
+        return Moves(
+            angle=np.radians(self.rotation) * sign[:, 0],
+            scale=(1 + self.scale) ** sign[:, 1],
+            shift=self.shift * sign[:, 2:4],
+            mirror=u[:, 4] < self.mirror,
+            key=keys(seed, epoch, face),
+        )
+
+    @abstractmethod
+    def check(self, size: int, channels: int) -> None:
+        """Refuse what crops of `size` pixels and `channels` cannot be given, before work starts.
+
+        Raises:
+            UserError: what, and the mend.
+        """
+
+    @abstractmethod
+    def pixels(self, images: Tensor, draws: Moves, size: int) -> Tensor:
+        """Store pixels (B, C, S, S) uint8, the crop and its margin, as bent crops (B, C, size, size) float in 0..1."""
+
+    def points(
+        self, points: Tensor, labelled: Tensor, draws: Moves, size: int, scheme: Scheme
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Move the points of a batch.
+
+        Args:
+            points: (B, K, 2) float32, crop pixels.
+            labelled: (B, K) bool.
+            draws: of these faces.
+            size: the side of the crop.
+            scheme: names the pairs that a mirror swaps.
+
+        Returns:
+            Points (B, K, 2) in the bent crops' pixels, labelled (B, K), and the maps (B, 2, 3) from crop pixels to them.
+        """
+        device = points.device
+        affine = torch.from_numpy(draws.affine(size)).to(device=device, dtype=torch.float32)
+        points = transform(affine, points)
+        swap = torch.from_numpy(draws.mirror).to(device)[:, None]
+        order = torch.from_numpy(scheme.mirror_order).to(device)
+        points = torch.where(swap[..., None], points[:, order], points)
+        return points, torch.where(swap, labelled[:, order], labelled), affine
+
+    def __call__(
+        self, images: Tensor, points: Tensor, labelled: Tensor, draws: Moves, size: int, scheme: Scheme
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Bend a batch: `pixels`, and what `points` returns."""
+        return self.pixels(images, draws, size), *self.points(points, labelled, draws, size, scheme)

@@ -1,0 +1,74 @@
+"""Work in forked processes: results in order, faults told, nothing left behind."""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from flr.errors import UserError
+from flr.parallel import in_order
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before = set(psutil.Process().children())
+    threads = cv2.getNumThreads()
+    yield
+    assert set(psutil.Process().children()) == before
+    assert cv2.getNumThreads() == threads
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 5])
+@pytest.mark.parametrize(("count", "span"), [(0, 4), (4, 4), (5, 4), (41, 4), (41, 1), (100, 32)])
+def test_results_come_in_order(count, span, workers):
+    done = list(in_order(lambda i: (i * i, os.getpid()), count, workers, span))
+    assert [value for value, _ in done] == [i * i for i in range(count)]
+    used = {pid for _, pid in done}
+    if workers > 1 and count > span:
+        assert len(used) == min(workers, -(-count // span)) and os.getpid() not in used
+    else:
+        assert used <= {os.getpid()}
+
+
+def fails(i: int) -> int:
+    if i == 23:
+        raise ValueError("not this one")
+    return i
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_keeps_its_kind_and_tells_its_place(workers):
+    seen = []
+    with pytest.raises(ValueError, match="not this one") as told:
+        seen.extend(in_order(fails, 100, workers, 4))
+    assert seen == list(range(len(seen)))
+    if workers:
+        assert "in fails" in told.value.__notes__[0]
+
+
+@pytest.mark.parametrize("size", [10_000, 50_000_000])
+def test_a_killed_worker_is_told_even_in_the_middle_of_a_message(size):
+    results = in_order(lambda i: np.zeros(size, np.uint8), 100, 2, 1)
+    next(results)
+    # The second worker waits for room in its pipe, with a part of a result in it or between two results.
+    victim = psutil.Process().children()[1]
+    victim.kill()
+    with pytest.raises(UserError, match=r"killed.*data\.workers"):
+        list(results)
+
+
+def test_who_stops_early_ends_the_workers():
+    results = in_order(lambda i: i, 1000, 3, 2)
+    assert list(itertools.islice(results, 5)) == [0, 1, 2, 3, 4]
+    results.close()
+
+
+def test_two_can_work_at_once():
+    first, second = in_order(lambda i: i, 90, 2, 3), in_order(lambda i: -i, 90, 2, 3)
+    assert [next(first) for _ in range(10)] == list(range(10))
+    assert [-x for x in second] == list(range(90))
+    assert list(first) == list(range(10, 90))
