@@ -11,13 +11,13 @@ from scipy.spatial import cKDTree
 
 from flr.data.boxes import faces_of_pictures
 from flr.data.crops import CropStore
-from flr.data.pose import head_pose
+from flr.data.pose import fault_of, head_pose
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.files import write_json
 from flr.landmarks.geometry import transform
 
-VERSION = 1  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 2  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
 ENOUGH = 30  # faces from which a mean face says something
 ASYMMETRIC, HOPELESS = 0.15, 0.4  # deviations of the mean face from its mirror image, in box sides
@@ -170,11 +170,11 @@ def symmetry(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
     mean = mean_face(table.points, labels)
     away = np.linalg.norm(mean - mean[table.scheme.mirror_order] * [-1, 1], axis=-1)
     if not np.isfinite(away).any() or not table.scheme.pairs:
-        return {"faces": int(labels.any(1).sum()), "deviation": None, "point": None}
+        return {"faces": int(labels.any(1).sum()), "deviation": None, "point": None, "fault": None}
     worst = int(np.nanargmax(away))
     return {
         "faces": int(labels.any(1).sum()), "deviation": round(float(away[worst]), 4),
-        "point": table.scheme.names[worst],
+        "point": table.scheme.names[worst], "fault": fault_of(mean, table.scheme),
     }  # fmt: skip
 
 
@@ -235,6 +235,8 @@ def findings(card: Mapping[str, Any]) -> list[str]:
             f"the mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}: "
             "are the pairs, or left and right, mixed up?"
         )
+    if card["symmetry"]["fault"] and card["symmetry"]["faces"] >= ENOUGH:
+        told.append(f"the mean face stands {card['symmetry']['fault']}")
     if card["face_side"] and card["face_side"]["median"] < 24:
         told.append(f"half the faces are under {card['face_side']['median']:.0f} pixels wide")
     if card["outside"]["faces"] > faces / 2:
@@ -248,7 +250,7 @@ def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
     """Stop where a set's labels cannot be what they claim.
 
     Raises:
-        UserError: the mean face is nothing like its mirror image, nearly every face has points outside its picture, or
+        UserError: the mean face is nothing like its mirror image, or stands on its head, nearly every face has points outside its picture, or
             the faces are a few pixels small.
     """
     deviation, faces = card["symmetry"]["deviation"], sum(card["faces"].values())
@@ -260,6 +262,8 @@ def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
             f"its mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}, which "
             "is no face; mend the order of its points or the scheme's pairs"
         )
+    elif card["symmetry"]["fault"]:
+        why = f"its mean face stands {card['symmetry']['fault']}; mend the axes of its points, or their names"
     elif card["outside"]["faces"] > 0.9 * faces:
         why = f"{card['outside']['faces']} of {faces} faces have points outside their pictures; mend the units of its labels"
     elif card["face_side"]["median"] < 4:

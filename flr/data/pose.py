@@ -32,14 +32,11 @@ def head_pose(points: np.ndarray, labelled: np.ndarray, scheme: Scheme) -> np.nd
         (N, 3) degrees: yaw positive where the face turns to the viewer's right, pitch where it looks up, roll
         clockwise; NaN for a face with fewer than four known points. None where the scheme is not tied to 68 points.
     """
-    known_as = next((name for name in MODELS if name == scheme.name or name in scheme.reductions), None)
-    if known_as is None:
+    found = _model(scheme)
+    if found is None:
         return None
+    known_as, model, used = found
     points, labelled = scheme.reduce(points, known_as), scheme.reduce(labelled, known_as)
-    model = mean_face_3d()
-    used = INNER if known_as == "ibug68" else np.ones(len(get_scheme(known_as)), bool)
-    if known_as != "ibug68":
-        model = np.array([model[list(group)].mean(0) for group in IBUG68.reductions[known_as]])
     weight = (labelled & used)[..., None].astype(np.float64)
     count = weight.sum(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -60,3 +57,39 @@ def head_pose(points: np.ndarray, labelled: np.ndarray, scheme: Scheme) -> np.nd
     pose[known, 1] = np.arcsin(depth[:, 1].clip(-1, 1))
     pose[known, 2] = np.arctan2(-rows[:, 0, 1], rows[:, 1, 1])
     return np.degrees(pose)
+
+
+def fault_of(mean: np.ndarray, scheme: Scheme) -> str | None:
+    """What is wrong with the way a mean face (K, 2) stands: upside down, or left for right; None where nothing is known.
+
+    A mean face is its own mirror image whichever way up it stands, and with left named right too.
+    """
+    found = _model(scheme)
+    if found is None:
+        return None
+    known_as, model, used = found
+    mean = scheme.reduce(mean, known_as)
+    used = used & np.isfinite(mean).all(-1)
+    if used.sum() < 3:
+        return None
+    swapped = get_scheme(known_as).mirror_order
+    errors = {}
+    for fault, front in {
+        "": model[:, :2], "upside down": model[:, :2] * [1, -1], "with left and right exchanged": model[swapped, :2],
+    }.items():  # fmt: skip
+        a, b = mean[used] - mean[used].mean(0), front[used] - front[used].mean(0)
+        scale = (a * b).sum() / (b * b).sum()  # no rotation: it would turn one fault into another
+        errors[fault] = np.inf if scale <= 0 else ((a - scale * b) ** 2).sum()
+    return min(errors, key=lambda fault: errors[fault]) or None
+
+
+def _model(scheme: Scheme) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """The scheme of `MODELS` that a scheme is or reduces to, its points on the 3D face (L, 3), and which to use (L,)."""
+    known_as = next((name for name in MODELS if name == scheme.name or name in scheme.reductions), None)
+    if known_as is None:
+        return None
+    model = mean_face_3d()
+    if known_as == "ibug68":
+        return known_as, model, INNER
+    groups = IBUG68.reductions[known_as]
+    return known_as, np.array([model[list(group)].mean(0) for group in groups]), np.ones(len(groups), bool)

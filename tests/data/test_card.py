@@ -14,6 +14,7 @@ from flr.data.readers import ibug
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.errors import UserError
+from flr.landmarks.scheme import IBUG68, get_scheme
 from tests.fakes import ibug as fake
 
 PARTS = {"afw": 24, "helen/testset": 8}
@@ -92,15 +93,25 @@ def test_people_on_both_sides_are_told(faces: Path, tmp_path: Path) -> None:
     assert any("3 of 8 test faces are of 1 identities" in line for line in card["findings"])
 
 
+@pytest.mark.parametrize("scheme", ["ibug68", "kaggle15", "celeba5"])
+def test_faces_that_stand_well_are_not_refused(faces: Path, tmp_path: Path, scheme: str) -> None:
+    table = ibug.read(faces).reduce(scheme, get_scheme(scheme))
+    card = tell(table, tmp_path)
+    assert card["symmetry"]["fault"] is None
+    refuse_nonsense(card, "ibug")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda points: points[:, np.random.default_rng(0).permutation(68)], "mirror image"),
         (lambda points: points[:, :, ::-1], "mirror image"),  # x and y swapped
+        (lambda points: np.abs(points - [0, 127]), "upside down"),
+        (lambda points: points[:, IBUG68.mirror_order], "left and right exchanged"),
         (lambda points: points / 144, "outside|pixels wide"),  # shares in place of pixels
         (lambda points: points + [90, 0], "outside their pictures"),  # of other pictures
     ],
-    ids=["order", "axes", "shares", "shifted"],
+    ids=["order", "axes", "upside down", "exchanged", "shares", "shifted"],
 )
 def test_nonsense_is_refused(faces: Path, tmp_path: Path, spoil, words: str) -> None:
     table = ibug.read(faces)
