@@ -1,14 +1,15 @@
 """Work over all cores, results in order."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Generator
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import cv2
 
@@ -24,26 +25,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _die_with(parent: int) -> None:
-    """A worker whose parent was killed would wait for ever: ask Linux to end it too."""
-    # Ctrl-C is the parent's to answer, and a handler of SIGTERM that the parent has set is not the worker's.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _serve(work: Callable[[int], T], spans: list[range], results: Connection, parent: int) -> None:
-    _die_with(parent)
-    for span in spans:
-        try:
-            done: list[T] | Exception = [work(i) for i in span]
-        except Exception as error:
-            error.add_note(traceback.format_exc())
-            done = error
-        results.send(done)
+def _serve(work: Callable[[int], T], spans: list[range], results: Connection, parent: int) -> NoReturn:
+    """A worker's life: the results of each span, or the fault that ends it. It ends with its parent."""
+    try:
+        # A terminal and a scheduler signal all processes; the answer is the parent's, whose handlers were copied too.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+        for span in spans:
+            try:
+                done: list[T] | Exception = [work(i) for i in span]
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                done = error
+            results.send(done)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # at once: what the parent has registered for its exit is not the worker's
 
 
 def in_order(work: Callable[[int], T], count: int, workers: int, span: int = SPAN) -> Generator[T, None, None]:
@@ -67,16 +69,18 @@ def in_order(work: Callable[[int], T], count: int, workers: int, span: int = SPA
         yield from (work(i) for i in range(count))
         return
     spans = [range(first, min(first + span, count)) for first in range(0, count, span)]
-    context = get_context("fork")
     # A fork copies the lock of OpenCV's thread pool but not its threads: a child that meets it waits for ever.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    pipes, processes = [], []
+    pipes: list[Connection] = []
+    processes: list[int] = []
+    parent = os.getpid()
     try:
         for i in range(min(workers, len(spans))):
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_serve, args=(work, spans[i::workers], sender, os.getpid()), daemon=True)
-            process.start()
+            receiver, sender = Pipe(duplex=False)
+            process = os.fork()
+            if process == 0:
+                _serve(work, spans[i::workers], sender, parent)
             sender.close()  # the worker's own is the only one: its end then ends the pipe
             pipes.append(receiver)
             processes.append(process)
@@ -92,6 +96,7 @@ def in_order(work: Callable[[int], T], count: int, workers: int, span: int = SPA
             yield from done
     finally:
         for process in processes:
-            process.kill()
-            process.join()
+            with contextlib.suppress(ChildProcessError, ProcessLookupError):  # somebody else has seen it end
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
         cv2.setNumThreads(threads)
