@@ -1,13 +1,15 @@
 """Files that become visible whole: write aside, then rename."""
 
+import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flr.errors import UserError
 
@@ -61,6 +63,20 @@ def _told(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({error.strerror}); free space there or name another folder "
             "(paths.output_dir=DIR, paths.cache_dir=DIR)"
         ) from error
+
+
+def opened(path: Path, most: int = 2**30) -> BinaryIO:
+    """A file to read, once it is seen to be one: a pipe might never end, and a sparse file can claim any size.
+
+    Raises:
+        OSError: it is missing or closed to us, no regular file, or of more than `most` bytes.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if state.st_size > most:
+        raise OSError(errno.EFBIG, f"its {state.st_size:,} bytes are too many", str(path))
+    return path.open("rb")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -38,8 +38,8 @@ class Haar:
             left top, over its side. None takes the medians over the training faces that are found.
     """
 
-    step: Annotated[float, Gt(1), Le(2)] = 1.1
-    neighbours: Annotated[int, Ge(0)] = 5
+    step: Annotated[float, Ge(1.01), Le(2)] = 1.1
+    neighbours: Annotated[int, Ge(0), Le(1000)] = 5
     missed: Literal["truth", "picture", "leave_out"] = "truth"
     offset: Offset = None
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from flr import MAX_PIXELS
 from flr.errors import UserError
+from flr.files import opened
 from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import SCHEMES, Scheme
 
@@ -254,7 +255,8 @@ def read_image(path: Path) -> np.ndarray:
         UserError: missing, empty, not a picture, truncated, or a header that claims more than `MAX_PIXELS`.
     """
     try:
-        data = path.read_bytes()
+        with opened(path) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend or fetch the file again") from error
     return decode_image(data, str(path))

@@ -671,3 +671,30 @@ def test_real_forms_agree(real: Path, tmp_path: Path) -> None:
     for column in ("group", "split", "size"):
         np.testing.assert_array_equal(getattr(xml, column), getattr(pts, column)[same])
     assert xml.form != pts.form
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "sparse"])
+@pytest.mark.parametrize("suffix", [".pts", ".jpg"])
+def test_what_only_looks_like_a_file(tmp_path: Path, kind: str, suffix: str) -> None:
+    """A pipe that nobody writes to, a device without an end, a file that claims thirty gigabytes."""
+    fake.write(tmp_path, {"afw": 3})
+    path = tmp_path / f"afw/100040721_2{suffix}"
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(30 * 10**9)
+    table = ibug.read(tmp_path)
+    if kind == "sparse" and suffix == ".jpg":  # pictures are read when they are loaded
+        stop(lambda: table.load(1), "100040721_2.jpg", "too many")
+    else:
+        assert len(table) == 2 and len(table.faults) == 1
+
+
+def test_an_xml_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ibug_xml.TRAIN)
+    with pytest.raises(UserError, match="not a regular file"):
+        list(ibug_xml.pictures(tmp_path / ibug_xml.TRAIN))

@@ -17,8 +17,10 @@ import numpy as np
 from flr.data.readers.text import to_number
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
+from flr.files import opened
 from flr.landmarks.scheme import IBUG68
 
+LARGEST_PTS = 2**20  # bytes; a face's 68 points take 2,000
 PICTURES = (".jpg", ".jpeg", ".png")
 MIRROR = "_mirror"  # dlib's copy of the set carries a mirrored picture of every face under this suffix
 
@@ -124,7 +126,8 @@ def read_pts(path: Path, count: int = 68) -> np.ndarray:
         UserError: it cannot be read or is no .pts of `count` points.
     """
     try:
-        return _parse(path.read_bytes(), count)
+        with opened(path, LARGEST_PTS) as file:
+            return _parse(file.read(), count)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
     except ValueError as error:
@@ -194,7 +197,8 @@ def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) ->
         twins = ", ".join(sorted(portable(path.name) for path in (*pictures, *labels)))
         return None, f"{twins} share one stem; keep one picture and one .pts of it"
     try:
-        return _parse(labels[0].read_bytes(), count), ""
+        with opened(labels[0], LARGEST_PTS) as file:
+            return _parse(file.read(), count), ""
     except OSError as error:
         return None, f"its .pts cannot be read ({error.strerror})"
     except ValueError as error:

@@ -19,6 +19,7 @@ from flr.data.readers.ibug import MIRROR, Face, photo, to_table
 from flr.data.readers.text import to_number
 from flr.data.table import FaceTable
 from flr.errors import UserError
+from flr.files import opened
 from flr.landmarks.scheme import IBUG68
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def pictures(path: Path) -> Iterator["Element"]:
     """
     tag = ""
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             for _, element in iterparse(stream, forbid_dtd=True):
                 tag = element.tag
                 if tag == "image":

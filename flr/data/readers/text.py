@@ -1,7 +1,6 @@
 """Delimited text as people have it: any line ends, a byte-order mark, commas or blanks; and numbers that are numbers."""
 
 import csv
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from statistics import mode
 import numpy as np
 
 from flr.errors import UserError, nearest
+from flr.files import opened
 
 LARGEST = float(np.finfo(np.float32).max)
 MAX_BYTES = 2_000_000_000  # CelebA's largest text is 26 MB
@@ -37,12 +37,8 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read, or is a web page, UTF-16 or binary.
     """
     try:
-        state = path.stat()
-        if state.st_size > MAX_BYTES:
-            raise UserError(f"{path}: {state.st_size:,} bytes are no label file; name another")
-        if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):  # reading a pipe might never end
-            raise UserError(f"{path}: no file; mend it or fetch it again")
-        data = path.read_bytes()
+        with opened(path, MAX_BYTES) as file:
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or fetch it again") from error
     refuse_foreign(path, data)
