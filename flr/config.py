@@ -210,35 +210,6 @@ class Compare:
     paths: Any
 
 
-@dataclass(frozen=True)
-class Reproduce:
-    """The top level of a reproduction's config.
-
-    Attributes:
-        name: the experiment, as published/ibug_sepconv.
-        tier: smoke, a few steps on rendered faces; eval, the test of a given run; train, the whole training.
-        run: what tier=eval scores: MLflow ids, folders or checkpoint files, one a seed.
-        seeds: what tier=train trains; null for those of the record.
-        record: whether what came becomes the record.
-        records: the folder of the records; null for experiments/ beside conf/.
-        data: the set's ``root`` and ``workers``; null for what the experiment says.
-        trainer: its ``accelerator`` and ``devices``, likewise.
-        tracking: the MLflow store.
-        paths: folders.
-    """
-
-    name: str | None
-    tier: typing.Literal["smoke", "eval", "train"]
-    run: str | list[str] | None
-    seeds: list[typing.Annotated[int, Ge(0), Lt(2**32)]] | None
-    record: bool
-    records: str | None
-    data: Any
-    trainer: Any
-    tracking: Any
-    paths: Any
-
-
 # -- doors -------------------------------------------------------------------------------------------------------------
 
 
