@@ -207,6 +207,10 @@ def submit(module: "LandmarkModule", data: "FaceData", path: Path) -> None:
 
     table = data.prepare()
     rows = np.flatnonzero(np.char.startswith(table.name, f"{TEST}#"))
+    if table.scheme.name != "kaggle15":
+        raise UserError(
+            f"submission=: the net gives {table.scheme.name} points, and Kaggle wants kaggle15; name another run"
+        )
     if not len(rows) or data.root is None:
         raise UserError(f"submission=: data={data.name} has no {TEST}; it is for Kaggle's form of data=muct")
     module.eval()

@@ -261,3 +261,14 @@ def test_a_database_of_another_application_is_left_alone(workspace: Workspace) -
 def test_what_an_evaluation_cannot_follow_is_refused(trained: tuple[Workspace, str]) -> None:
     workspace, run_id = trained
     assert "needs data=NAME" in workspace.refuse("flr.evaluate", f"run={run_id}", "+data.scheme=celeba5")
+
+
+def test_a_submission_wants_fifteen_points_and_kaggle_s_form(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    assert "Kaggle wants kaggle15" in workspace.refuse("flr.evaluate", f"run={run_id}", "submission=out.csv")
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1e9", ".inf"])
+def test_weights_of_a_mix_are_bounded(workspace: Workspace, weight: str) -> None:
+    line = workspace.refuse("flr.prepare", "data=mix", f"data.reader.sets.ibug.weight={weight}")
+    assert "data.reader.sets.ibug.weight" in line

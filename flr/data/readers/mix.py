@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Gt
+from annotated_types import Gt, Le
 
 from flr.data.splits import hold_out
 from flr.data.table import COLUMNS, UNLABELLED, FaceTable
@@ -29,7 +29,7 @@ class Member:
 
     reader: Callable[..., FaceTable]
     root: str
-    weight: Annotated[float, Gt(0)] = 1.0
+    weight: Annotated[float, Gt(0), Le(1000)] = 1.0
     val_fraction: float = 0.1
     test_fraction: float = 0.1
 
