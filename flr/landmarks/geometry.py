@@ -161,21 +161,10 @@ def warp(image: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.nda
 
 
 def warp_batch(images: "torch.Tensor", affine: "torch.Tensor", size: int) -> "torch.Tensor":
-    """Pictures (B, C, H, W) through maps (B, 2, 3) onto `size` x `size`; bilinear, edges repeat; any device.
-
-    On a CPU with uint8 pictures OpenCV's kernel does the work, since it costs a tenth of `grid_sample` there; the
-    result is float in 0..255 either way.
-    """
+    """Pictures (B, C, H, W) through maps (B, 2, 3) onto `size` x `size`, float; bilinear, edges repeat; any device."""
     import torch
     from torch.nn import functional
 
-    if images.device.type == "cpu" and images.dtype == torch.uint8:
-        maps = affine.double().numpy()
-        out = np.empty((len(images), size, size, images.shape[1]), np.uint8)
-        for target, image, map_ in zip(out, images.permute(0, 2, 3, 1).numpy(), maps, strict=True):
-            warped = cv2.warpAffine(image, map_, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            target[...] = warped.reshape(target.shape)
-        return torch.from_numpy(out).permute(0, 3, 1, 2).float()
     height, width = images.shape[2:]
     back = invert(affine.float())
     line = torch.arange(size, device=images.device, dtype=torch.float32)
