@@ -117,11 +117,12 @@ def fit_similarity(source: Array, target: Array, weight: Array | None = None) ->
 
 def tight_box(points: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """The smallest boxes (..., 4) round the labelled points (..., K, 2); NaN where a face has none."""
-    known = labelled[..., None]
-    low = np.where(known, points, np.inf).min(-2)
-    high = np.where(known, points, -np.inf).max(-2)
-    box = np.concatenate([low, high], -1)
-    return np.where(np.any(labelled, -1, keepdims=True), box, np.nan)
+    # A coordinate at a time: numpy's reductions are ten times faster over an array's last axis.
+    low, high = (
+        [end(np.where(labelled, points[..., axis], bound), -1) for axis in (0, 1)]
+        for end, bound in ((np.min, np.inf), (np.max, -np.inf))
+    )
+    return np.where(np.any(labelled, -1, keepdims=True), np.stack([*low, *high], -1), np.nan)
 
 
 def box_crop(box: np.ndarray, scale: float, square: bool, size: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flr.errors import UserError, nearest
+from flr.landmarks.geometry import tight_box
 
 Group = tuple[int, ...]
 
@@ -79,16 +80,14 @@ class Scheme:
             UserError: `name` is not a normaliser of this scheme.
         """
         name = name or self.normaliser
-        points = np.asarray(points, np.float64)
         if name in ("box", "diagonal"):
-            known = np.where(labelled[..., None], points, np.nan)
-            some = labelled.any(-1)
-            size = np.zeros((len(points), 2))
-            size[some] = np.nanmax(known[some], 1) - np.nanmin(known[some], 1)
+            box = tight_box(points, labelled).astype(np.float64)
+            size = np.nan_to_num(box[:, 2:] - box[:, :2])
             distance = np.sqrt(size.prod(-1)) if name == "box" else np.hypot(*size.T)
         elif name in self.distances:
             a, b = (list(group) for group in self.distances[name])
-            distance = np.linalg.norm(points[:, a].mean(1) - points[:, b].mean(1), axis=-1)
+            ends = (np.asarray(points[:, group], np.float64).mean(1) for group in (a, b))
+            distance = np.linalg.norm(np.subtract(*ends), axis=-1)
             distance = np.where(labelled[:, [*a, *b]].all(1), distance, np.nan)
         else:
             raise UserError(f"scheme {self.name} has no normaliser '{name}'{nearest(name, self.normalisers)}")
