@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui test lint pictures lock clean
+.PHONY: help env demo ui test reproduce lint pictures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,9 @@ ui: env ## the MLflow UI on loopback (PORT=5000)
 
 test: env ## all tests
 	$(BIN)/python -m pytest -n 2
+
+reproduce: env ## each published config, a few steps on rendered faces, against its record
+	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check

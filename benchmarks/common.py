@@ -50,18 +50,22 @@ def report(name: str, unit: str, figures: Mapping[str, list[float]], command: st
     table = Table(title=name)
     for column in ("", f"{unit}: min", "median", "max", "ours over it: min", "median", "max"):
         table.add_column(column, justify="left" if not column else "right")
-    record = {}
+    contenders = {}
     for contender, values in figures.items():
         ratios = [own / other for own, other in zip(ours, values, strict=True)]
         spread = [[min(v), statistics.median(v), max(v)] for v in (values, ratios)]
-        record[contender] = {unit: spread[0], "ours_over_it": spread[1], "rounds": values}
+        contenders[contender] = {unit: spread[0], "ours_over_it": spread[1], "rounds": values}
         table.add_row(contender, *(f"{v:.4g}" for v in spread[0]), *(f"{v:.3g}" for v in spread[1]))
     Console().print(table)
+    record(name, command, contenders=contenders, **about)
+
+
+def record(name: str, command: str, **figures: Any) -> None:
+    """Write figures to results/NAME.json, with the code, machine and versions that gave them."""
     code, _ = code_state()
+    whole = {
+        "command": command, **figures, "code": code, "lock": lock_hash(), "hardware": hardware(), "versions": versions(),
+    }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     with writing(RESULTS / f"{name}.json") as aside:
-        whole = {
-            "command": command, "contenders": record, **about, "code": code, "lock": lock_hash(),
-            "hardware": hardware(), "versions": versions(),
-        }  # fmt: skip
         aside.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -47,7 +47,7 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
     """The folder of a run.
 
     Args:
-        run: its folder, or its MLflow id.
+        run: its folder, its MLflow id, or a model version, as ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
         uri: of the tracking store that knows the id.
         output: the output folder, to whose ``runs/`` a run whose folder is elsewhere is fetched.
 
@@ -58,13 +58,16 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
         folder = RunFolder(Path(run).absolute())
         folder.note()
         return folder
-    if "/" in run or run.endswith(".ckpt"):
+    version = run.startswith("models:/")
+    if not version and ("/" in run or run.endswith(".ckpt")):
         raise UserError(f"run={run}: no such file or folder")
     from mlflow.exceptions import MlflowException
 
+    from flr.tracking.registry import run_of
     from flr.tracking.store import PREFIX, connect
 
     client = connect(uri)
+    run = run_of(client, run) if version else run
     try:
         tags = client.get_run(run).data.tags
     except MlflowException as error:

@@ -33,8 +33,8 @@ SIDE = 240  # pixels of a face on the page
 LISTED = 50  # runs left out that the terminal and the page name; comparison.md names all
 METHOD = (
     "Means over runs, ± their standard deviation. Differences: a paired bootstrap over faces and runs with {samples:,} "
-    "draws; 95 % intervals, each of its pair alone; p two-sided, by Holm's correction over all {tests} pair(s). Faces "
-    "count as independent: several of one person or clip make the intervals too narrow."
+    "draws; 95 % intervals, each of its pair alone; p two-sided, by Holm's correction over all {tests} pair(s). Faces of "
+    "one person, clip or photo are not independent: they are drawn together, unless a note says that they were not."
 )
 
 
@@ -78,7 +78,7 @@ def main(cfg: DictConfig) -> None:
         folder = Path(cfg.out or Path(cfg.paths.output_dir) / "comparisons" / _name(cfg, keys, tested)).absolute()
         words, body = f"# {title}\n\n", ""
         for i, (section, pairs) in enumerate(zip(sections, answers, strict=True)):
-            remarks = notes_on(section, keys)
+            remarks = [*notes_on(section, keys), *_drawn(section, cfg.resample)]
             if len(sections) > 1:
                 remarks.append(f"not compared with the other protocols: they differ in {differing(sections)}")
             grids = [groups_grid(section, keys, cfg.metric), *([pairs_grid(pairs, cfg.metric)] if pairs else [])]
@@ -145,7 +145,7 @@ def tested_pairs(sections: "Sequence[Section]", cfg: DictConfig) -> list[list[An
         # The best group was chosen by these very numbers, so a correction over its own pairs alone would not do.
         pairs = combinations(names, 2) if baseline is None else ((baseline, n) for n in names if n != baseline)
         values = {group.name: group.by_face(cfg.metric) for group in section.groups}
-        found.append(differences(values, list(pairs), cfg.samples, cfg.seed))
+        found.append(differences(values, list(pairs), cfg.samples, cfg.seed, section.units(cfg.resample)))
     corrected = iter(holm([one.p for pairs in found for one in pairs]))
 
     def answer(one: "Difference", p: float) -> Answer:
@@ -153,6 +153,15 @@ def tested_pairs(sections: "Sequence[Section]", cfg: DictConfig) -> list[list[An
         return Answer(one, p, winner if p < LEVEL else None)
 
     return [[answer(one, next(corrected)) for one in pairs] for pairs in found]
+
+
+def _drawn(section: "Section", resample: str | None) -> list[str]:
+    """What the bootstrap of a section drew, where that is not plain faces that share nothing."""
+    units, faces = section.units(resample), len(section.groups[0].runs[0].faces)
+    count = faces if units is None else len(set(units.tolist()))
+    if units is None:
+        return ["faces drawn one by one, as if independent: several of one person or clip make intervals too narrow"]
+    return [f"{faces} faces of {count} persons, clips or photos, which are drawn whole"] if count < faces else []
 
 
 def _refuse_baseline(baseline: str, sections: "Sequence[Section]") -> None:
@@ -172,7 +181,8 @@ def _refuse_baseline(baseline: str, sections: "Sequence[Section]") -> None:
 
 def _name(cfg: DictConfig, keys: Sequence[str], tested: "Sequence[Tested]") -> str:
     """A folder's name: the keys, and a digest of what the numbers follow from."""
-    words = [cfg.metric, str(cfg.baseline), str(cfg.samples), str(cfg.seed), *sorted(one.run.run_id for one in tested)]
+    settings = (cfg.metric, cfg.baseline, cfg.samples, cfg.seed, cfg.resample)
+    words = [*map(str, settings), *sorted(one.run.run_id for one in tested)]
     digest = hashlib.sha256("\0".join([*keys, *words]).encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', '-'.join(keys))[:80]}-{digest}"
 
@@ -258,10 +268,11 @@ def write_tables(section: "Section", answers: Sequence[Answer], metric: str, fol
     pairs = [of | {"metric": metric} | vars(one) | {"p holm": p, "better": winner or ""} for one, p, winner in answers]
     for name, rows in (("groups", groups), ("runs", runs), ("pairs", pairs)):
         if rows:
-            _write_csv(folder / f"{name}{end}.csv", rows)
+            write_csv(folder / f"{name}{end}.csv", rows)
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of one form, at least one, as a CSV file."""
     from flr.files import writing
 
     with writing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:

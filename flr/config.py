@@ -12,7 +12,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from flr.errors import UserError, nearest
 if typing.TYPE_CHECKING:
     import numpy as np
 
-    from flr.data.datamodule import FaceData
+    from flr.data.crops import CropSettings
+    from flr.landmarks.scheme import Scheme
     from flr.module import LandmarkModule
 
 _PACKAGED = Path(__file__).parent / "conf"
@@ -42,6 +43,8 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "augment": ("flr.augment.device.Augment", "flr.augment.albumentations.Albumentations"),
     "augment.transforms": ("albumentations",),
     "callbacks": ("flr.callbacks", "pytorch_lightning.callbacks"),
+    "crop": ("flr.data.crops.CropSettings",),
+    "crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
     "data": ("flr.data.datamodule.FaceData",),
     "data.crop": ("flr.data.crops.CropSettings",),
     "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
@@ -66,7 +69,7 @@ GIVEN: Mapping[str, Set[str]] = {
     "data": {"augment", "seed", "cache"},
     "data.reader": {"root", "strict"},
     "tracking": {"artifacts"},
-    "trainer": {"logger", "callbacks", "default_root_dir", "enable_progress_bar"},
+    "trainer": {"logger", "callbacks", "default_root_dir", "enable_progress_bar", "plugins"},
 }
 
 
@@ -130,11 +133,33 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Net:
+    """What of a training's config its net is rebuilt from where the data are not.
+
+    Attributes:
+        crop: ``data.crop``.
+        pixels: ``data.pixels``, what black and white become.
+        offset: of the checkpoint, see `flr.data.boxes.Haar.offset`.
+    """
+
+    seed: int
+    ema: float
+    tta: bool
+    crop: Any
+    pixels: tuple[float, float]
+    offset: tuple[float, float, float, float] | None
+    model: Any
+    objective: Any
+    optim: Any
+    schedule: Any
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """The top level of an evaluation's config.
 
     Attributes:
-        run: a run's MLflow id, its folder, or a checkpoint file.
+        run: a run's MLflow id, its folder, a checkpoint file, or a model version as ``models:/NAME@best``.
         split: the part that is scored.
         tta: whether each picture is averaged with its mirror image; null for what the run was trained with.
         submission: a file to write for Kaggle, of the faces of its test.csv, in place of a score.
@@ -189,6 +214,8 @@ class Compare:
         metric: what decides.
         baseline: the group that all others are compared with; null compares every pair.
         samples: bootstrap draws.
+        resample: what they draw: ``group``, all faces of a person, clip or photo together; ``face``, one by one; null
+            for groups where errors.csv names two or more, since their faces are not independent.
         seed: of those draws.
         faces: how many of the faces on which two groups differ most are shown; 0 for none.
         out: the folder of the tables and the page; by default under paths.output_dir.
@@ -203,9 +230,39 @@ class Compare:
     metric: typing.Literal["nme", "fr8", "auc8", "fr10", "auc10"]
     baseline: str | int | float | bool | None
     samples: typing.Annotated[int, Ge(1000), Lt(10**6)]
+    resample: typing.Literal["face", "group"] | None
     seed: typing.Annotated[int, Ge(0), Lt(2**32)]
     faces: typing.Annotated[int, Ge(0), Lt(200)]
     out: str | None
+    tracking: Any
+    paths: Any
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """The top level of a reproduction's config.
+
+    Attributes:
+        name: the experiment, as published/ibug_sepconv.
+        tier: smoke, a few steps on rendered faces; eval, the test of a given run; train, the whole training.
+        run: what tier=eval scores: MLflow ids, folders or checkpoint files, one a seed.
+        seeds: what tier=train trains; null for those of the record.
+        record: whether what came becomes the record.
+        records: the folder of the records; null for experiments/ beside conf/.
+        data: the set's ``root`` and ``workers``; null for what the experiment says.
+        trainer: its ``accelerator`` and ``devices``, likewise.
+        tracking: the MLflow store.
+        paths: folders.
+    """
+
+    name: str | None
+    tier: typing.Literal["smoke", "eval", "train"]
+    run: str | list[str] | None
+    seeds: list[typing.Annotated[int, Ge(0), Lt(2**32)]] | None
+    record: bool
+    records: str | None
+    data: Any
+    trainer: Any
     tracking: Any
     paths: Any
 
@@ -296,6 +353,7 @@ def quiet() -> None:
     """Lightning's tips and its notes on settings that are meant; its errors stay."""
     import logging
 
+    importlib.import_module("pytorch_lightning")  # which sets the level of its loggers
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
@@ -304,6 +362,12 @@ def quiet() -> None:
 def task_overrides() -> list[str]:
     """What the user typed, less Hydra's own words."""
     return list(HydraConfig.get().overrides.task)
+
+
+def sweep_name() -> str | None:
+    """What the jobs of one ``-m`` share, the name of its folder; None for a single run."""
+    job = HydraConfig.get()
+    return Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
 
 
 # -- plain values ------------------------------------------------------------------------------------------------------
@@ -352,8 +416,8 @@ def check(cfg: DictConfig, schema: type, trusted: bool = True) -> None:
         UserError: an unknown or missing key, a wrong type, a target that does not exist or is not allowed.
     """
     values = plain(cfg)
-    nodes = [name for name in TRUSTED if "." not in name and name != "callbacks"] if schema is Train else []
-    for name in nodes:
+    keys = {field.name for field in fields(schema)} - {"callbacks"} if schema in (Train, Net) else set()
+    for name in (name for name in TRUSTED if name in keys):
         if not (isinstance(values.get(name), dict) and "_target_" in values[name]):
             raise UserError(f"{name} is no node with a _target_; choose one by {name}=NAME")
     _bind(values, schema, "", trusted)
@@ -511,19 +575,19 @@ def build(node: Any, **given: Any) -> Any:
 
 
 def assemble(
-    cfg: DictConfig, data: "FaceData", mean_face: "np.ndarray", weights_follow: bool = False
+    cfg: DictConfig, scheme: "Scheme", crop: "CropSettings", mean_face: "np.ndarray", weights_follow: bool = False
 ) -> "LandmarkModule":
-    """The module of a checked config, on prepared data.
+    """The module of a checked config.
 
     Args:
-        cfg: the top level.
-        data: the set; it fixes the scheme and the crop.
+        cfg: the top level, of `Train` or of `Net`.
+        scheme: of the points.
+        crop: what the net sees.
         mean_face: (K, 2) crop pixels, the baseline.
         weights_follow: whether a checkpoint's will be loaded, so that a pretrained start need not be fetched.
     """
     from flr.module import LandmarkModule
 
-    scheme, crop = data.scheme, data.crop
     model = dict(cfg.model)
     if weights_follow and "pretrained" in model:
         model["pretrained"] = False
@@ -539,3 +603,20 @@ def assemble(
         seed=cfg.seed,
         tta=cfg.tta,
     )
+
+
+def reassemble(
+    cfg: DictConfig, scheme: "Scheme", crop: "CropSettings", checkpoint: Mapping[str, Any], path: Path
+) -> "LandmarkModule":
+    """`assemble` with the weights of a checkpoint, which was read from `path`.
+
+    Raises:
+        UserError: they do not fit the net.
+    """
+    weights = checkpoint["state_dict"]
+    module = assemble(cfg, scheme, crop, weights["mean_face"].numpy(), weights_follow=True)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: its weights do not fit the net that its config names") from error
+    return module

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Evaluate, Train, as_config, assemble, build, check, door, quiet, task_overrides
+from flr.config import Evaluate, Train, as_config, build, check, door, quiet, reassemble, task_overrides
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ class Result:
 
 def main(cfg: DictConfig) -> None:
     """Score the run that the config names."""
-    import pytorch_lightning as pl
-
     from flr.augment.device import Augment
     from flr.checkpoints import RunFolder, find_run, load_checkpoint
     from flr.landmarks.scheme import SCHEMES
@@ -90,14 +88,10 @@ def main(cfg: DictConfig) -> None:
     module, data = restore(own, checkpoint, best, Augment())
     if cfg.tta is not None:
         module.tta = cfg.tta
-    trainer: pl.Trainer = build(
-        {"_target_": "pytorch_lightning.Trainer", "accelerator": own.trainer.accelerator, "precision": own.trainer.precision},
-        devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
-    )  # fmt: skip
     if cfg.submission is not None:
         submit(module, data, Path(cfg.submission).absolute())
         return
-    result = score(trainer, module, data, None, cfg.split)
+    result = score(tester(own), module, data, None, cfg.split)
     # Only the run's own test of its own best weights is the run's result; all else stands beside it.
     same = (
         asdict(data.protocol) == about["protocol"]
@@ -142,12 +136,16 @@ def restore(
         raise UserError(
             f"the net gives {scheme['name']} points, data={data.name} has {data.scheme.name}; name a set of that scheme"
         )
-    module = assemble(own, data, checkpoint["state_dict"]["mean_face"].numpy(), weights_follow=True)
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{path}: its weights do not fit the net that its config names") from error
-    return module, data
+    return reassemble(own, data.scheme, data.crop, checkpoint, path), data
+
+
+def tester(own: DictConfig) -> "pl.Trainer":
+    """What runs the evaluation of a net on one device, as the run's own config says which and how precisely."""
+    trainer: pl.Trainer = build(
+        {"_target_": "pytorch_lightning.Trainer", "accelerator": own.trainer.accelerator, "precision": own.trainer.precision},
+        devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+    )  # fmt: skip
+    return trainer
 
 
 def score(
@@ -279,12 +277,14 @@ def write(result: Result, folder: Path, checkpoint: str) -> None:
     errors = point_errors(result.points, table.points[result.rows], table.labelled[result.rows])
     with writing(folder / "errors.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["face", "nme", "baseline_nme", "normaliser", *(f"error_{name}" for name in table.scheme.names)])
+        rows.writerow(
+            ["face", "nme", "baseline_nme", "normaliser", "group", *(f"error_{name}" for name in table.scheme.names)]
+        )
         for i, row in enumerate(result.rows):
             cells = ["" if np.isnan(e) else f"{e:.4f}" for e in errors[i]]
             rows.writerow(
                 [table.name[row], f"{100 * result.values[i]:.5f}", f"{100 * result.baseline[i]:.5f}",
-                 f"{result.data.normaliser[row]:.4f}", *cells]
+                 f"{result.data.normaliser[row]:.4f}", table.group[row], *cells]
             )  # fmt: skip
 
 

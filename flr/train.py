@@ -1,10 +1,11 @@
 """``python -m flr.train``: train, track and test a landmark net, or go on with a run (``run=ID|DIR``)."""
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Train, as_config, assemble, build, check, door, flat, plain, quiet, task_overrides
+from flr.config import Train, as_config, assemble, build, check, door, flat, plain, quiet, sweep_name, task_overrides
 from flr.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 RESUME_MAY_CHANGE = (
-    "run", "trainer.max_epochs", "trainer.devices", "trainer.accelerator", "trainer.strategy",
+    "run", "trainer.max_epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
     "data.root", "data.workers", "paths", "tracking", "callbacks",
 )  # fmt: skip
 
 
 def main(cfg: DictConfig) -> None:
-    """Train from a composed config."""
+    """Train from a composed config, or as a rank of a training that another process has begun."""
+    if given := os.environ.pop("FLR_RUN_FOLDER", None):
+        follow(given)
+        return
     # Said at once: what comes next imports torch, which takes seconds.
     print(f"Training {cfg.name or cfg.model._target_} on {cfg.data.name}" if cfg.run is None else f"Resuming {cfg.run}")
     if cfg.run is None:
@@ -73,6 +77,18 @@ def resume(cfg: DictConfig) -> None:
     run(own, overrides, folder, None if checkpoint is None else checkpoint["flr"])
 
 
+def follow(given: str) -> None:
+    """Be one of a run's other ranks, which rank 0 has started when it had made the run's folder."""
+    from pathlib import Path
+
+    from flr.checkpoints import RunFolder, load_checkpoint
+
+    folder = RunFolder(Path(given))
+    own = as_config(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder.config))))
+    check(own, Train, trusted=False)
+    run(own, [], folder, load_checkpoint(folder.last)["flr"] if folder.last.is_file() else None)
+
+
 def run(
     cfg: DictConfig, overrides: list[str], folder: "RunFolder | None" = None, before: dict[str, Any] | None = None
 ) -> None:
@@ -85,8 +101,6 @@ def run(
         before: the ``flr`` part of the checkpoint to go on from; None for a run that was stopped in its first epoch.
     """
     import errno
-    import os
-    import signal
     import sys
     from dataclasses import asdict
     from pathlib import Path
@@ -97,39 +111,55 @@ def run(
 
     from flr import evaluate
     from flr.checkpoints import VERSION, RunFolder
-    from flr.parallel import cores
+    from flr.parallel import cores, keep_memory
+    from flr.ranks import GlobalBatchNorm, Ranks
     from flr.tracking import provenance
     from flr.tracking.mlflow import Tracker
     from flr.tracking.pictures import curves_figure
 
     quiet()
+    keep_memory()
     if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs < 1:
         raise UserError(f"trainer.max_epochs={cfg.trainer.max_epochs} trains nothing; set 1 or more")
     if str(cfg.trainer.precision) not in PRECISIONS:
         raise UserError(f"trainer.precision={cfg.trainer.precision}: set one of {', '.join(PRECISIONS)}")
-    if cfg.trainer.accelerator == "cpu" and isinstance(cfg.trainer.devices, int) and cfg.trainer.devices > cores():
-        raise UserError(f"trainer.devices={cfg.trainer.devices}: this machine has {cores()} cores; set that or fewer")
+    if any(word in str(cfg.trainer.strategy) for word in ("spawn", "fork", "notebook")):
+        raise UserError(f"trainer.strategy={cfg.trainer.strategy} leaves ranks behind when one dies; set ddp")
     values = plain(cfg)
     output = Path(cfg.paths.output_dir).absolute()
     tracker: Tracker = build(cfg.tracking, artifacts=output / "artifacts")
-    first_rank = int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
-    if first_rank:
+
+    def stopped(status: str) -> None:
+        try:
+            if folder:
+                tracker.keep_checkpoints(folder.path)
+        finally:
+            tracker.end(status)
+
+    ranks = Ranks(lost=lambda: stopped("FAILED"))
+    outside = ranks.environment.creates_processes_externally  # by torchrun or SLURM, which gives each its own cores
+    wanted = 1 if outside or cfg.trainer.accelerator != "cpu" else cfg.trainer.devices
+    if isinstance(wanted, int) and wanted > cores():
+        raise UserError(f"trainer.devices={wanted}: this machine has {cores()} cores; set that or fewer")
+    if ranks.first:
         tracker.open()  # before any work, so that a store which cannot be reached costs nothing
 
     pl.seed_everything(cfg.seed, verbose=False)
     data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
     data.prepare()
-    for fault in data.table.faults[:5]:
-        print(f"left out {fault}", file=sys.stderr)
-    for line in data.card["findings"]:
-        print(f"note: {line}", file=sys.stderr)
+    for line in [
+        *(f"left out {fault}" for fault in data.table.faults[:5]),
+        *(f"note: {x}" for x in data.card["findings"]),
+    ]:
+        if ranks.first:
+            print(line, file=sys.stderr)
     protocol = data.protocol
     if before is not None and before["protocol"]["fingerprint"] != protocol.fingerprint:
         raise UserError(
             f"the data of this run have changed since it stopped ({before['protocol']['fingerprint']} to "
             f"{protocol.fingerprint}); restore them or start a new run"
         )
-    module = assemble(cfg, data, data.mean_face(), weights_follow=before is not None)
+    module = assemble(cfg, data.scheme, data.crop, data.mean_face(), weights_follow=before is not None)
     name = cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
     module.about = {
         "version": VERSION,
@@ -138,29 +168,29 @@ def run(
         "scheme": data.scheme.plain(),
         "protocol": asdict(protocol),
         "name": name,
+        "offset": None if data.store.offset is None else list(data.store.offset),
     }
 
-    if first_rank:
+    if ranks.first:
         code, diff = provenance.code_state()
         lock = _hold(folder) if folder else None
-        run_id = tracker.start(
-            name,
-            {
-                "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
-                "protocol": protocol.name, "lock": provenance.lock_hash(), **code,
-            },
-            folder.note()["run_id"] if folder else None,
-        )  # fmt: skip
-        # Lightning's child ranks write to the same folder.
-        os.environ["FLR_RUN_FOLDER"] = str(folder.path if folder else output / "runs" / run_id)
-    folder = RunFolder(Path(os.environ["FLR_RUN_FOLDER"]))
+        tags = {
+            "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
+            "protocol": protocol.name, "lock": provenance.lock_hash(), **code,
+        }  # fmt: skip
+        if sweep := sweep_name():
+            tags["sweep"] = sweep
+        run_id = tracker.start(name, tags, folder.note()["run_id"] if folder else None)
+        folder = folder or RunFolder(output / "runs" / run_id)
     status = "FAILED"
     try:
-        if first_rank:
+        if ranks.first:
+            assert folder
             lock = lock or _hold(folder)
             _record(tracker, cfg, values, overrides, folder, data, diff)
 
-        checkpoints = str(folder.path / "checkpoints")
+        # Where torchrun or SLURM started a rank, it takes the folder of a new run from rank 0, by Lightning.
+        checkpoints = str(folder.path / "checkpoints") if folder else None
         best = ModelCheckpoint(
             checkpoints, "best", monitor="val/nme", save_weights_only=True, enable_version_counter=False,
             save_on_train_epoch_end=False,
@@ -168,19 +198,33 @@ def run(
         last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
         extra = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
         trainer: pl.Trainer = build(
-            cfg.trainer, logger=tracker, callbacks=[*extra, best, last], default_root_dir=str(folder.path),
+            cfg.trainer, logger=tracker, callbacks=[*extra, best, last, ranks],
+            default_root_dir=str(folder.path if folder else output),
             enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in extra),
+            plugins=[GlobalBatchNorm()] if cfg.trainer.get("sync_batchnorm") else None,
         )  # fmt: skip
-        trainer.fit(module, data, ckpt_path=str(folder.last) if before is not None else None)
+        if ranks.first and trainer.world_size > 1:
+            tracker.tag(ranks=str(trainer.world_size))
+        ranks.launch(trainer, folder.path if folder else None)
+        trainer.fit(module, data, ckpt_path=str(folder.last) if folder and before is not None else None)
         if trainer.interrupted or trainer.state.status != "finished":
             raise KeyboardInterrupt
-        result = evaluate.score(trainer, module, data, str(folder.best) if best.best_model_path else None)
-        if first_rank:
+        result = evaluate.score(trainer, module, data, best.best_model_path or None)
+        if ranks.first:
+            assert folder
             evaluate.write(result, folder.path, str(folder.best))
             evaluate.log(result, tracker, folder.path, step=trainer.global_step)
             tracker.figure(curves_figure(tracker.history), "curves.png")
             tracker.file(folder.best, "checkpoints")
             evaluate.show(result)
+            scores = {} if best.best_model_score is None else {"val/nme": float(best.best_model_score)}
+            scores |= {f"test/{key}": result.metrics[key] for key in ("nme", "fr8", "auc8")}
+            scores |= {f"cost/{key}": result.cost[key] for key in ("parameters", "latency_ms")}
+            about = {key: f"{value:.5g}" for key, value in scores.items()}
+            about |= {key: tags[key] for key in tags if key not in ("lock", "dirty")}
+            about |= {f"model.{key}": str(value) for key, value in flat(values["model"]) if key != "_target_"}
+            more = ("timm",) if "timm" in cfg.model._target_ else ()
+            tracker.register(f"{cfg.data.name}-{tags['model'].lower()}", len(data.scheme), about, more)
             print(f"run {run_id}  {folder.path}")
         status = "FINISHED"
     except SIGTERMException:
@@ -192,21 +236,17 @@ def run(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        raise UserError(
-            f"{error.filename or folder.path}: {error.strerror}; free space or set paths.output_dir"
-        ) from error
+        raise UserError(f"{error.filename or output}: {error.strerror}; free space or set paths.output_dir") from error
     finally:
-        if first_rank:
-            # Ctrl-C again must not leave the run without an end.
-            previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                if status != "FINISHED":
-                    tracker.keep_checkpoints(folder.path)
-            finally:
-                tracker.end(status)
-                if lock:
-                    lock.release()
-                signal.signal(signal.SIGINT, previous)
+        end = sys.exception()
+        ranks.hold(end)
+        try:
+            if ranks.first:
+                tracker.end(status) if end is None else stopped(status)
+        finally:
+            if ranks.first and lock:
+                lock.release()
+            ranks.close(end)
 
 
 def _hold(folder: "RunFolder") -> "FileLock":

@@ -15,11 +15,12 @@ ROOT = Path(flr.__file__).parent
 # From the ground up: a module imports from its own part, and from parts below. A new part has to be placed here.
 STOREYS = (
     {"errors"},
-    {"landmarks", "files", "parallel", "schedules"},
+    {"landmarks", "files", "parallel", "ranks", "schedules"},
     {"models", "objectives", "metrics", "augment"},
     {"data", "tracking"},
-    {"module", "checkpoints", "inference"},
+    {"module", "checkpoints"},
     {"callbacks", "config"},
+    {"inference"},
     {"doors"},
 )
 
@@ -104,9 +105,11 @@ def test_hydra_is_imported_by_config_and_the_doors_only():
 def test_mlflow_is_imported_by_tracking_and_what_reads_runs_back_only():
     users = {name for name, tree in SOURCES.items() if "mlflow" in packages(tree)}
     assert users
-    assert users <= {*inside("tracking"), "flr.checkpoints"}
+    run_by_mlflow = "flr.inference.pyfunc"
+    assert users <= {*inside("tracking"), "flr.checkpoints", run_by_mlflow}
     early = {name for name, tree in SOURCES.items() if "mlflow" in packages(tree, top_level=True)}
-    assert early <= set(inside("tracking"))
+    assert early <= {*inside("tracking"), run_by_mlflow}
+    assert not any(run_by_mlflow in imports(tree) for tree in SOURCES.values())
 
 
 def test_nets_import_torch_alone():
@@ -135,7 +138,7 @@ def test_no_module_imports_upward(name):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]], ids=" ".join)
-@pytest.mark.parametrize("door", ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare"])
+@pytest.mark.parametrize("door", ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce"])
 def test_showing_the_config_imports_no_torch(door, words, tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", door, *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}

@@ -146,6 +146,59 @@ def test_the_pair_is_tested_over_faces_and_seeds(runs: Workspace, tmp_path: Path
     assert (other["first"], other["metric"]) == (order[1], "auc8")
 
 
+def regrouped(name: Callable[[int], str]) -> dict[str, Callable[[str], str]]:
+    """An edit of errors.csv that says of each face, by its row, whom it is of."""
+
+    def edit(text: str) -> str:
+        head, *rows = list(csv.reader(text.splitlines()))
+        at = head.index("group")
+        rows = [[*row[:at], name(i), *row[at + 1 :]] for i, row in enumerate(rows)]
+        return "".join(",".join(row) + "\n" for row in [head, *rows])
+
+    return {"errors.csv": edit}
+
+
+def without_groups(text: str) -> str:
+    rows = list(csv.reader(text.splitlines()))
+    at = rows[0].index("group")
+    return "".join(",".join(row[:at] + row[at + 1 :]) + "\n" for row in rows)
+
+
+def test_faces_of_one_person_are_drawn_together(runs: Workspace, tmp_path: Path) -> None:
+    for run in with_result(runs):
+        copy_of(runs, run, "people", edit=regrouped(lambda row: f"person {row // 3}"))
+    words = ("tracking.experiment=people", "group=model.widths", "faces=0", "seed=3")
+    compare(runs, tmp_path, *words)
+    groups = {
+        name: np.array([[errors(runs, run)[face] for face in sorted(errors(runs, run))] for run in found])
+        for name, found in by_widths(runs).items()
+    }
+    (row,) = table(tmp_path / "pairs.csv")
+    order = {name: groups[name] for name in (row["first"], row["second"])}
+    listed = list(errors(runs, with_result(runs)[0]))
+    person = np.array([listed.index(face) // 3 for face in sorted(listed)])
+    (expected,) = differences(order, [(row["first"], row["second"])], 2000, 3, person)
+    (single,) = differences(order, [(row["first"], row["second"])], 2000, 3)
+    assert (float(row["low"]), float(row["high"])) == pytest.approx((expected.low, expected.high))
+    assert "9 faces of 3 persons, clips or photos" in (tmp_path / "comparison.md").read_text()
+    compare(runs, tmp_path, *words, "resample=face")
+    (row,) = table(tmp_path / "pairs.csv")
+    assert (float(row["low"]), float(row["high"])) == pytest.approx((single.low, single.high))
+    assert "as if independent" in (tmp_path / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("form", ["old", "one clip"])
+def test_without_groups_to_draw_faces_are_drawn_and_said_to_be(runs: Workspace, tmp_path: Path, form: str) -> None:
+    edit = {"errors.csv": without_groups} if form == "old" else regrouped(lambda row: "one clip")
+    for run in with_result(runs):
+        copy_of(runs, run, f"as {form}", edit=edit)
+    words = (f"tracking.experiment=as {form}", "group=model.widths", "faces=0")
+    done = compare(runs, tmp_path, *words)
+    assert "as if independent" in done.stdout
+    line = runs.refuse("flr.compare", *words, "resample=group", f"out={tmp_path}")
+    assert "resample=face" in line
+
+
 def test_rates_count_the_faces_on_each_side_of_the_limit(runs: Workspace, tmp_path: Path) -> None:
     """The same runs, with errors that lie about 8 %."""
     for run in with_result(runs):

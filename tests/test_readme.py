@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from flr.config import CONF, Prepare, Train, check
+from flr.config import CONF, Prepare, Reproduce, Train, check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,8 +30,17 @@ def test_every_preparation_in_the_readme_composes(words: list[str]) -> None:
         check(hydra.compose("prepare", words), Prepare, trusted=False)
 
 
+@pytest.mark.parametrize("words", commands("flr.reproduce"), ids=" ".join)
+def test_every_reproduction_in_the_readme_composes(words: list[str]) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("reproduce", words)
+    check(cfg, Reproduce)
+    assert (CONF / "experiment" / f"{cfg.name}.yaml").is_file()
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(commands("flr.train")) >= 9 and len(commands("flr.evaluate")) >= 3 and len(commands("flr.prepare")) >= 2
+    assert len(commands("flr.reproduce")) >= 3
 
 
 def test_every_set_stands_in_the_data_table() -> None:

@@ -8,13 +8,17 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from unittest.mock import patch
 
+import mlflow
+import numpy as np
 import pytest
 import torch
 
 from flr.landmarks.scheme import IBUG68, Scheme
 from tests.conftest import SMALL_SET, TINY, Workspace
 from tests.fakes import ibug as fake_ibug
+from tests.tracking.test_registry import at_once
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +64,7 @@ def test_the_files_agree_with_the_metrics(trained: tuple[Workspace, str]) -> Non
     folder, metrics = workspace.folder(run_id), workspace.client().get_run(run_id).data.metrics
     with (folder / "errors.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 9 and len(rows[0]) == 4 + 68
+    assert len(rows) == 9 and len(rows[0]) == 5 + 68
     errors = [[float(v) for k, v in row.items() if k.startswith("error_")] for row in rows]
     nmes = [100 * sum(e) / len(e) / float(row["normaliser"]) for e, row in zip(errors, rows, strict=True)]
     assert math.isclose(sum(nmes) / 9, metrics["test/nme"], rel_tol=1e-4)
@@ -150,29 +154,6 @@ def test_every_optimiser_and_schedule_trains(workspace: Workspace, model: str, o
     assert "test/nme_interpupil" in workspace.only_run().data.metrics
 
 
-def test_two_ranks_make_one_run(workspace: Workspace) -> None:
-    workspace.apart(
-        "flr.train",
-        *TINY,
-        *SMALL_SET,
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "trainer.max_epochs=1",
-        "data.reader.test=9",
-    )
-    run = workspace.only_run()
-    assert run.info.status == "FINISHED"
-    folder = workspace.folder(run.info.run_id)
-    with (folder / "errors.csv").open() as file:
-        assert (
-            len({row["face"] for row in csv.DictReader(file)}) == 9
-        )  # an odd part on two ranks: none lost, none twice
-    (folder / "evaluation.json").unlink()
-    workspace.run("flr.evaluate", f"run={folder}")
-    alone = json.loads((folder / "evaluation.json").read_text())["metrics"]["nme"]
-    assert alone == pytest.approx(run.data.metrics["test/nme"], rel=1e-5)
-
-
 def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
     workspace.apart("flr.train", "-m", *TINY, *SMALL_SET, "trainer.max_epochs=1", "seed=0,1")
     client = workspace.client()
@@ -180,6 +161,19 @@ def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
     assert {run.data.tags["flr.seed"] for run in runs} == {"0", "1"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len({run.data.metrics["test/nme"] for run in runs}) == 2
+    # One word finds them, here as in the UI, and no other run has it.
+    (sweep,) = {run.data.tags["flr.sweep"] for run in runs}
+    assert (workspace.outputs / "sweeps" / sweep).is_dir()
+    workspace.train("trainer.max_epochs=1", "seed=2")
+    found = client.search_runs(
+        [runs[0].info.experiment_id], f"tags.flr.sweep = '{sweep}' and tags.flr.model = 'HeatmapFPN'"
+    )
+    assert {run.info.run_id for run in found} == {run.info.run_id for run in runs}
+    workspace.run(
+        "flr.compare", f"+where.sweep='{sweep}'", "group=sweep", "samples=1000", "faces=0", f"out={workspace.path}"
+    )
+    with (workspace.path / "groups.csv").open() as file:
+        assert [(row["group"], row["runs"]) for row in csv.DictReader(file)] == [(sweep, "2")]
 
 
 def test_two_first_runs_at_once_share_a_new_database(workspace: Workspace) -> None:
@@ -217,6 +211,13 @@ def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, free_
         # The folder is gone, as on another machine: evaluation works from what the server holds.
         workspace.folder(run.info.run_id).rename(tmp_path / "elsewhere")
         workspace.run("flr.evaluate", f"run={run.info.run_id}", MLFLOW_TRACKING_URI=uri)
+        workspace.run("flr.evaluate", "run=models:/synthetic-heatmapfpn@best", MLFLOW_TRACKING_URI=uri)
+        # The registry of a server, from which MLflow loads the net, and to which jobs that end at once all write.
+        with patch.object(mlflow.tracking._tracking_service.utils, "_tracking_uri", uri):
+            model = mlflow.pyfunc.load_model("models:/synthetic-heatmapfpn@best")
+        image = np.zeros((60, 80, 3), np.uint8)
+        assert model.predict(image, params={"boxes": [10, 10, 50, 50]}).shape == (1, 68, 2)
+        at_once(uri, run.info.experiment_id, "crowd", [5, 3, 4, 6], tmp_path)
     finally:
         import os
         import signal

@@ -100,7 +100,7 @@ class IndexBatches:
         self.weight, self.total = weight, total
         self.visits = len(rows) if weight is None or epoch is None else round(float(weight.sum()))
         if epoch is not None:
-            batch = min(batch, self.visits // ranks * ranks)
+            batch = min(batch, self.visits)
         # Batch norm learns from two faces or more.
         if batch < ranks * (1 if epoch is None else 2):
             raise UserError(

@@ -1,7 +1,8 @@
-"""Is one group of runs better than another? A paired bootstrap over faces and seeds, of numpy arrays alone.
+"""Is one group of runs better than another? A paired bootstrap over faces, or who they are of, and seeds.
 
 Sources: percentile interval, Efron and Tibshirani 1993, ch. 13; p with one draw added, Davison and Hinkley 1997, 4.2.3;
-degrees of freedom, Satterthwaite 1946 (doi:10.2307/3002019); correction, Holm 1979.
+degrees of freedom, Satterthwaite 1946 (doi:10.2307/3002019); correction, Holm 1979; drawing whole clusters, Davison and
+Hinkley 1997, 3.8; how many equal ones unequal clusters are worth, Kish 1965, 8.2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,31 +58,46 @@ def better(metric: str, first: float, second: float) -> bool:
 
 
 def differences(
-    groups: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], samples: int = 10_000, seed: int = 0
+    groups: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    samples: int = 10_000,
+    seed: int = 0,
+    units: np.ndarray | None = None,
 ) -> list[Difference]:
-    """The difference of the means of each pair, with a bootstrap interval and p.
+    """The difference of the means over faces of each pair, with a bootstrap interval and p.
 
-    A draw takes N faces with replacement, the same for all groups, and R runs of each group. Few runs tell little of
-    their own spread (two or three seeds would give intervals that cover 80 %), so a group's drawn mean is stretched
-    by sqrt(R / (R - 1)) about the observed one, and the difference by sqrt(f / chi2(f)), which gives it the tails of
-    Student's t with Satterthwaite's f degrees of freedom. With one run a group the interval covers the faces alone.
+    A draw takes as many units as there are, with replacement, the same for all groups, and R runs of each group. Few
+    tell little of their own spread (two or three seeds would give intervals that cover 80 %), so the mean of R drawn
+    runs or U units is stretched by sqrt(R / (R - 1)) about the observed one, and the difference by sqrt(f / chi2(f)),
+    which gives it the tails of Student's t with Satterthwaite's f degrees of freedom. With one run a group the
+    interval covers the faces alone.
 
     Args:
         groups: name -> (R, N) of R runs, one column a face, the same for all; NaN, where undefined, in all runs.
         pairs: of names.
         samples: draws.
         seed: of the draws.
+        units: (N,) whom or what each face is of; its faces are drawn together, since they are not independent. None
+            for units of a face each.
 
     Raises:
-        UserError: fewer than two faces are defined.
-    """
+        UserError: fewer than two faces or units are defined.
+    """  # fmt: skip
     rng = np.random.default_rng(seed)
     defined = ~np.isnan(np.concatenate(list(groups.values()))).any(0)
     faces = int(defined.sum())
     if faces < 2:
         raise UserError(f"{faces} face(s) with a defined error: nothing to compare; name runs of a larger test part")
+    unit = np.arange(faces) if units is None else np.unique(units[defined], return_inverse=True)[1]
+    sizes = np.bincount(unit)
+    if len(sizes) < 2:
+        raise UserError(
+            "all test faces are of one group, which tells nothing of others; resample=face counts them apart"
+        )
     by_face = {name: values[:, defined].mean(0) for name, values in groups.items()}
-    drawn = dict(zip(by_face, _drawn_means(np.stack(list(by_face.values())), samples, rng), strict=True))
+    sums = np.stack([np.bincount(unit, values) for values in by_face.values()])
+    drawn = dict(zip(by_face, _drawn_means(sums, sizes, samples, rng), strict=True))
+    worth = max(2.0, faces**2 / float((sizes**2).sum()))
     spread: dict[str, tuple[float, int]] = {}
     for name, values in groups.items():
         means = values[:, defined].mean(1)
@@ -94,7 +110,9 @@ def differences(
     for first, second in pairs:
         difference = by_face[first] - by_face[second]
         mean = float(difference.mean())
-        parts = [(float(difference.var(ddof=1)) / faces, faces), *(spread[g] for g in (first, second) if g in spread)]
+        apart = np.bincount(unit, difference - mean)
+        variance = float((apart**2).sum()) / faces**2 * len(sizes) / (len(sizes) - 1)
+        parts = [(variance, worth), *(spread[g] for g in (first, second) if g in spread)]
         draws = mean + (drawn[first] - drawn[second] - mean) * _stretch(parts, samples, rng)
         low, high = np.quantile(draws, (0.025, 0.975))
         past = 1 + min(int((draws <= 0).sum()), int((draws >= 0).sum()))
@@ -102,21 +120,29 @@ def differences(
     return found
 
 
-def _drawn_means(by_face: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """(G, samples) the means of (G, N) over faces drawn with replacement, in chunks that bound the memory."""
-    faces = by_face.shape[1]
-    chunk = max(1, CELLS // faces)
-    means = np.empty((len(by_face), samples))
+def _drawn_means(sums: np.ndarray, sizes: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """(G, samples) the means over the faces of units drawn with replacement, in chunks that bound the memory.
+
+    Args:
+        sums: (G, U) over the faces of each unit.
+        sizes: (U,) faces.
+        samples: draws.
+        rng: of the draws.
+    """
+    units = len(sizes)
+    chunk = max(1, CELLS // units)
+    means = np.empty((len(sums), samples))
     for start in range(0, samples, chunk):
         size = min(chunk, samples - start)
-        picked = rng.integers(faces, size=(size, faces), dtype=np.int32)
-        picked += np.arange(size, dtype=np.int32)[:, None] * faces
-        counts = np.bincount(picked.ravel(), minlength=size * faces).reshape(size, faces)
-        means[:, start : start + size] = by_face @ counts.T.astype(np.float64) / faces
-    return means
+        picked = rng.integers(units, size=(size, units), dtype=np.int32)
+        picked += np.arange(size, dtype=np.int32)[:, None] * units
+        counts = np.bincount(picked.ravel(), minlength=size * units).reshape(size, units).T.astype(np.float64)
+        means[:, start : start + size] = sums @ counts / (sizes @ counts)
+    observed = sums.sum(1, keepdims=True) / sizes.sum()
+    return observed + np.sqrt(units / (units - 1)) * (means - observed)
 
 
-def _stretch(parts: Sequence[tuple[float, int]], samples: int, rng: np.random.Generator) -> np.ndarray:
+def _stretch(parts: Sequence[tuple[float, float]], samples: int, rng: np.random.Generator) -> np.ndarray:
     """(samples,) what turns normal tails into Student's, for a sum of variances, each known from so many values."""
     total = sum(variance for variance, _ in parts)
     if total == 0:

@@ -1,6 +1,7 @@
 """Every run in MLflow. The only module that writes there; mlflow is imported when a run starts, not before."""
 
 import json
+import re
 import sys
 import time
 from collections import defaultdict
@@ -14,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from flr.errors import UserError
 from flr.tracking.provenance import process_alive, process_tag
+from flr.tracking.registry import MODEL_NAME, register
 from flr.tracking.store import PREFIX, connect, first_line, one_at_a_time
 
 if TYPE_CHECKING:
@@ -33,10 +35,21 @@ class Tracker(Logger):
         experiment: the MLflow experiment's name, created where there is none.
         artifacts: where the embedded store keeps artifacts; a server decides for itself.
         system_metrics: whether CPU, memory, disk and GPU use are sampled.
+        register: whether a finished run becomes a model version, named by its data and net; or that name.
+
+    Raises:
+        UserError: no model can have that name.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path, system_metrics: bool = True) -> None:
+    def __init__(
+        self, uri: str, experiment: str, artifacts: Path, system_metrics: bool = True, register: bool | str = True
+    ) -> None:
         super().__init__()
+        if isinstance(register, str) and not re.fullmatch(MODEL_NAME, register):
+            raise UserError(
+                f"tracking.register={register}: a model's name is made of letters, digits, blanks and . _ - alone"
+            )
+        self.register_as = register
         self.uri, self.experiment, self.artifacts, self.system_metrics = uri, experiment, artifacts, system_metrics
         self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self._pending: list[Any] = []
@@ -71,7 +84,8 @@ class Tracker(Logger):
                 run_id = run.info.run_id
                 self.keep_checkpoints(Path(run.data.tags.get(f"{PREFIX}folder", "")), run_id)
                 self.client.set_tag(run_id, f"{PREFIX}end", "its process died")
-                self.client.set_terminated(run_id, "KILLED")
+                # Several ranks all end when one is lost: a failure, as where rank 0 is left to say so.
+                self.client.set_terminated(run_id, "FAILED" if f"{PREFIX}ranks" in run.data.tags else "KILLED")
 
     def keep_checkpoints(self, folder: Path, run_id: str | None = None) -> None:
         """Both checkpoints of a run that was stopped, so that it can go on where its folder is not."""
@@ -156,6 +170,29 @@ class Tracker(Logger):
     def picture_of_step(self, image: np.ndarray, key: str, step: int) -> None:
         """A picture (H, W, 3) RGB uint8 for MLflow's image grid, by step."""
         self.client.log_image(self.run_id, image, key=key, step=step)
+
+    def register(self, name: str, points: int, tags: Mapping[str, str], more: tuple[str, ...] = ()) -> None:
+        """Make the uploaded best checkpoint a model version (see `flr.tracking.registry.register`).
+
+        A registry that fails is told in a line and fails no run: all that the version points to is in the run.
+
+        Args:
+            name: of the registered model where ``tracking.register`` gives none.
+            points: K.
+            tags: of the version.
+            more: packages that this net runs on beside the usual.
+        """
+        if not self.register_as:
+            return
+        name = self.register_as if isinstance(self.register_as, str) else re.sub(r"[^\w. -]+", "-", name)[:200]
+        try:
+            number = register(self.client, self.uri, self.run_id, name, points, tags, more)
+        except Exception as error:  # each kind of store has its own
+            print(
+                f"flr: no model version of {name}, the registry does not take it ({first_line(error)})", file=sys.stderr
+            )
+        else:
+            print(f"model models:/{name}/{number}")
 
     # -- Lightning's logger ----------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import hashlib
 import platform
 import socket
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def code_state() -> tuple[dict[str, str], str]:
     status, diff = _git("status", "--porcelain") or "", _git("diff", "HEAD") or ""
     untracked = "".join(f"# untracked: {line[3:]}\n" for line in status.splitlines() if line.startswith("??"))
     return {"commit": commit.strip(), "dirty": str(bool(status)).lower()}, untracked + diff
+
+
+def changed(besides: Sequence[str] = ()) -> list[str] | None:
+    """Files that are not as committed, less those of some names; None where that cannot be told, as for a wheel."""
+    if code_state()[0]["dirty"] == "unknown":
+        return None
+    status = _git("status", "--porcelain", "-uall", "--", ":/", *(f":(top,exclude,glob)**/{name}" for name in besides))
+    return None if status is None else [line[3:] for line in status.splitlines()]
 
 
 def lock_hash() -> str:

@@ -37,6 +37,7 @@ class Tested:
         about: its parts, by `PROTOCOL`.
         faces: (N,) names, sorted.
         nme: (N,) shares, in that order; NaN where undefined.
+        people: (N,) the person, clip or photo that each face is of; None where errors.csv was written without.
     """
 
     run: StoredRun
@@ -44,6 +45,7 @@ class Tested:
     about: dict[str, Any]
     faces: np.ndarray
     nme: np.ndarray
+    people: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,28 @@ class Section:
 
     protocol: str
     groups: list[Group]
+
+    def units(self, resample: str | None) -> np.ndarray | None:
+        """(N,) what is drawn whole in a bootstrap, by name; None for single faces.
+
+        Faces of one person, clip or photo are not independent, so they are drawn together wherever that is known and
+        there are two or more to draw from.
+
+        Args:
+            resample: ``group`` to insist on it, ``face`` to leave it.
+
+        Raises:
+            UserError: insisted, and not known.
+        """
+        known = next((run.people for group in self.groups for run in group.runs if run.people is not None), None)
+        if resample == "group" and known is None:
+            raise UserError(
+                "resample=group: no errors.csv of these runs names the groups of faces, as those of before did not; "
+                "evaluate one of them again, or set resample=face"
+            )
+        if resample == "face" or known is None or (resample is None and len(np.unique(known)) < 2):
+            return None
+        return known
 
     def group(self, name: str) -> Group | None:
         return next((group for group in self.groups if group.name == name), None)
@@ -159,16 +183,17 @@ def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> Tested:
         raise UserError(f"evaluation.json is damaged or of another version of flr ({error})") from error
     try:
         with fetch(client, run.run_id, "errors.csv", folder).open(newline="", encoding="utf-8") as file:
-            rows = sorted((row["face"], float(row["nme"]) / 100) for row in csv.DictReader(file))
+            rows = sorted((row["face"], float(row["nme"]) / 100, row.get("group")) for row in csv.DictReader(file))
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"errors.csv is damaged ({error})") from error
-    faces, nme = np.array([face for face, _ in rows]), np.array([value for _, value in rows])
+    faces, nme = np.array([face for face, _, _ in rows]), np.array([value for _, value, _ in rows])
+    people = np.array([person for _, _, person in rows]) if rows and rows[0][2] is not None else None
     if len(np.unique(faces)) < len(faces):
         raise UserError("errors.csv names a face twice")
     mean, logged = percent_mean(nme), run.metrics["test/nme"]
     if not math.isclose(mean, logged, rel_tol=1e-3):
         raise UserError(f"errors.csv gives an NME of {mean:.3f}, test/nme is {logged:.3f}: not of one evaluation")
-    return Tested(run, protocol, parts, faces, nme)
+    return Tested(run, protocol, parts, faces, nme, people)
 
 
 # -- laying out --------------------------------------------------------------------------------------------------------

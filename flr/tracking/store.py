@@ -120,6 +120,7 @@ class StoredRun:
         tags: by name, the project's own without their prefix.
         params: the flattened config and what else was recorded once.
         metrics: the last value of each.
+        minutes: wall time from its first start to its end; 0 where it has not ended.
     """
 
     run_id: str
@@ -128,6 +129,7 @@ class StoredRun:
     tags: dict[str, str]
     params: dict[str, str]
     metrics: dict[str, float]
+    minutes: float
 
     def get(self, key: str) -> str | None:
         """The tag of that name, or else the parameter."""
@@ -148,11 +150,11 @@ def find_runs(client: "MlflowClient", experiment: str, query: str) -> list[Store
     from mlflow.exceptions import MlflowException
 
     try:
-        known = {found.name: found.experiment_id for found in _pages(client.search_experiments)}
+        known = {found.name: found.experiment_id for found in pages(client.search_experiments)}
         if experiment not in known:
             raise UserError(f"tracking.experiment={experiment}: no such experiment there{nearest(experiment, known)}")
         words = {"experiment_ids": [known[experiment]], "filter_string": query, "order_by": ["attributes.start_time"]}
-        return [_stored(run) for run in _pages(client.search_runs, **words)]
+        return [_stored(run) for run in pages(client.search_runs, **words)]
     except MlflowException as error:
         raise UserError(f"filter={query}: the tracking store says: {first_line(error)}") from error
 
@@ -191,12 +193,14 @@ def fetch(client: "MlflowClient", run_id: str, path: str, folder: Path) -> Path:
 
 def _stored(run: Any) -> StoredRun:
     tags = {key.removeprefix(PREFIX): value for key, value in run.data.tags.items()}
+    info = run.info
+    minutes = (info.end_time - info.start_time) / 60_000 if info.end_time else 0.0
     return StoredRun(
-        run.info.run_id, run.info.run_name, run.info.status, tags, dict(run.data.params), dict(run.data.metrics)
+        info.run_id, info.run_name, info.status, tags, dict(run.data.params), dict(run.data.metrics), minutes
     )
 
 
-def _pages(search: Callable[..., Any], **words: Any) -> Iterator[Any]:
+def pages(search: Callable[..., Any], **words: Any) -> Iterator[Any]:
     """All that a paged search finds."""
     token = None
     while True:

@@ -12,6 +12,7 @@ from flr.data.readers import ibug
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import transform
+from flr.landmarks.scheme import get_scheme
 from tests.landmarks.painted import face_table
 
 
@@ -99,6 +100,13 @@ def test_faces_that_haar_misses_are_counted_and_cropped_as_the_policy_says(helen
     alone = open_store(table, CropSettings(48, 1, policy), 1.0, tmp_path, 2, strict=True)[1]
     np.testing.assert_allclose(alone.to_store[0], store.to_store[0], rtol=1e-6)
     np.testing.assert_array_equal(alone.images[-1], store.images[-1])  # moved down with its own pixels
+
+
+@pytest.mark.parametrize("scheme", ["kaggle15", "celeba5"])
+def test_a_face_is_found_by_few_points_as_by_many(helen: FaceTable, tmp_path: Path, scheme: str) -> None:
+    few = helen.reduce(scheme, get_scheme(scheme))
+    missed = [face_boxes(table, BoxPolicy("haar"), tmp_path, 2).missed for table in (helen, few)]
+    np.testing.assert_array_equal(*missed)
 
 
 def test_the_whole_picture_is_a_box_too(tmp_path: Path) -> None:

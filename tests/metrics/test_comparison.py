@@ -71,6 +71,53 @@ def test_four_equal_groups_are_rarely_called_different() -> None:
     assert uncorrected / cases > 0.09  # what the correction is for
 
 
+def of_people(
+    rng: np.random.Generator, sizes: np.ndarray, runs: int, alike: float
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Groups of no difference, of persons with so many frames each, on whom one net is better than the other by chance."""
+    person = np.repeat(np.arange(len(sizes)), sizes)
+    groups = {}
+    for name in PAIR[0]:
+        own = rng.normal(0, alike, len(sizes))[person] + rng.normal(0, 0.3, len(person))
+        groups[name] = 5 + own + rng.normal(0, 0.05, (runs, 1)) + rng.normal(0, 0.1, (runs, len(person)))
+    return groups, person
+
+
+@pytest.mark.parametrize(
+    "sizes", [np.full(20, 15), np.arange(1, 31), np.array([40] * 3 + [5] * 27)], ids=["equal", "1-30", "few"]
+)
+def test_frames_of_a_person_are_no_independent_faces(sizes: np.ndarray) -> None:
+    """Drawn one by one they claim to know far more than they do; drawn by person the interval covers as it says."""
+    rng = np.random.default_rng(12)
+    cases, alarms = 300, {"face": 0, "group": 0}
+    for seed in range(cases):
+        groups, person = of_people(rng, sizes, 2, 1.0)
+        alarms["face"] += differences(groups, PAIR, 1000, seed)[0].p < 0.05
+        alarms["group"] += differences(groups, PAIR, 1000, seed, person)[0].p < 0.05
+    assert alarms["face"] / cases > 0.4
+    assert 0.01 <= alarms["group"] / cases <= 0.08
+
+
+@pytest.mark.parametrize("persons", [5, 12])
+def test_persons_of_equal_size_are_the_paired_test_of_their_means(persons: int) -> None:
+    groups, person = of_people(np.random.default_rng(14), np.full(persons, 20), 3, 1.0)
+    (one,) = differences(groups, PAIR, 50_000, units=person)
+    gap = (groups["group 0"] - groups["group 1"]).mean(0).reshape(persons, 20).mean(1)
+    expected = stats.ttest_1samp(gap, 0)
+    interval = expected.confidence_interval()
+    assert one.mean == pytest.approx(gap.mean())
+    assert one.high - one.low == pytest.approx(interval.high - interval.low, rel=0.1)
+    assert one.p == pytest.approx(expected.pvalue, abs=0.04)
+
+
+def test_persons_of_a_face_each_are_faces() -> None:
+    groups = draw(np.random.default_rng(13), (2, 2), 60, 0.1)
+    names = np.array([f"face {i:02}" for i in range(60)])
+    assert differences(groups, PAIR, 2000, units=names) == differences(groups, PAIR, 2000)
+    with pytest.raises(UserError, match="resample=face"):
+        differences(groups, PAIR, units=np.array(["one clip"] * 60))
+
+
 def test_a_true_difference_is_found_with_its_sign() -> None:
     groups = draw(np.random.default_rng(4), (3, 3), 300, 0.02)
     groups["group 1"] += 1

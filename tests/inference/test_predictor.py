@@ -1,0 +1,182 @@
+"""The predictor gives the points that the evaluation measured, of pictures alone, and refuses what is none."""
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flr.augment.device import Augment
+from flr.checkpoints import load_checkpoint
+from flr.config import as_config
+from flr.data.boxes import OFFSETS, face_boxes
+from flr.data.readers import ibug
+from flr.errors import UserError
+from flr.evaluate import restore
+from flr.inference.predictor import Predictor
+from flr.landmarks.geometry import tight_box
+from flr.metrics.functional import nme, point_errors
+from tests.conftest import Workspace
+
+
+def best(workspace: Workspace) -> Path:
+    return workspace.folder(workspace.only_run().info.run_id) / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Workspace:
+    """A run that has learned to tell faces apart, of larger pictures, in colour, in bf16, with other boxes and a mirror."""
+    workspace = Workspace(tmp_path_factory.mktemp("coloured"), shared_cache)
+    workspace.train(
+        "data.reader.size=160", "data.crop.channels=3", "data.pixels=[0,1]", "data.crop.policy.shape=stretch", "tta=true",
+        "data.crop.policy.scale=1.5", "trainer=bf16", "augment=light", "callbacks.pictures=null", "trainer.max_epochs=6",
+        "data.crop.policy.jitter=0.1", "ema=0", "optim.lr=0.02",
+    )  # fmt: skip
+    return workspace
+
+
+def as_evaluated(workspace: Workspace) -> tuple[Predictor, list[np.ndarray], np.ndarray, np.ndarray]:
+    """The predictor of a run, its test pictures with the boxes of its protocol, and the NME of each that was measured."""
+    path = best(workspace)
+    checkpoint = load_checkpoint(path)
+    data = restore(as_config(checkpoint["flr"]["config"]), checkpoint, path, Augment())[1]
+    table, rows = data.prepare(), data.rows("test")
+    boxes = face_boxes(table, data.crop.policy, workspace.cache, 0).box[rows]
+    predictor, images = Predictor.load(path), [table.load(int(row)) for row in rows]
+    points = predictor(images, boxes)
+    measured = nme(point_errors(points, table.points[rows], table.labelled[rows]), data.normaliser[rows])
+    return predictor, images, boxes, measured
+
+
+@pytest.mark.parametrize("which", ["trained", "coloured"])
+def test_it_gives_the_points_that_were_measured(which: str, request: pytest.FixtureRequest) -> None:
+    found = request.getfixturevalue(which)
+    workspace = found if which == "coloured" else found[0]
+    predictor, images, boxes, measured = as_evaluated(workspace)
+    with (best(workspace).parents[1] / "errors.csv").open() as file:
+        of_run = [float(row["nme"]) for row in csv.DictReader(file)]
+    assert 100 * measured == pytest.approx(of_run, rel=1e-4 if which == "trained" else 5e-4)  # bf16 rounds
+    if which == "coloured":
+        assert predictor.half and predictor.module.tta and predictor.crop.channels == 3
+        assert images[0].shape[1] > 2 * 1.5 * predictor.crop.size  # so that it is shrunk by area
+        points = predictor(images, boxes)
+        predictor.half = False
+        assert 1e-4 < np.abs(points - predictor(images, boxes)).max() < 3
+
+
+def test_threads_share_it(coloured: Workspace) -> None:
+    predictor, images, boxes, _ = as_evaluated(coloured)
+    predictor.half = False  # bf16 products depend on what shares their batch
+    alone = predictor(images, boxes)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: predictor(images[i % 9 :], boxes[i % 9 :]), range(36)))
+    assert not predictor.module.training
+    for i, points in enumerate(together):
+        np.testing.assert_allclose(points, alone[i % 9 :], atol=1e-3)
+
+
+def test_grey_and_coloured_pictures_of_any_size_and_number(coloured: Workspace) -> None:
+    predictor, images, boxes, _ = as_evaluated(coloured)
+    predictor.half = False
+    assert predictor(images, boxes).std(0).max() > 2  # a net that looks
+    many = [images[i % 9] for i in range(70)]  # more than one batch
+    points = predictor(many, np.stack([boxes[i % 9] for i in range(70)]))
+    np.testing.assert_allclose(points, predictor(images, boxes)[np.arange(70) % 9], atol=1e-3)
+    grey = [image if image.ndim == 2 else image[..., 0] for image in images]
+    three = [np.stack([image] * 3, -1) for image in grey]
+    np.testing.assert_allclose(predictor(three, boxes), predictor(grey, boxes), atol=0.2)
+    # A picture moved, box and all, moves its points by as much.
+    moved = predictor([np.pad(grey[0], ((11, 0), (7, 0)))], boxes[:1] + [7, 11, 7, 11])
+    inner = (boxes[0] > 12).all()  # else the border would be seen
+    np.testing.assert_allclose(moved, predictor(grey[:1], boxes[:1]) + [7, 11], atol=0.1 if inner else 8)
+    assert predictor([], np.zeros((0, 4))).shape == (0, 68, 2)
+
+
+def test_the_mirror_is_a_choice(coloured: Workspace) -> None:
+    _, images, boxes, _ = as_evaluated(coloured)
+    plain, both = (Predictor.load(best(coloured), tta=tta) for tta in (False, True))
+    plain.half = both.half = False
+    flipped = [image[:, ::-1].copy() for image in images]
+    width = np.array([image.shape[1] for image in images])[:, None]
+    back = np.stack([width[:, 0] - 1 - boxes[:, 2], boxes[:, 1], width[:, 0] - 1 - boxes[:, 0], boxes[:, 3]], 1)
+    points = plain(flipped, back)
+    points[..., 0] = width - 1 - points[..., 0]
+    expected = (plain(images, boxes) + points[:, plain.scheme.mirror_order.tolist()]) / 2
+    np.testing.assert_allclose(both(images, boxes), expected, atol=0.2)
+    assert np.abs(both(images, boxes) - plain(images, boxes)).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("image", "box", "words"),
+    [
+        (np.zeros((20, 20), np.float32), [0, 0, 9, 9], "picture 0 is float32"),
+        (np.zeros((20, 20, 4), np.uint8), [0, 0, 9, 9], r"\(20, 20, 4\)"),
+        (np.zeros((0, 20), np.uint8), [0, 0, 9, 9], r"\(0, 20\)"),
+        (np.zeros((20, 20), np.uint8), [9, 0, 9, 9], "right and bottom larger"),
+        (np.zeros((20, 20), np.uint8), [0, 0, np.nan, 9], "box 0"),
+        (np.zeros((20, 20), np.uint8), [0, 0, 9], "one box"),
+    ],
+)
+def test_what_is_no_picture_or_box_is_refused(
+    trained: tuple[Workspace, str], image: np.ndarray, box: list[float], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        Predictor.load(best(trained[0]))([image], np.array([box]))
+
+
+@pytest.mark.parametrize("node", ["model", "objective", "optim", "schedule", "crop"])
+def test_nothing_foreign_is_built(trained: tuple[Workspace, str], tmp_path: Path, node: str) -> None:
+    checkpoint = torch.load(best(trained[0]), weights_only=True)
+    config = checkpoint["flr"]["config"]
+    (config["data"][node] if node == "crop" else config[node])["_target_"] = "os.makedirs"
+    torch.save(checkpoint, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="lies outside what a run may build"):
+        Predictor.load(tmp_path / "evil.ckpt")
+
+
+@pytest.mark.parametrize("part", ["model", "data", "pixels", "optim", "offset"])
+def test_a_checkpoint_that_lacks_a_part_is_refused(trained: tuple[Workspace, str], tmp_path: Path, part: str) -> None:
+    checkpoint = torch.load(best(trained[0]), weights_only=True)
+    config = checkpoint["flr"]["config"]
+    if part == "pixels":
+        config["data"]["pixels"] = ["black", "white"]
+    elif part == "offset":
+        checkpoint["flr"]["offset"] = [1, 2]
+    else:
+        config[part] = 3
+    torch.save(checkpoint, tmp_path / "cut.ckpt")
+    with pytest.raises(UserError):
+        Predictor.load(tmp_path / "cut.ckpt")
+
+
+def test_detection_follows_the_box_policy(trained: tuple[Workspace, str], tmp_path: Path) -> None:
+    checkpoint = torch.load(best(trained[0]), weights_only=True)
+    policy = checkpoint["flr"]["config"]["data"]["crop"]["policy"]
+    blank = np.zeros((80, 100), np.uint8)
+    found = {}
+    for source, offset in (("truth", None), ("haar", [0.0, 0.1, 0.9, 1.0]), ("picture", None), ("file", None)):
+        policy["source"], checkpoint["flr"]["offset"] = source, offset
+        torch.save(checkpoint, tmp_path / f"{source}.ckpt")
+        found[source] = Predictor.load(tmp_path / f"{source}.ckpt")
+    assert found["truth"].offset == OFFSETS["ibug68"] and found["haar"].offset == [0.0, 0.1, 0.9, 1.0]
+    assert found["truth"].detect(blank).shape == (0, 4)
+    assert found["picture"].detect(blank).tolist() == [[-0.5, -0.5, 99.5, 79.5]]
+    with pytest.raises(UserError, match="give boxes"):
+        found["file"].detect(blank)
+
+
+def test_on_photos_detected_boxes_are_those_of_the_points(trained: tuple[Workspace, str], real_data: Path) -> None:
+    predictor = Predictor.load(best(trained[0]))
+    table = ibug.read(root=real_data / "300w")
+    rows = np.flatnonzero(table.split == "test")[:40]
+    overlaps = []
+    for row in rows:
+        boxes, truth = predictor.detect(table.load(int(row))), tight_box(table.points[row], table.labelled[row])
+        assert (np.diff(boxes[:, 2] - boxes[:, 0]) <= 0).all()  # the largest first
+        low, high = np.maximum(boxes[:, :2], truth[:2]), np.minimum(boxes[:, 2:], truth[2:])
+        common = (high - low).clip(0).prod(1)
+        union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (truth[2:] - truth[:2]).prod() - common
+        overlaps.append((common / union).max(initial=0))
+    assert np.median(overlaps) > 0.7

@@ -1,0 +1,363 @@
+"""`python -m flr.reproduce`: every published config against its record, each exit code, and what a record costs."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+import pytest
+import yaml
+
+from flr.config import CONF
+from flr.reproduce import call, compare, rendered, smoke
+from flr.tracking.record import read
+from tests.conftest import Workspace
+from tests.fakes import ibug as fake_ibug
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "experiments"
+PUBLISHED = sorted(f"published/{path.stem}" for path in (CONF / "experiment/published").glob("*.yaml"))
+LIGHT = "published/celeba_cnn"  # a second
+
+
+# -- the published configs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_still_gives_what_it_gave(workspace: Workspace, name: str) -> None:
+    done = workspace.run("flr.reproduce", f"name={name}")
+    assert done.stdout.rstrip().endswith("within the tolerance") and "OUTSIDE" not in done.stdout
+    assert not list(workspace.path.iterdir())  # no run, no database
+    assert (RECORDS / name / "README.md").is_file()
+
+
+def test_all_six_are_there() -> None:
+    names = ["celeba_cnn", "ibug_sepconv", "ibug_sepconv_light", "muct_cnn", "ytf_cnn", "ytf_cnn_wide"]
+    assert [f"published/{name}" for name in names] == PUBLISHED
+
+
+def test_the_tolerance_lets_threads_pass_and_no_change_of_the_recipe(shared_cache: Path) -> None:
+    expected = read(RECORDS / LIGHT / "expected.yaml")["smoke"]
+
+    def inside(*changes: str, threads: int = 1) -> bool:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = rendered(LIGHT, str(shared_cache), changes)
+        return compare(expected, [smoke(cfg, threads)])
+
+    assert inside() and inside(threads=2)
+    for change in ("optim.lr=1.02e-3", "seed=1", "objective.loss._target_=flr.objectives.coordinates.L1",
+                   "+optim.betas=[0.8,0.999]", "schedule=cosine", "+augment.rotation=1"):  # fmt: skip
+        assert not inside(change), change
+
+
+def test_a_changed_config_is_outside(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CONF, tmp_path / "conf")
+    recipe = tmp_path / f"conf/experiment/{LIGHT}.yaml"
+    recipe.write_text(recipe.read_text().replace("lr: 1e-3", "lr: 1.05e-3"))
+    for module in ("flr.config", "flr.reproduce"):
+        monkeypatch.setattr(f"{module}.CONF", tmp_path / "conf")
+    done = workspace.run("flr.reproduce", f"name={LIGHT}", f"records={RECORDS}", code=1)
+    assert "outside the tolerance" in done.stdout and "OUTSIDE" in done.stdout
+
+
+# -- exit codes ----------------------------------------------------------------------------------------------------------
+
+
+def edited(folder: Path, **changes: object) -> Path:
+    """A copy of the light experiment's record with other values at dotted keys; None removes one."""
+    values = yaml.safe_load((RECORDS / LIGHT / "expected.yaml").read_text())
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        node = values
+        for step in path:
+            node = node[step]
+        node[last] = value
+        if value is None:
+            del node[last]
+    file = folder / LIGHT / "expected.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "code", "said"),
+    [
+        ("smoke.metrics.val/nme.mean", 1.0, 1, "outside the tolerance"),
+        ("smoke.metrics.val/p90", {"mean": 1.0, "spread": None, "tolerance": 9.0}, 1, "nan"),  # recorded, not obtained
+        ("smoke.fingerprint", "0123456789abcdef", 3, "other data than the record's"),
+        ("smoke", None, 3, "nothing to hold this against"),
+    ],
+)
+def test_each_exit_code(workspace: Workspace, key: str, value: object, code: int, said: str) -> None:
+    records = edited(workspace.path / "records", **{key: value})
+    done = workspace.run("flr.reproduce", f"name={LIGHT}", f"records={records}", code=code)
+    assert said in done.stdout and "loss of step 1" in done.stdout and "within the tolerance" not in done.stdout
+
+
+def test_a_failure_says_where_it_was_recorded(workspace: Workspace) -> None:
+    changes = {"smoke.metrics.val/nme.mean": 1.0, "smoke.versions.torch": "1.0", "smoke.lock": "none"}
+    records = edited(workspace.path / "records", **changes)
+    done = workspace.run("flr.reproduce", f"name={LIGHT}", f"records={records}", code=1)
+    assert "torch: 1.0 there" in done.stdout and "lock: none there" in done.stdout
+
+
+BAD = [
+    ([], "name=published/ibug_sepconv"),
+    (["name=published/ibug_sepcon"], "did you mean 'published/ibug_sepconv'"),
+    (["name=../../setup"], "no such experiment"),
+    ([f"name={LIGHT}", "tier=trian"], "tier=trian does not fit"),
+    ([f"name={LIGHT}", "record=perhaps"], "record=perhaps does not fit"),
+    ([f"name={LIGHT}", "teir=train"], "did you mean 'tier'"),
+    ([f"name={LIGHT}", "optim.lr=1"], "python -m flr.train experiment=NAME optim.lr=VALUE"),
+    ([f"name={LIGHT}", "+optim.lr=1"], f"python -m flr.train experiment={LIGHT} trains another"),
+    ([f"name={LIGHT}", "augment=none"], "python -m flr.train experiment=NAME augment=VALUE"),
+    ([f"name={LIGHT}", "tier=train", "trainer.max_epochs=1"], "python -m flr.train"),
+    ([f"name={LIGHT}", "tier=train", "+data.batch_size=1"], "data.batch_size is not for tier=train"),
+    ([f"name={LIGHT}", "data.root=x"], "data.root is not for tier=smoke"),
+    ([f"name={LIGHT}", "run=x"], "run is not for tier=smoke"),
+    ([f"name={LIGHT}", "tier=eval"], "run=ID"),
+    ([f"name={LIGHT}", "tier=eval", "run=[]"], "run=ID"),
+    ([f"name={LIGHT}", "tier=eval", "run=[1]"], "does not fit"),
+    ([f"name={LIGHT}", "tier=eval", "run=runs/none"], "run=runs/none: no such file or folder"),
+    ([f"name={LIGHT}", "tier=eval", "run=x", "seeds=[0]"], "seeds is not for tier=eval, which takes name, "),
+    ([f"name={LIGHT}", "tier=train", "seeds=[0,0]"], "each once"),
+    ([f"name={LIGHT}", "tier=train", "seeds=[]"], "one at least"),
+    ([f"name={LIGHT}", "tier=train", "seeds=[-1]"], "seeds=[-1] does not fit"),
+    ([f"name={LIGHT}", "tier=train", "seeds=3"], "seeds=3 does not fit"),
+    ([f"name={LIGHT}", "records=nowhere"], "records=DIR"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_input(workspace: Workspace, words: list[str], said: str) -> None:
+    assert said in workspace.refuse("flr.reproduce", *words)
+    assert not list(workspace.path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("smoke: [1, 2", "not a record"),
+        ("just words", "not a record"),
+        ("smoke: {metrics: {}}", "smoke.command"),
+        ("smoke: !!python/object/apply:os.system [touch exploded]", "not a record"),
+        ("\x00", "not a record"),
+        ("[" * 1500, "not a record"),
+        ("smoke: {metrics: {loss: {mean: 1.0, spread: null, tolerance: .inf}}}", "not a record"),
+    ],
+)
+def test_a_damaged_record(workspace: Workspace, text: str, said: str) -> None:
+    file = workspace.path / "records" / LIGHT / "expected.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    for words in ([], ["record=true"]):  # nor is it written over
+        assert said in workspace.refuse("flr.reproduce", f"name={LIGHT}", "records=records", *words)
+    assert file.read_text() == text and not (workspace.path / "exploded").exists()
+
+
+def test_help_names_the_exit_codes_and_what_a_tier_is(workspace: Workspace) -> None:
+    shown = workspace.run("flr.reproduce", "--help").stdout
+    assert "0 within the tolerance" in shown and "3 nothing to hold it against" in shown and "tier=train" in shown
+
+
+# -- other commands ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_command_prints_and_how_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("timeit", "-n", "1", "-r", "1", "print('line')").startswith("line\n")
+    assert "line\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        call("timeit", "--no-such-option")
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_stops_this_command_stops_the_other(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    note.touch()
+
+    def stop() -> None:
+        while not note.read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), sent)
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop, daemon=True).start()
+    # A shell starts its background jobs deaf to Ctrl-C; this one is to hear it wherever the tests run.
+    body = f"import os, signal, time; signal.signal(2, signal.SIG_DFL); open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with pytest.raises(SystemExit) as end:
+        call("timeit", "-n", "1", "-r", "1", body)
+    assert end.value.code == code
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+# -- whole trainings, in a checkout of its own ---------------------------------------------------------------------------
+
+
+class Reproduced(NamedTuple):
+    """A checkout with an experiment that trains in seconds, and its record of two seeds."""
+
+    checkout: Path
+    workspace: Workspace
+    faces: Path
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        """The command as that checkout runs it, the commands that it calls in processes of their own."""
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("flr.config", "flr.reproduce"):
+                patch.setattr(f"{module}.CONF", self.checkout / "conf")
+            patch.setattr("flr.tracking.provenance.ROOT", self.checkout)
+            done = self.workspace.run("flr.reproduce", "name=tiny", *words, code=code, PYTHONPATH=str(self.checkout))
+        return done.stdout + done.stderr
+
+    @property
+    def file(self) -> Path:
+        return self.checkout / "experiments/tiny/expected.yaml"
+
+    def runs(self) -> dict[str, str]:
+        """Seed -> run id."""
+        client = self.workspace.client()
+        found = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+        return {run.data.tags["flr.seed"]: run.info.run_id for run in found}
+
+
+RECIPE = """# @package _global_
+defaults:
+  - override /data: ibug
+  - override /augment: none
+  - override /callbacks: default
+data: {crop: {size: 32}, batch_size: 8}
+model: {widths: [8, 8, 8, 8], path: 8, blocks: 1}
+trainer: {max_epochs: 1}
+tracking: {system_metrics: false}
+callbacks: {progress: null, pictures: null}
+"""
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[Reproduced]:
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("flr", "conf"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitignore", "constraints.txt"):
+        shutil.copy(ROOT / name, checkout)
+    (checkout / "conf/experiment/tiny.yaml").write_text(RECIPE)
+    commit(checkout)
+    faces = tmp_path_factory.mktemp("faces")
+    fake_ibug.write(faces, parts={"afw": 24, "helen/testset": 5})
+    made = Reproduced(checkout, Workspace(tmp_path_factory.mktemp("reproduced"), shared_cache), faces)
+    made("tier=train", "seeds=[0,3]", "record=true", f"data.root={faces}")
+    yield made
+
+
+def commit(checkout: Path) -> str:
+    git = ["git", "-C", str(checkout), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *words], check=True)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_record_holds_what_its_numbers_came_from(reproduced: Reproduced) -> None:
+    record = read(reproduced.file)["train"]
+    assert record.seeds == [0, 3] and record.command.endswith("name=tiny tier=train seeds=[0,3]")
+    head = subprocess.run(["git", "-C", str(reproduced.checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert record.commit == head.stdout.strip() and len(record.minutes) == 2 and record.hardware["cpu"]
+    with (reproduced.file.parent / "results.csv").open() as file:
+        rows = {row["seed"]: row for row in csv.DictReader(file)}
+    assert {seed: row["run"] for seed, row in rows.items()} == reproduced.runs() and set(rows) == {"0", "3"}
+    values = [float(row["test/nme"]) for row in rows.values()]
+    level = record.metrics["nme"]
+    assert level.mean == pytest.approx(sum(values) / 2, rel=1e-4)
+    assert level.spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5, rel=1e-2)
+    assert level.tolerance == pytest.approx(max(4 * level.spread, 0.02 * level.mean), rel=0.1)
+    assert {"mse", "fr8", "auc8", "helen_test/nme"} <= set(record.metrics) and "point/nme" not in record.metrics
+    text = reproduced.file.read_text()
+    assert str(reproduced.faces) not in text and str(reproduced.checkout) not in text
+
+
+def test_a_trained_run_is_held_against_the_record(reproduced: Reproduced) -> None:
+    run = reproduced.runs()["3"]
+    files = sorted((path, path.stat().st_mtime_ns) for path in reproduced.workspace.folder(run).rglob("*"))
+    assert "within the tolerance" in reproduced("tier=eval", f"run={run}")
+    other = reproduced.workspace.path / "other"
+    fake_ibug.write(other, parts={"afw": 24, "helen/testset": 5}, seed=7)
+    shown = reproduced("tier=eval", f"run={run}", f"data.root={other}", code=3)
+    assert "other data than the record's" in shown and "expected of seeds [0, 3], obtained of seeds [3]" in shown
+    assert files == sorted((path, path.stat().st_mtime_ns) for path in reproduced.workspace.folder(run).rglob("*"))
+    line = reproduced("tier=eval", f"run={run}", f"data.root={other}", "records=again", "record=true", code=2)
+    assert "its own test gave" in line and not (reproduced.workspace.path / "again").exists()
+
+
+def test_finished_runs_make_the_record_that_their_training_made(reproduced: Reproduced) -> None:
+    runs = reproduced.runs()
+    reproduced(
+        "tier=eval", f"run=[{runs['0']},{reproduced.workspace.folder(runs['3'])}]", "record=true", "records=again"
+    )
+    folder = reproduced.workspace.path / "again/tiny"
+    one, other = read(reproduced.file)["train"], read(folder / "expected.yaml")["train"]
+    assert {**vars(one), "metrics": None} == {
+        **vars(other),
+        "metrics": None,
+    } and one.metrics.keys() == other.metrics.keys()
+    assert one.metrics["nme"].mean == pytest.approx(other.metrics["nme"].mean, rel=1e-4)
+    assert (folder / "results.csv").read_text() == (reproduced.file.parent / "results.csv").read_text()
+
+
+def test_a_run_of_another_recipe_is_refused(reproduced: Reproduced) -> None:
+    folder = reproduced.workspace.folder(reproduced.runs()["0"])
+    line = reproduced.workspace.refuse("flr.reproduce", f"name={LIGHT}", "tier=eval", f"run={folder}")
+    assert f"is not of experiment={LIGHT}: " in line and "more; name one that is" in line
+    assert "of seed 0" in reproduced("tier=eval", f"run=[{folder},{folder}/checkpoints/best.ckpt]", code=2)
+
+
+def test_a_record_needs_the_tree_of_its_commit(reproduced: Reproduced) -> None:
+    before = read(reproduced.file)
+    (reproduced.checkout / "flr/idea.py").write_text("")
+    with (reproduced.checkout / "flr/schedules.py").open("a") as file:
+        file.write("# changed\n")
+    try:
+        line = reproduced("record=true", code=2)
+        assert "flr/idea.py" in line and "flr/schedules.py" in line and "commit first" in line
+        assert "experiments" not in line.partition("differs from it in")[2]  # the record before is no code
+    finally:
+        (reproduced.checkout / "flr/idea.py").unlink()
+        shutil.copy(ROOT / "flr/schedules.py", reproduced.checkout / "flr/schedules.py")
+    # A training's own tags would call this tree dirty, hours later.
+    assert "experiments/tiny/results.csv" in reproduced("tier=train", "record=true", code=2)
+    reproduced("record=true")  # beside the uncommitted record of the trainings, which it keeps
+    after = read(reproduced.file)
+    assert after["train"] == before["train"] and after["smoke"].metrics["loss of step 1"].spread is None
+    assert "within the tolerance" in reproduced()
+
+
+def test_a_package_without_a_commit_records_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flr.tracking.provenance.ROOT", workspace.path)
+    line = workspace.refuse("flr.reproduce", f"name={LIGHT}", "records=records", "record=true")
+    assert "names a commit" in line and "checkout" in line
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "said"),
+    [("dirty", "true", "not trained in a clean tree"), ("commit", "0" * 40, "names one commit")],
+)
+def test_what_was_not_trained_at_one_commit_is_no_record(
+    reproduced: Reproduced, tag: str, value: str, said: str
+) -> None:
+    client, runs = reproduced.workspace.client(), reproduced.runs()
+    before = client.get_run(runs["0"]).data.tags[f"flr.{tag}"]
+    client.set_tag(runs["0"], f"flr.{tag}", value)
+    try:
+        line = reproduced("tier=eval", f"run=[{runs['0']},{runs['3']}]", "record=true", "records=none", code=2)
+    finally:
+        client.set_tag(runs["0"], f"flr.{tag}", before)
+    assert said in line and not (reproduced.workspace.path / "none").exists()
