@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui test reproduce lint pictures lock clean
+.PHONY: help env demo ui test reproduce bench lint pictures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,13 @@ test: env ## all tests
 
 reproduce: env ## each published config, a few steps on rendered faces, against its record
 	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done
+
+bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants FLR_DATA with 300w/ and a quiet machine)
+	$(BIN)/python -m benchmarks.input_path
+	$(BIN)/python -m benchmarks.metrics
+	$(BIN)/python -m benchmarks.training model=sepconv_light
+	$(BIN)/python -m benchmarks.training model=celeba_cnn
+	ROUNDS=3 $(BIN)/python -m benchmarks.speedrun experiment=best/heatmap_fpn
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from flr.tracking.results import Section, Tested
     from flr.tracking.store import StoredRun
 
+ORIGIN = (
+    "overrides",
+    "trainer.max_epochs",
+    "commit",
+    "dirty",
+    "lock",
+    "hardware.cpu",
+    "hardware.threads",
+    "hardware.gpu",
+)
 COSTS = {
     "cost/parameters": "parameters",
     "cost/macs": "MACs",
@@ -264,7 +274,8 @@ def write_tables(section: "Section", answers: Sequence[Answer], metric: str, fol
         for i, result in enumerate(group.runs):
             about = {"group": group.name, "run": result.run.run_id, "name": result.run.name, "seed": group.seeds[i]}
             costs = {name: result.run.metrics.get(name, "") for name in COSTS}
-            runs.append(of | about | {name: values[i] for name, values in columns.items()} | costs)
+            origin = {name: result.run.get(name) or "" for name in ORIGIN} | {"minutes": round(result.run.minutes, 2)}
+            runs.append(of | about | {name: values[i] for name, values in columns.items()} | costs | origin)
     pairs = [of | {"metric": metric} | vars(one) | {"p holm": p, "better": winner or ""} for one, p, winner in answers]
     for name, rows in (("groups", groups), ("runs", runs), ("pairs", pairs)):
         if rows:

@@ -104,6 +104,9 @@ def test_the_numbers_are_those_of_the_runs(runs: Workspace, tmp_path: Path) -> N
     done = compare(runs, tmp_path, "group=model.widths", "faces=0")
     groups, rows = table(tmp_path / "groups.csv"), table(tmp_path / "runs.csv")
     assert len(rows) == 4 and {row["group"] for row in groups} == {WIDE, NARROW}
+    assert all(
+        row["commit"] and row["hardware.cpu"] and float(row["minutes"]) > 0 for row in rows
+    )  # where they came from
     for row in groups:
         found = by_widths(runs)[row["group"]]
         nmes = [list(errors(runs, run).values()) for run in found]

@@ -1,0 +1,53 @@
+"""The benchmarks run, on a little of everything, and leave their record."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from tests.fakes import ibug as fake_ibug
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the package
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words", "record"),
+    [
+        ("metrics", {"FACES": 300, "ROUNDS": 1}, [], "metrics"),
+        ("input_path", {"ROUNDS": 1, "SECONDS": 0.1, "BATCH": 8, "SIZE": 48}, [], "input_path"),
+        (
+            "training", {"ROUNDS": 1, "EPOCHS": 1},
+            ["data.reader.train=16", "data.reader.val=4", "data.batch_size=8", "data.crop.size=32",
+             "model.widths=[8,8]", "model.path=8", "model.blocks=1"], "training_heatmapfpn",
+        ),
+    ],
+)  # fmt: skip
+def test_a_benchmark_runs(
+    name: str, changes: dict[str, float], words: list[str], record: str,
+    tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    module = importlib.import_module(f"benchmarks.{name}")
+    for key, value in changes.items():
+        monkeypatch.setattr(module, key, value)
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    if name == "input_path":
+        fake_ibug.write(tmp_path / "300w", parts={"afw": 30, "helen/testset": 2})
+        words = [f"data.root={tmp_path / '300w'}"]
+    if name != "metrics":
+        monkeypatch.setattr(module, "keep_memory", lambda: None)  # it would hold for the tests after this one
+        words = [*words, f"paths.cache_dir={shared_cache}"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        module.main()
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+    written = json.loads((tmp_path / f"{record}.json").read_text())
+    assert len(written["contenders"]) >= 2 and written["hardware"]["cpu"] and written["code"]["commit"]
+    for figures in written["contenders"].values():
+        assert min(figures["rounds"]) > 0
