@@ -66,13 +66,15 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
     from flr.tracking.registry import run_of
     from flr.tracking.store import PREFIX, connect
 
-    client = connect(uri)
+    client = connect(uri, create=False)
     run = run_of(client, run) if version else run
     try:
-        tags = client.get_run(run).data.tags
+        stored = client.get_run(run)
     except MlflowException as error:
         raise UserError(f"run={run}: no such folder, and {uri} knows no run of this id; set tracking.uri") from error
-    local = Path(tags.get(f"{PREFIX}folder", ""))
+    if stored.info.lifecycle_stage != "active":
+        raise UserError(f"run={run}: it was deleted in MLflow; restore it there, or name another")
+    local = Path(stored.data.tags.get(f"{PREFIX}folder", ""))
     if (local / "run.json").is_file():
         return RunFolder(local)
     target = output.absolute() / "runs" / run
@@ -113,7 +115,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: a checkpoint, but not one that flr.train wrote")
     forms = {"config": dict, "scheme": dict, "protocol": dict, "overrides": list}
     weights = checkpoint["state_dict"]
-    whole = isinstance(weights, dict) and getattr(weights.get("mean_face"), "ndim", 0) == 2
+    whole = isinstance(weights, dict) and all(isinstance(key, str) for key in weights)
+    if whole:
+        face = weights.get("mean_face")
+        whole = (
+            isinstance(face, torch.Tensor)
+            and face.ndim == 2
+            and face.layout is torch.strided
+            and not face.requires_grad
+        )
     if not whole or not all(isinstance(about.get(key), form) for key, form in forms.items()):
         raise UserError(f"{path}: parts of this checkpoint are missing or not of their form; name another")
     if about.get("version") != VERSION:

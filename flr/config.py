@@ -297,6 +297,8 @@ def door(work: Callable[[DictConfig], None], config_name: str) -> None:
         _refuse(
             "a config group cannot be null; name one of its choices (a callback is left out by callbacks.NAME=null)"
         )
+    except RecursionError:
+        _refuse("what was read is nested too deeply to be a config, a record or a checkpoint; name another file")
     except KeyboardInterrupt:
         print("flr: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -569,7 +571,8 @@ def build(node: Any, **given: Any) -> Any:
             return target(**values)
     except Exception as error:
         # Lightning's own kind for a wrong argument; its module is not worth an import here.
-        if lenient or isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
+        told = lenient or isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException"
+        if told or (target.__module__.startswith("pytorch_lightning.") and isinstance(error, TypeError | ImportError)):
             raise UserError(f"{node['_target_']}: {error}") from error
         raise
 
@@ -617,6 +620,6 @@ def reassemble(
     module = assemble(cfg, scheme, crop, weights["mean_face"].numpy(), weights_follow=True)
     try:
         module.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: its weights do not fit the net that its config names") from error
     return module

@@ -126,6 +126,8 @@ def refuse_values(cfg: DictConfig) -> None:
         raise UserError(f"name={cfg.name}: no such experiment{nearest(cfg.name, known)}; name one of {folder}")
     if cfg.tier == "eval" and not cfg.run:
         raise UserError("tier=eval scores what was trained: run=ID, run=DIR or run=FILE.ckpt, or a list, one a seed")
+    if cfg.records is not None and Path(cfg.records).exists() and not Path(cfg.records).is_dir():
+        raise UserError(f"records={cfg.records} is no folder; name one, or leave it out for experiments/ of a checkout")
     if cfg.seeds is not None and (not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds)):
         raise UserError(f"seeds={list(cfg.seeds)}: name one at least and each once, as seeds=[0,1,2]")
 
@@ -298,6 +300,7 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
             folder = find_run(name, str(cfg.tracking.uri), Path(cfg.paths.output_dir))
             path = folder.best
         own = load_checkpoint(path)["flr"]["config"]
+        check(as_config(own), Train, trusted=False)
         other = _recipe(own)
         differ = sorted(key for key in recipe.keys() | other.keys() if recipe.get(key) != other.get(key))
         if differ:

@@ -106,6 +106,7 @@ def run(
     from pathlib import Path
 
     import pytorch_lightning as pl
+    from pytorch_lightning.accelerators import CPUAccelerator
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -137,16 +138,25 @@ def run(
             tracker.end(status)
 
     ranks = Ranks(lost=lambda: stopped("FAILED"))
-    outside = ranks.environment.creates_processes_externally  # by torchrun or SLURM, which gives each its own cores
-    wanted = 1 if outside or cfg.trainer.accelerator != "cpu" else cfg.trainer.devices
-    if isinstance(wanted, int) and wanted > cores():
-        raise UserError(f"trainer.devices={wanted}: this machine has {cores()} cores; set that or fewer")
+    # A first one, so that what Lightning refuses leaves no run behind, nor spoils the one that goes on.
+    plugins = [GlobalBatchNorm()] if cfg.trainer.get("sync_batchnorm") else None
+    trial: pl.Trainer = build(
+        cfg.trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=plugins
+    )
+    devices, outside = cfg.trainer.devices, ranks.environment.creates_processes_externally  # by torchrun or SLURM
+    if isinstance(devices, int) and devices not in (-1, trial.num_devices):
+        raise UserError(
+            f"trainer.strategy={cfg.trainer.strategy} trains on {trial.num_devices} device(s), not {devices}; set ddp"
+        )
+    if isinstance(trial.accelerator, CPUAccelerator) and trial.num_devices > cores() and not outside:
+        raise UserError(f"trainer.devices={devices}: this machine has {cores()} cores; set that or fewer")
     if ranks.first:
         tracker.open()  # before any work, so that a store which cannot be reached costs nothing
 
     pl.seed_everything(cfg.seed, verbose=False)
     data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
     data.prepare()
+    data.refuse_ranks(trial.world_size)
     for line in [
         *(f"left out {fault}" for fault in data.table.faults[:5]),
         *(f"note: {x}" for x in data.card["findings"]),
@@ -201,7 +211,7 @@ def run(
             cfg.trainer, logger=tracker, callbacks=[*extra, best, last, ranks],
             default_root_dir=str(folder.path if folder else output),
             enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in extra),
-            plugins=[GlobalBatchNorm()] if cfg.trainer.get("sync_batchnorm") else None,
+            plugins=plugins,
         )  # fmt: skip
         if ranks.first and trainer.world_size > 1:
             tracker.tag(ranks=str(trainer.world_size))

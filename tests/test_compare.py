@@ -202,6 +202,13 @@ def test_without_groups_to_draw_faces_are_drawn_and_said_to_be(runs: Workspace, 
     assert "resample=face" in line
 
 
+def test_runs_that_group_the_same_faces_differently_are_refused(runs: Workspace, tmp_path: Path) -> None:
+    for by, run in zip((3, 4), with_result(runs), strict=False):
+        copy_of(runs, run, "at odds", edit=regrouped(lambda row, by=by: f"person {row // by}"))
+    line = runs.refuse("flr.compare", "tracking.experiment=at odds", "faces=0", f"out={tmp_path}")
+    assert "group the same faces differently" in line
+
+
 def test_rates_count_the_faces_on_each_side_of_the_limit(runs: Workspace, tmp_path: Path) -> None:
     """The same runs, with errors that lie about 8 %."""
     for run in with_result(runs):
@@ -493,12 +500,13 @@ def test_a_store_that_is_not_there(workspace: Workspace, free_port: int) -> None
         ("evaluation.json", {}, "evaluation.json is not in the tracking store"),
         ("", {"errors.csv": lambda text: text.replace(",", ";")}, "errors.csv is damaged"),
         ("", {"errors.csv": lambda text: re.sub(r"(\n[^,]*),[^,]*", r"\1,much", text, count=1)}, "errors.csv is damaged"),
+        ("", {"errors.csv": lambda text: re.sub(r"\n([^,]*,[^,]*),[^\n]*\n$", r"\n\1\n", text)}, "cut before its group"),
         ("", {"errors.csv": lambda text: text + text.splitlines()[-1] + "\n"}, "names a face twice"),
         ("", {"errors.csv": lambda text: "\n".join(text.splitlines()[:4])}, "not of one evaluation"),
         ("", {"evaluation.json": lambda text: text[:100]}, "evaluation.json is damaged"),
         ("", {"evaluation.json": lambda text: json.dumps([text])}, "evaluation.json is damaged"),
     ],
-    ids=range(8),
+    ids=range(9),
 )  # fmt: skip
 def test_a_run_whose_files_are_gone_or_damaged_is_named(
     runs: Workspace, tmp_path: Path, without: str, edit: dict[str, Callable[[str], str]], said: str

@@ -36,6 +36,12 @@ TYPOS = [
     (["data.root="], "data.root=DIR"),
     (["trainer.precision=64-true"], "trainer.precision"),
     (["trainer.accelerator=cpu", "trainer.devices=99"], "trainer.devices=99"),
+    (["trainer.accelerator=cpu", "trainer.devices='99'"], "this machine has"),
+    (["trainer.accelerator=cpu", "trainer.devices=-1"], "devices"),
+    (["trainer.accelerator=tpu"], "Trainer: "),
+    (["trainer.accelerator=cpu", "trainer.strategy=single_device", "trainer.devices=2"], "not 2; set ddp"),
+    (["tracking.register=..x/y"], "tracking.register"),
+    (["tracking.register=' '"], "tracking.register"),
     (["data.batch_size=1"], "data.batch_size=1 does not fit"),
     (["model.widths=[]"], "model.widths"),
     (["objective.loss.epsilon=0"], "objective.loss.epsilon=0 does not fit"),
@@ -244,9 +250,16 @@ def test_a_loss_that_is_no_number_stops_the_training(workspace: Workspace) -> No
     assert workspace.only_run().info.status == "FAILED"
 
 
-def test_a_trainer_that_is_refused_leaves_no_run_running(workspace: Workspace) -> None:
-    workspace.refuse("flr.train", *TINY, *SMALL_SET, "trainer.accelerator=quantum")
-    assert workspace.only_run().info.status == "FAILED"
+@pytest.mark.parametrize("word", ["trainer.accelerator=quantum", "trainer.devices=0", "trainer.accelerator=tpu"])
+def test_a_trainer_that_is_refused_spoils_no_run(trained: tuple[Workspace, str], word: str) -> None:
+    workspace, run_id = trained
+    before = (workspace.folder(run_id) / "config.yaml").read_text()
+    workspace.refuse("flr.train", *TINY, *SMALL_SET, word)  # a new run
+    workspace.refuse("flr.train", f"run={run_id}", "trainer.max_epochs=50", word)
+    client = workspace.client()
+    (only,) = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+    assert only.info.run_id == run_id and only.info.status == "FINISHED"
+    assert (workspace.folder(run_id) / "config.yaml").read_text() == before
 
 
 def test_a_database_of_another_application_is_left_alone(workspace: Workspace) -> None:

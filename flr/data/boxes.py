@@ -59,6 +59,8 @@ class Haar:
         """(M, 4) float64 boxes of the faces found in a picture (H, W) or (H, W, 3) RGB, uint8."""
         grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         factor = min(1.0, LARGEST_SIDE / max(grey.shape))
+        if min(grey.shape) * factor < 1:
+            return np.zeros((0, 4))  # a line, too thin for any face
         if factor < 1:
             grey = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         found = np.array(_cascade().detectMultiScale(grey, self.step, self.neighbours), np.float64).reshape(-1, 4)

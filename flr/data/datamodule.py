@@ -293,13 +293,19 @@ class FaceData(pl.LightningDataModule):
 
     # -- batches ---------------------------------------------------------------------------------------------------
 
-    def _batches(self, split: str, training: bool) -> IndexBatches:
+    def refuse_ranks(self, ranks: int) -> None:
+        """Raises `UserError` where a part is empty, or its batches leave one of so many ranks with too few faces."""
+        for split in ("train", "val", "test"):
+            self._batches(split, split == "train", ranks)
+
+    def _batches(self, split: str, training: bool, ranks: int | None = None) -> IndexBatches:
         trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        now = (lambda: trainer.current_epoch) if trainer else (lambda: 0) if ranks else None
+        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, ranks or 1)
         rows = self.rows(split)
         if not len(rows):
             raise UserError(f"data={self.name} has no {split} faces; name a set or a root that has")
-        epoch = (lambda: trainer.current_epoch) if training and trainer else None
+        epoch = now if training else None
         weight = self.prepare().weight
         weight = None if weight is None else weight[rows]
         return IndexBatches(rows, self.batch_size, rank, ranks, epoch, self.seed, weight, len(self.prepare()))

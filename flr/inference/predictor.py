@@ -16,6 +16,8 @@ from flr.landmarks.scheme import Scheme
 from flr.module import LandmarkModule
 
 BATCH = 64  # faces that run at once
+FAR = 1e6  # pixels: no box reaches so far, and none is smaller than the inverse
+LONGEST = 2**15 - 2  # pixels a side: OpenCV warps no larger picture
 
 
 class Predictor:
@@ -89,9 +91,9 @@ class Predictor:
             raise UserError(f"{len(images)} picture(s) and boxes of shape {boxes.shape}: give one box (N, 4) a picture")
         for i, (image, box) in enumerate(zip(images, boxes, strict=True)):
             _refuse_odd(image, i)
-            if not (np.isfinite(box).all() and (box[2:] > box[:2]).all()):
+            if not (abs(box).max() < FAR and (box[2:] - box[:2] > 1 / FAR).all()):
                 raise UserError(
-                    f"box {i} is {box.tolist()}; give left, top, right, bottom, with right and bottom larger"
+                    f"box {i} is {box.tolist()}; give left, top, right, bottom in pixels, with right and bottom larger"
                 )
         size, channels = self.crop.size, self.crop.channels
         affine = self.crop.policy.crop(boxes, size)
@@ -119,6 +121,7 @@ class Predictor:
             UserError: it is not known where the points lie in a detected box.
         """
         policy = self.crop.policy
+        _refuse_odd(image, 0)
         if policy.source == "picture":
             return np.array([[-0.5, -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5]])
         if self.offset is None:
@@ -130,5 +133,11 @@ class Predictor:
 
 
 def _refuse_odd(image: np.ndarray, i: int) -> None:
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"picture {i} is a {type(image).__name__}; give an array (H, W) or (H, W, 3) RGB, uint8")
     if image.dtype != np.uint8 or not image.size or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise UserError(f"picture {i} is {image.dtype} of shape {image.shape}; give (H, W) or (H, W, 3) RGB, uint8")
+    if max(image.shape) > LONGEST:
+        raise UserError(
+            f"picture {i} is {image.shape[1]} x {image.shape[0]}; give one of at most {LONGEST} pixels a side"
+        )

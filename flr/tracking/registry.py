@@ -22,7 +22,7 @@ from flr.tracking.store import first_line, one_at_a_time, pages
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MODEL_NAME = r"[\w. -]{1,200}"
+MODEL_NAME = r"(?=.*\w)[\w. -]{1,200}"
 FOLDER = "checkpoints"  # of a run's artifacts
 CODE = "flr.zip"
 SCRIPT = "pyfunc.py"

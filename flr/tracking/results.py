@@ -91,7 +91,14 @@ class Section:
         Raises:
             UserError: insisted, and not known.
         """
-        known = next((run.people for group in self.groups for run in group.runs if run.people is not None), None)
+        told = [run for group in self.groups for run in group.runs if run.people is not None]
+        known = told[0].people if told else None
+        for run in told[1:]:
+            if not np.array_equal(known, run.people):  # type: ignore[arg-type]
+                raise UserError(
+                    f"errors.csv of {told[0].run.run_id} and of {run.run.run_id} group the same faces differently; evaluate "
+                    "one of them again"
+                )
         if resample == "group" and known is None:
             raise UserError(
                 "resample=group: no errors.csv of these runs names the groups of faces, as those of before did not; "
@@ -187,7 +194,10 @@ def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> Tested:
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"errors.csv is damaged ({error})") from error
     faces, nme = np.array([face for face, _, _ in rows]), np.array([value for _, value, _ in rows])
-    people = np.array([person for _, _, person in rows]) if rows and rows[0][2] is not None else None
+    groups = [person for _, _, person in rows if person is not None]
+    if groups and len(groups) < len(rows):
+        raise UserError("errors.csv is damaged (a row is cut before its group)")
+    people = np.array(groups) if groups else None
     if len(np.unique(faces)) < len(faces):
         raise UserError("errors.csv names a face twice")
     mean, logged = percent_mean(nme), run.metrics["test/nme"]

@@ -117,6 +117,10 @@ def test_the_mirror_is_a_choice(coloured: Workspace) -> None:
         (np.zeros((20, 20), np.uint8), [9, 0, 9, 9], "right and bottom larger"),
         (np.zeros((20, 20), np.uint8), [0, 0, np.nan, 9], "box 0"),
         (np.zeros((20, 20), np.uint8), [0, 0, 9], "one box"),
+        (np.zeros((20, 20), np.uint8), [-1e300, -1e300, 1e300, 1e300], "box 0"),
+        (np.zeros((20, 20), np.uint8), [0, 0, 5e-324, 5e-324], "box 0"),
+        (np.zeros((2, 40000), np.uint8), [0, 0, 9, 9], "at most 32766 pixels"),
+        ([[1, 2], [3, 4]], [0, 0, 9, 9], "picture 0 is a list"),
     ],
 )
 def test_what_is_no_picture_or_box_is_refused(
@@ -124,6 +128,16 @@ def test_what_is_no_picture_or_box_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=words):
         Predictor.load(best(trained[0]))([image], np.array([box]))
+
+
+@pytest.mark.parametrize("shape", [(0, 20), (1, 20000), (20, 20, 4)])
+def test_pictures_without_room_for_a_face(trained: tuple[Workspace, str], shape: tuple[int, ...]) -> None:
+    predictor = Predictor.load(best(trained[0]))
+    if shape == (1, 20000):
+        assert predictor.detect(np.zeros(shape, np.uint8)).shape == (0, 4)
+    else:
+        with pytest.raises(UserError, match="picture 0"):
+            predictor.detect(np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize("node", ["model", "objective", "optim", "schedule", "crop"])
