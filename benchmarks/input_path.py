@@ -1,7 +1,7 @@
 """Faces a second from the disk to the net's door: 300-W's training faces at 128 px grey, rotation, scale, shift, mirror,
 brightness, contrast, noise, blur and erasing, on two cores, as float batches of 64.
 
-    python benchmarks/input_path.py data.root=DIR
+    python -m benchmarks.input_path data.root=DIR
 
 The peers read each picture anew in every epoch, as public landmark code does:
 
@@ -130,7 +130,7 @@ def main() -> None:
         ROUNDS,
     )
     print(f"{len(train)} faces; reading, checking and the crop store took {built:.1f} s, once")
-    report("input_path", "faces/s", figures, "python benchmarks/input_path.py data.root=DIR", store_seconds=built)
+    report("input_path", "faces/s", figures, "python -m benchmarks.input_path data.root=DIR", store_seconds=built)
 
 
 if __name__ == "__main__":

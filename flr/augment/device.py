@@ -1,7 +1,5 @@
 """The batch engine: every stage acts on a whole batch, where the net runs; on a CPU, on one face after another."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -107,7 +105,8 @@ class Augment(Affine):
         self, images: np.ndarray, maps: np.ndarray, draws: "Draws", size: int, black: float, white: float
     ) -> Tensor:
         """What `pixels` does with `_photometry`, for a CPU: a face that stays in its cache through all stages, by
-        OpenCV's kernels, costs a quarter. It holds no lock within a kernel, so torch's number of threads share the faces.
+        OpenCV's kernels, costs a quarter. (Two threads that share the faces are slower: Python's lock changes hands at
+        every kernel.)
         """
         channels = images.shape[3]
         out = np.empty((len(images), size, size, channels)[: 3 + (channels > 1)], np.float32)
@@ -117,7 +116,7 @@ class Augment(Affine):
         (low, high), sides = draws.erased(size), _coarser(size, self.downscale)
         bank, span = _bank(torch.device("cpu")).numpy(), white - black
 
-        def bend(i: int) -> None:
+        for i in range(len(images)):
             x = cv2.warpAffine(
                 images[i], maps[i], (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             )
@@ -139,7 +138,6 @@ class Augment(Affine):
             out[i, low[i, 1] : high[i, 1], low[i, 0] : high[i, 0]] = black + span / 2
             np.clip(out[i], min(black, white), max(black, white), out=out[i])
 
-        _share(bend, len(images))
         return torch.from_numpy(out).reshape(len(images), size, size, channels).permute(0, 3, 1, 2)
 
     def _photometry(self, images: Tensor, draws: "Draws") -> Tensor:
@@ -242,20 +240,6 @@ class Draws(Moves):
         line, (low, high) = np.arange(size), self.erased(size)
         inside = (line >= low[..., None]) & (line < high[..., None])
         return torch.from_numpy(inside[:, 1, :, None] & inside[:, 0, None, :])[:, None]
-
-
-def _share(work: Callable[[int], None], count: int) -> None:
-    """Do `work` for 0 to `count` in torch's number of threads."""
-    threads = max(1, min(torch.get_num_threads(), count))
-
-    def share(first: int) -> None:
-        for i in range(first, count, threads):
-            work(i)
-
-    if threads == 1:
-        return share(0)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(share, range(threads)))
 
 
 @cache
