@@ -72,6 +72,14 @@ GIVEN: Mapping[str, Set[str]] = {
     "trainer": {"logger", "callbacks", "default_root_dir", "enable_progress_bar", "plugins"},
 }
 
+# Keys that a node has beside its target's own; the code takes them before it builds the node.
+OURS: Mapping[str, Mapping[str, Any]] = {
+    "trainer": {
+        "speed": typing.Literal["auto"] | None,
+        "compile": typing.Literal["default", "reduce-overhead", "max-autotune"] | None,
+    },
+}
+
 
 OmegaConf.register_new_resolver(
     "flr.sqlite", lambda folder: f"sqlite:///{Path(folder).expanduser().absolute()}/mlflow.db", replace=True
@@ -427,9 +435,9 @@ def check(cfg: DictConfig, schema: type, trusted: bool = True) -> None:
 
 def _bind(node: dict[str, Any], target: Callable[..., Any], path: str, trusted: bool) -> None:
     parameters = inspect.signature(target).parameters
-    hints = _hints(target)
     slot = _slot(path)
-    given = GIVEN.get(slot, frozenset())
+    given, ours = GIVEN.get(slot, frozenset()), OURS.get(slot, {})
+    hints = {**_hints(target), **ours}
     own = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - given
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     where = f"{path}." if path else ""
@@ -438,8 +446,8 @@ def _bind(node: dict[str, Any], target: Callable[..., Any], path: str, trusted: 
     for key, value in node.items():
         if key in ("_target_", "_partial_"):
             continue
-        if key not in own and not open_ended:
-            raise UserError(f"{where}{key} is not a key of {_title(target)}{nearest(key, own)}")
+        if key not in own and key not in ours and not open_ended:
+            raise UserError(f"{where}{key} is not a key of {_title(target)}{nearest(key, {*own, *ours})}")
         _walk(value, hints.get(key, Any), where + key, trusted)
     missing = [
         name for name in own

@@ -174,6 +174,7 @@ def smoke(cfg: DictConfig, threads: int = 1) -> "Run":
     import torch
     from pytorch_lightning.callbacks import LambdaCallback
 
+    from flr.speed import trainer_of
     from flr.tracking.record import Run
 
     quiet()
@@ -189,9 +190,7 @@ def smoke(cfg: DictConfig, threads: int = 1) -> "Run":
         module = assemble(cfg, data.scheme, data.crop, data.mean_face())
         weights = [weight.detach() for weight in module.net.parameters()]
         start = torch.cat([weight.flatten()[:PART] for weight in weights])
-        trainer: pl.Trainer = build(
-            cfg.trainer, callbacks=[keep], logger=False, enable_checkpointing=False, enable_progress_bar=False
-        )
+        trainer = trainer_of(cfg, callbacks=[keep], logger=False, enable_checkpointing=False, enable_progress_bar=False)
         trainer.fit(module, data)
         moved = torch.cat([weight.flatten()[:PART] for weight in weights]) - start
     finally:

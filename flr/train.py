@@ -20,7 +20,7 @@ PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 RESUME_MAY_CHANGE = (
     "run", "trainer.max_epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
-    "data.root", "data.workers", "paths", "tracking", "callbacks",
+    "trainer.compile", "data.root", "data.workers", "paths", "tracking", "callbacks",
 )  # fmt: skip
 
 
@@ -114,6 +114,7 @@ def run(
     from flr.checkpoints import VERSION, RunFolder
     from flr.parallel import cores, keep_memory
     from flr.ranks import GlobalBatchNorm, Ranks
+    from flr.speed import compile_net, settle, trainer_of
     from flr.tracking import provenance
     from flr.tracking.mlflow import Tracker
     from flr.tracking.pictures import curves_figure
@@ -126,7 +127,6 @@ def run(
         raise UserError(f"trainer.precision={cfg.trainer.precision}: set one of {', '.join(PRECISIONS)}")
     if any(word in str(cfg.trainer.strategy) for word in ("spawn", "fork", "notebook")):
         raise UserError(f"trainer.strategy={cfg.trainer.strategy} leaves ranks behind when one dies; set ddp")
-    values = plain(cfg)
     output = Path(cfg.paths.output_dir).absolute()
     tracker: Tracker = build(cfg.tracking, artifacts=output / "artifacts")
 
@@ -140,9 +140,7 @@ def run(
     ranks = Ranks(lost=lambda: stopped("FAILED"))
     # A first one, so that what Lightning refuses leaves no run behind, nor spoils the one that goes on.
     plugins = [GlobalBatchNorm()] if cfg.trainer.get("sync_batchnorm") else None
-    trial: pl.Trainer = build(
-        cfg.trainer, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=plugins
-    )
+    trial = trainer_of(cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=plugins)
     devices, outside = cfg.trainer.devices, ranks.environment.creates_processes_externally  # by torchrun or SLURM
     if isinstance(devices, int) and devices not in (-1, trial.num_devices):
         raise UserError(
@@ -150,6 +148,9 @@ def run(
         )
     if isinstance(trial.accelerator, CPUAccelerator) and trial.num_devices > cores() and not outside:
         raise UserError(f"trainer.devices={devices}: this machine has {cores()} cores; set that or fewer")
+    device = trial.strategy.root_device.type
+    settle(cfg, device)
+    values = plain(cfg)
     if ranks.first:
         tracker.open()  # before any work, so that a store which cannot be reached costs nothing
 
@@ -157,12 +158,11 @@ def run(
     data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
     data.prepare()
     data.refuse_ranks(trial.world_size)
-    for line in [
-        *(f"left out {fault}" for fault in data.table.faults[:5]),
-        *(f"note: {x}" for x in data.card["findings"]),
-    ]:
-        if ranks.first:
-            print(line, file=sys.stderr)
+    if ranks.first:
+        for fault in data.table.faults[:5]:
+            print(f"left out {fault}", file=sys.stderr)
+        for finding in data.card["findings"]:
+            print(f"note: {finding}", file=sys.stderr)
     protocol = data.protocol
     if before is not None and before["protocol"]["fingerprint"] != protocol.fingerprint:
         raise UserError(
@@ -170,6 +170,7 @@ def run(
             f"{protocol.fingerprint}); restore them or start a new run"
         )
     module = assemble(cfg, data.scheme, data.crop, data.mean_face(), weights_follow=before is not None)
+    compile_net(module.net, cfg.trainer.get("compile"), device)
     name = cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
     module.about = {
         "version": VERSION,
@@ -207,8 +208,8 @@ def run(
         )  # fmt: skip
         last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
         extra = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
-        trainer: pl.Trainer = build(
-            cfg.trainer, logger=tracker, callbacks=[*extra, best, last, ranks],
+        trainer = trainer_of(
+            cfg, logger=tracker, callbacks=[*extra, best, last, ranks],
             default_root_dir=str(folder.path if folder else output),
             enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in extra),
             plugins=plugins,

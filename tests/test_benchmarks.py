@@ -24,6 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the
             ["data.reader.train=16", "data.reader.val=4", "data.batch_size=8", "data.crop.size=32",
              "model.widths=[8,8]", "model.path=8", "model.blocks=1"], "training_heatmapfpn",
         ),
+        (
+            "switches", {"ROUNDS": 1, "STEPS": 1, "MODES": ()},
+            ["data.reader.train=8", "data.batch_size=4", "data.crop.size=32", "model.widths=[8,8]", "model.path=8",
+             "model.blocks=1"], "switches_heatmapfpn",
+        ),
     ],
 )  # fmt: skip
 def test_a_benchmark_runs(

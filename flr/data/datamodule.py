@@ -300,12 +300,11 @@ class FaceData(pl.LightningDataModule):
 
     def _batches(self, split: str, training: bool, ranks: int | None = None) -> IndexBatches:
         trainer = self.trainer
-        now = (lambda: trainer.current_epoch) if trainer else (lambda: 0) if ranks else None
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, ranks or 1)
         rows = self.rows(split)
         if not len(rows):
             raise UserError(f"data={self.name} has no {split} faces; name a set or a root that has")
-        epoch = now if training else None
+        epoch = (lambda: trainer.current_epoch if trainer else 0) if training else None
         weight = self.prepare().weight
         weight = None if weight is None else weight[rows]
         return IndexBatches(rows, self.batch_size, rank, ranks, epoch, self.seed, weight, len(self.prepare()))

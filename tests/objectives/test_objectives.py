@@ -129,6 +129,31 @@ def test_points_on_the_outermost_pixels_are_inside():
     assert int(count) == 3
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("kind", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_a_heatmap_loss_and_its_gradient_by_the_book(layout, kind, close):
+    objective, labelled, points = Heatmaps(Wing()), torch.ones(3, 5, dtype=torch.bool), truth()
+    labelled[1, 1] = False
+    generator = torch.Generator().manual_seed(0)
+    raw = (3 * torch.randn((3, 5, 16, 24), generator=generator)).to(kind).contiguous(memory_format=layout)
+    raw.requires_grad_()
+    total, count = objective.loss(raw, points, labelled, SIZE)
+    (total / count).backward()
+
+    plain = raw.detach().double().requires_grad_()
+    x, y = (torch.arange(24) + 0.5) * SIZE / 24 - 0.5, (torch.arange(16) + 0.5) * SIZE / 16 - 0.5
+    soft = plain.flatten(2).softmax(-1).unflatten(-1, (16, 24))
+    mean = torch.stack([(soft * x).sum((2, 3)), (soft * y[:, None]).sum((2, 3))], -1)
+    square = (x - points[..., :1])[:, :, None, :] ** 2 + (y - points[..., 1:])[:, :, :, None] ** 2
+    target = (-square / 2 / (SIZE / 32) ** 2).flatten(2).softmax(-1)
+    each = 128 * Wing()((mean - points) / SIZE).mean(-1) - 0.5 * (target * plain.flatten(2).log_softmax(-1)).sum(-1)
+    expected = each[labelled].mean()
+    expected.backward()
+    assert float((total / count).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    torch.testing.assert_close(raw.grad.double(), plain.grad, rtol=close, atol=close * float(plain.grad.abs().max()))
+    torch.testing.assert_close(objective.decode(raw, SIZE).double(), mean.detach(), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (16, 32)])
 @given(x=st.floats(45, 82), y=st.floats(45, 82))
 @settings(max_examples=10, deadline=None)

@@ -1,0 +1,78 @@
+"""What makes a training faster on the device at hand: each a key of the config, the safe ones set by ``trainer.speed=auto``.
+
+| key | what | auto |
+|---|---|---|
+| ``trainer.precision=bf16-mixed`` | products in 16 bit; coordinates, losses and weights stay 32 bit | where the device multiplies them natively |
+| ``optim.fused=true`` | one kernel for all weights | where gradients are not clipped, which Lightning cannot join with it |
+| ``trainer.compile=default`` | the net's own kernels, by torch.compile | never: it takes a minute to begin |
+| ``trainer.compile=reduce-overhead`` | on a GPU CUDA graphs as well | never |
+
+Pictures are channels_last under all of them. `benchmarks/speed.py` measures what each is worth.
+"""
+
+import inspect
+import os
+import shutil
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from flr.config import OURS, build, resolve
+from flr.errors import UserError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+def trainer_of(cfg: DictConfig, **given: Any) -> "pl.Trainer":
+    """Lightning's Trainer of a checked config, less the keys that it does not know."""
+    trainer: pl.Trainer = build({key: cfg.trainer[key] for key in cfg.trainer if key not in OURS["trainer"]}, **given)
+    return trainer
+
+
+def settle(cfg: DictConfig, device: str) -> None:
+    """Set what ``trainer.speed=auto`` stands for on a device, so that a run's config says what it trained with.
+
+    Args:
+        cfg: a checked config, changed in place; keys that are set already stay.
+        device: ``cpu`` or ``cuda``; any other gets nothing.
+    """
+    if cfg.trainer.get("speed") != "auto":
+        return
+    cfg.trainer.speed = None
+    if str(cfg.trainer.precision) in ("32", "32-true") and has_bf16(device):
+        cfg.trainer.precision = "bf16-mixed"
+    knows = "fused" in inspect.signature(resolve(cfg.optim._target_, "optim", trusted=True)).parameters
+    clipped = bool(cfg.trainer.get("gradient_clip_val"))
+    if device in ("cpu", "cuda") and knows and not clipped and cfg.optim.get("fused") is None:
+        cfg.optim.fused = True
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 natively: a GPU's tensor cores, a CPU's AMX."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def compile_net(net: nn.Module, mode: str | None, device: str) -> None:
+    """Have a net's forward and backward compiled at its first batch; its keys stay as they are.
+
+    Args:
+        net: the net.
+        mode: of torch.compile; None leaves it as it is.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: what compiles for that device is not installed.
+    """
+    if mode is None:
+        return
+    if device == "cuda" and find_spec("triton") is None:
+        raise UserError(f"trainer.compile={mode} needs triton, which is not installed; leave it out")
+    if device == "cpu" and not shutil.which(compiler := os.environ.get("CXX", "g++")):
+        raise UserError(f"trainer.compile={mode} needs a C++ compiler, and there is no {compiler}; leave it out")
+    net.compile(mode=mode)
