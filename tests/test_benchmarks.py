@@ -9,6 +9,7 @@ import cv2
 import pytest
 import torch
 
+from tests.conftest import SMALL_SET, TINY, Workspace
 from tests.fakes import ibug as fake_ibug
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the package
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the
             ["data.reader.train=8", "data.batch_size=4", "data.crop.size=32", "model.widths=[8,8]", "model.path=8",
              "model.blocks=1"], "switches_heatmapfpn",
         ),
+        ("start", {"ROUNDS": 1}, [*TINY, *SMALL_SET], "start"),
     ],
 )  # fmt: skip
 def test_a_benchmark_runs(
@@ -42,8 +44,9 @@ def test_a_benchmark_runs(
     if name == "input_path":
         fake_ibug.write(tmp_path / "300w", parts={"afw": 30, "helen/testset": 2})
         words = [f"data.root={tmp_path / '300w'}"]
-    if name != "metrics":
+    if name in ("input_path", "training", "switches"):
         monkeypatch.setattr(module, "keep_memory", lambda: None)  # it would hold for the tests after this one
+    if name != "metrics":
         words = [*words, f"paths.cache_dir={shared_cache}"]
     monkeypatch.setattr(sys, "argv", ["benchmark", *words])
     threads = torch.get_num_threads(), cv2.getNumThreads()
@@ -53,6 +56,20 @@ def test_a_benchmark_runs(
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
     written = json.loads((tmp_path / f"{record}.json").read_text())
-    assert len(written["contenders"]) >= 2 and written["hardware"]["cpu"] and written["code"]["commit"]
+    assert len(written["contenders"]) >= 2
+    assert written["hardware"]["cpu"] and written["code"]["commit"]
     for figures in written["contenders"].values():
         assert min(figures["rounds"]) > 0
+
+
+def test_the_speedrun_tells_when_each_goal_was_met(
+    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("benchmarks.speedrun")
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.setattr(module, "GOALS", (1000.0, 0.001))
+    monkeypatch.setattr(sys, "argv", ["benchmark", *TINY, *SMALL_SET, f"paths.cache_dir={workspace.cache}"])
+    module.main()
+    (row,) = json.loads((tmp_path / "speedrun.json").read_text())["rounds"]
+    assert 1 < row["seconds to"]["1000.0 %"] < 200 and row["seconds to"]["0.001 %"] is None
+    assert row["val/nme"] > 0 and row["test/nme"] > 0
