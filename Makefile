@@ -30,12 +30,17 @@ test: env ## all tests
 reproduce: env ## each published config, a few steps on rendered faces, against its record
 	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done
 
-bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants FLR_DATA with 300w/ and a quiet machine)
+bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants FLR_DATA with 300w/ and celeba/img_celeba/, an hour, and a quiet machine)
 	$(BIN)/python -m benchmarks.input_path
 	$(BIN)/python -m benchmarks.metrics
-	$(BIN)/python -m benchmarks.training model=sepconv_light
+	$(BIN)/python -m benchmarks.start data=ibug
+	$(BIN)/python -m benchmarks.switches model=heatmap_fpn
+	$(BIN)/python -m benchmarks.switches model=ytf_cnn
+	$(BIN)/python -m benchmarks.switches model=sepconv_light data.crop.size=64
+	$(BIN)/python -m benchmarks.training model=sepconv_light data.crop.size=64 trainer.speed=auto
 	$(BIN)/python -m benchmarks.training model=celeba_cnn
-	ROUNDS=3 $(BIN)/python -m benchmarks.speedrun experiment=best/heatmap_fpn
+	ROUNDS=3 $(BIN)/python -m benchmarks.speedrun experiment=records/speedrun
+	$(BIN)/python -m benchmarks.scale
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check

@@ -28,7 +28,7 @@ from flr.landmarks.geometry import transform
 from flr.metrics.functional import nme, percent_mean, point_errors
 from flr.module import LandmarkModule, _average
 from flr.parallel import keep_memory
-from flr.speed import trainer_of
+from flr.speed import settle, trainer_of
 from flr.tracking.mlflow import Tracker
 
 EPOCHS, ROUNDS = 1, 5
@@ -148,6 +148,7 @@ def main() -> None:
         torch.set_num_threads(1)
     words = sys.argv[1:]
     cfg = config("data=synthetic", "augment=standard", *FACES, *words)
+    settle(cfg, "cuda" if torch.cuda.is_available() else "cpu")
     data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=0, cache=cfg.paths.cache_dir)
     data.prepare()
     clock = Clock()

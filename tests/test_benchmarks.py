@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import SMALL_SET, TINY, Workspace
+from tests.fakes import celeba as fake_celeba
 from tests.fakes import ibug as fake_ibug
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the package
@@ -60,6 +61,20 @@ def test_a_benchmark_runs(
     assert written["hardware"]["cpu"] and written["code"]["commit"]
     for figures in written["contenders"].values():
         assert min(figures["rounds"]) > 0
+
+
+def test_the_scale_is_of_a_set_with_as_many_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("benchmarks.scale")
+    fake_celeba.write(tmp_path / "celeba")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path / "results")
+    monkeypatch.setenv("SIZES", "100")
+    monkeypatch.setattr(sys, "argv", ["benchmark", f"data.root={tmp_path / 'celeba'}"])
+    module.main()
+    (row,) = json.loads((tmp_path / "results" / "scale.json").read_text())["sizes"]
+    assert row["faces"] == 100 and row["second"]["prepare s"] < row["first"]["prepare s"]
+    assert row["second"]["batch us"] > 0
+    assert sorted(path for path in tmp_path.rglob("*") if "results" not in path.parts) == before
 
 
 def test_the_speedrun_tells_when_each_goal_was_met(
