@@ -31,7 +31,7 @@ from flr.parallel import keep_memory
 from flr.speed import settle, trainer_of
 from flr.tracking.mlflow import Tracker
 
-EPOCHS, ROUNDS = 1, 5
+EPOCHS, ROUNDS = 1, 3
 # As many as 300-W's, so that what comes once an epoch (a checkpoint, the tracker's metrics) has its true weight.
 FACES = (
     "data.reader.train=1812",
