@@ -300,6 +300,8 @@ def door(work: Callable[[DictConfig], None], config_name: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(_explain(error, config_name))
     except ValueError as error:
+        if "Only one of --run" in str(error):
+            _refuse(f"{' '.join(str(error).split())}; leave -m out to look at one job's config")
         if "Config group override must be a string" not in str(error):
             raise
         _refuse(

@@ -3,11 +3,11 @@
 | key | what | auto |
 |---|---|---|
 | ``trainer.precision=bf16-mixed`` | products in 16 bit; coordinates, losses and weights stay 32 bit | where the device multiplies them natively |
-| ``optim.fused=true`` | one kernel for all weights | where gradients are not clipped, which Lightning cannot join with it |
+| ``optim.fused=true`` | one kernel for all weights | where gradients are not clipped, which Lightning cannot join with it in 16 bit |
 | ``trainer.compile=default`` | the net's own kernels, by torch.compile | never: it takes a minute to begin |
 | ``trainer.compile=reduce-overhead`` | on a GPU CUDA graphs as well | never |
 
-Pictures are channels_last under all of them. `benchmarks/speed.py` measures what each is worth.
+Pictures are channels_last under all of them. `benchmarks/switches.py` measures what each is worth.
 """
 
 import inspect
@@ -39,14 +39,21 @@ def settle(cfg: DictConfig, device: str) -> None:
     Args:
         cfg: a checked config, changed in place; keys that are set already stay.
         device: ``cpu`` or ``cuda``; any other gets nothing.
+
+    Raises:
+        UserError: a fused optimiser is to have its gradients clipped in 16 bit.
     """
+    clipped = bool(cfg.trainer.get("gradient_clip_val"))
+    if clipped and cfg.optim.get("fused") and "mixed" in str(cfg.trainer.precision):
+        raise UserError(
+            f"optim.fused=true and trainer.gradient_clip_val do not go together under {cfg.trainer.precision}; leave one out"
+        )
     if cfg.trainer.get("speed") != "auto":
         return
     cfg.trainer.speed = None
     if str(cfg.trainer.precision) in ("32", "32-true") and has_bf16(device):
         cfg.trainer.precision = "bf16-mixed"
     knows = "fused" in inspect.signature(resolve(cfg.optim._target_, "optim", trusted=True)).parameters
-    clipped = bool(cfg.trainer.get("gradient_clip_val"))
     if device in ("cpu", "cuda") and knows and not clipped and cfg.optim.get("fused") is None:
         cfg.optim.fused = True
 
@@ -58,19 +65,22 @@ def has_bf16(device: str) -> bool:
     return device == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def compile_net(net: nn.Module, mode: str | None, device: str) -> None:
+def compile_net(net: nn.Module, mode: str | None, device: str, ranks: int = 1) -> None:
     """Have a net's forward and backward compiled at its first batch; its keys stay as they are.
 
     Args:
         net: the net.
         mode: of torch.compile; None leaves it as it is.
         device: ``cpu`` or ``cuda``.
+        ranks: that train together.
 
     Raises:
-        UserError: what compiles for that device is not installed.
+        UserError: what compiles for that device is not installed, or several ranks are to do it on CPUs.
     """
     if mode is None:
         return
+    if device == "cpu" and ranks > 1:
+        raise UserError(f"trainer.compile={mode} and {ranks} ranks on CPUs do not go together; leave one out")
     if device == "cuda" and find_spec("triton") is None:
         raise UserError(f"trainer.compile={mode} needs triton, which is not installed; leave it out")
     if device == "cpu" and not shutil.which(compiler := os.environ.get("CXX", "g++")):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from flr.config import Train, as_config, assemble, build, check, door, flat, plain, quiet, sweep_name, task_overrides
-from flr.errors import UserError, nearest
+from flr.errors import UserError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -53,9 +53,7 @@ def resume(cfg: DictConfig) -> None:
     typed = [word.lstrip("+~").split("=", 1)[0] for word in task_overrides()]
     for key in typed:
         if not any(key == allowed or key.startswith(allowed + ".") for allowed in RESUME_MAY_CHANGE):
-            raise UserError(
-                f"{key} cannot change while a run goes on{nearest(key, RESUME_MAY_CHANGE)}; start a new run for that"
-            )
+            raise UserError(f"{key} cannot change while a run goes on; start a new run for that, or leave it out")
     folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
     note = folder.note()
     checkpoint = load_checkpoint(folder.last) if folder.last.is_file() else None
@@ -170,7 +168,7 @@ def run(
             f"{protocol.fingerprint}); restore them or start a new run"
         )
     module = assemble(cfg, data.scheme, data.crop, data.mean_face(), weights_follow=before is not None)
-    compile_net(module.net, cfg.trainer.get("compile"), device)
+    compile_net(module.net, cfg.trainer.get("compile"), device, trial.world_size)
     name = cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
     module.about = {
         "version": VERSION,

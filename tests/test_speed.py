@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from flr.speed import compile_net, has_bf16, settle
-from tests.conftest import Workspace
+from tests.conftest import SMALL_SET, TINY, Workspace
 
 
 def params(workspace: Workspace) -> dict[str, str]:
@@ -90,3 +90,12 @@ def test_what_cannot_compile_is_told_before_any_run(workspace: Workspace) -> Non
     assert not (workspace.outputs / "runs").exists()
     assert "trainer.compile" in workspace.refuse("flr.train", "trainer.compile=fast")
     assert "trainer.speed" in workspace.refuse("flr.train", "trainer.speed=fast")
+
+
+def test_what_does_not_go_together_is_told_before_any_run(workspace: Workspace) -> None:
+    two_ranks = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    assert "2 ranks on CPUs" in workspace.refuse("flr.train", *TINY, *SMALL_SET, *two_ranks, "trainer.compile=default")
+    clipped = ("trainer=bf16", "optim.fused=true", "trainer.gradient_clip_val=1")
+    line = workspace.refuse("flr.train", *TINY, *SMALL_SET, *clipped)
+    assert "optim.fused" in line and "gradient_clip_val" in line
+    assert not (workspace.outputs / "runs").exists()
