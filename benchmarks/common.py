@@ -1,6 +1,7 @@
 """What every benchmark shares: a config, rounds that alternate, a table and a record of where its numbers come from."""
 
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,7 @@ def report(name: str, unit: str, figures: Mapping[str, list[float]], command: st
 def record(name: str, command: str, **figures: Any) -> None:
     """Write figures to results/NAME.json, with the code, machine and versions that gave them."""
     code, _ = code_state()
+    command = re.sub(r"(data\.root|paths\.\w+)=\S+", r"\1=DIR", command)  # folders are of one machine
     whole = {
         "command": command, **figures, "code": code, "lock": lock_hash(), "hardware": hardware(), "versions": versions(),
     }  # fmt: skip

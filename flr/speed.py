@@ -44,18 +44,17 @@ def settle(cfg: DictConfig, device: str) -> None:
         UserError: a fused optimiser is to have its gradients clipped in 16 bit.
     """
     clipped = bool(cfg.trainer.get("gradient_clip_val"))
+    if cfg.trainer.get("speed") == "auto":
+        cfg.trainer.speed = None
+        if str(cfg.trainer.precision) in ("32", "32-true") and has_bf16(device):
+            cfg.trainer.precision = "bf16-mixed"
+        knows = "fused" in inspect.signature(resolve(cfg.optim._target_, "optim", trusted=True)).parameters
+        if device in ("cpu", "cuda") and knows and not clipped and cfg.optim.get("fused") is None:
+            cfg.optim.fused = True
     if clipped and cfg.optim.get("fused") and "mixed" in str(cfg.trainer.precision):
         raise UserError(
             f"optim.fused=true and trainer.gradient_clip_val do not go together under {cfg.trainer.precision}; leave one out"
         )
-    if cfg.trainer.get("speed") != "auto":
-        return
-    cfg.trainer.speed = None
-    if str(cfg.trainer.precision) in ("32", "32-true") and has_bf16(device):
-        cfg.trainer.precision = "bf16-mixed"
-    knows = "fused" in inspect.signature(resolve(cfg.optim._target_, "optim", trusted=True)).parameters
-    if device in ("cpu", "cuda") and knows and not clipped and cfg.optim.get("fused") is None:
-        cfg.optim.fused = True
 
 
 def has_bf16(device: str) -> bool:

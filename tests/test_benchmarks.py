@@ -71,7 +71,9 @@ def test_the_scale_is_of_a_set_with_as_many_faces(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("SIZES", "200")  # two batches
     monkeypatch.setattr(sys, "argv", ["benchmark", f"data.root={tmp_path / 'celeba'}"])
     module.main()
-    (row,) = json.loads((tmp_path / "results" / "scale.json").read_text())["sizes"]
+    written = json.loads((tmp_path / "results" / "scale.json").read_text())
+    assert written["command"] == "python -m benchmarks.scale data.root=DIR"
+    (row,) = written["sizes"]
     assert row["faces"] == 200 and row["second"]["prepare s"] < row["first"]["prepare s"]
     assert row["second"]["batch us"] > 0
     assert sorted(path for path in tmp_path.rglob("*") if "results" not in path.parts) == before

@@ -98,4 +98,7 @@ def test_what_does_not_go_together_is_told_before_any_run(workspace: Workspace) 
     clipped = ("trainer=bf16", "optim.fused=true", "trainer.gradient_clip_val=1")
     line = workspace.refuse("flr.train", *TINY, *SMALL_SET, *clipped)
     assert "optim.fused" in line and "gradient_clip_val" in line
+    if has_bf16("cpu"):  # which auto then sets
+        clipped = ("trainer.speed=auto", "optim.fused=true", "trainer.gradient_clip_val=1")
+        assert "optim.fused" in workspace.refuse("flr.train", *TINY, *SMALL_SET, *clipped)
     assert not (workspace.outputs / "runs").exists()
