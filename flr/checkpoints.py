@@ -64,7 +64,7 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
     from mlflow.exceptions import MlflowException
 
     from flr.tracking.registry import run_of
-    from flr.tracking.store import PREFIX, connect
+    from flr.tracking.store import GRID, PREFIX, connect
 
     client = connect(uri, create=False)
     run = run_of(client, run) if version else run
@@ -74,6 +74,8 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
         raise UserError(f"run={run}: no such folder, and {uri} knows no run of this id; set tracking.uri") from error
     if stored.info.lifecycle_stage != "active":
         raise UserError(f"run={run}: it was deleted in MLflow; restore it there, or name another")
+    if PREFIX + GRID in stored.data.tags:
+        raise UserError(f"run={run}: a sweep, which trained no net itself; name one of its jobs")
     local = Path(stored.data.tags.get(f"{PREFIX}folder", ""))
     if (local / "run.json").is_file():
         return RunFolder(local)

@@ -9,17 +9,20 @@ import json
 import os
 import re
 import sys
+import traceback
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import hydra
 from annotated_types import Ge, Lt
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -81,6 +84,17 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# Keys of a training's config that change nothing of what comes out, but for rounding.
+NO_RESULT = ("run", "name", "again", "paths", "tracking", "callbacks.progress", "callbacks.pictures", "data.root",
+             "data.workers", "data.download", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+             "trainer.strategy", "trainer.sync_batchnorm")  # fmt: skip
+
+# The variable by which a job finds its sweep: the id of its run in MLflow, and the job's number after a slash.
+SWEEP = "FLR_SWEEP"
+
+# What ends with a command, however that ends: the sweep that it has begun.
+AT_END = contextlib.ExitStack()
+
 OmegaConf.register_new_resolver(
     "flr.sqlite", lambda folder: f"sqlite:///{Path(folder).expanduser().absolute()}/mlflow.db", replace=True
 )
@@ -121,6 +135,7 @@ class Train:
         callbacks: by name, null for none.
         tracking: the MLflow store.
         paths: folders.
+        again: whether a sweep is a new one, which trains again what is finished.
     """
 
     run: str | None
@@ -138,6 +153,7 @@ class Train:
     callbacks: Any
     tracking: Any
     paths: Any
+    again: bool = False  # the configs of older runs have none
 
 
 @dataclass(frozen=True)
@@ -292,7 +308,8 @@ def door(work: Callable[[DictConfig], None], config_name: str) -> None:
             _refuse(str(error))  # before Hydra adds lines of its own
 
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+        with AT_END:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except BrokenPipeError:
         sys.stdout = None  # the reader of our output has gone, as `| head` does
     except UserError as error:
@@ -317,6 +334,18 @@ def door(work: Callable[[DictConfig], None], config_name: str) -> None:
 def _refuse(text: str) -> typing.NoReturn:
     print(f"flr: {text}", file=sys.stderr)
     sys.exit(2)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Have an error end the command also where Hydra would make a warning of it, as in its callbacks."""
+    try:
+        yield
+    except (UserError, HydraException) as error:
+        _refuse(" ".join(str(error).split()))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def _explain(error: Exception, config_name: str) -> str:
@@ -376,10 +405,72 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def sweep_name() -> str | None:
-    """What the jobs of one ``-m`` share, the name of its folder; None for a single run."""
+def under(key: str, places: Collection[str]) -> bool:
+    """Whether a dotted key is one of some, or lies below one."""
+    return any(key == place or key.startswith(place + ".") for place in places)
+
+
+# -- sweeps ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The jobs of a sweep.
+
+    Attributes:
+        preset: its name in ``conf/sweep/``; None where the command line alone says what is swept.
+        values: swept key -> its values.
+        jobs: the words of each, in their order; none where the sweeper finds them as it goes.
+    """
+
+    preset: str | None
+    values: dict[str, list[str]]
+    jobs: list[list[str]]
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={','.join(values)}" for key, values in self.values.items())
+
+
+def grid_of(config: DictConfig) -> Grid:
+    """The grid of a sweep's composed config, with its ``hydra`` node.
+
+    Raises:
+        UserError: it has no jobs, as a glob that matches nothing.
+    """
+    given, sweeper = config.hydra, config.hydra.sweeper
+    words = [*(f"{key}={values}" for key, values in (sweeper.get("params") or {}).items()), *given.overrides.task]
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    preset = given.runtime.choices.get("sweep")
+    if not str(sweeper.get("_target_")).endswith(".BasicSweeper"):
+        swept = {str(o.input_line).partition("=")[::2] for o in overrides if o.is_sweep_override()}
+        return Grid(preset, {key.lstrip("+~"): [values] for key, values in swept}, [])
+    jobs = BasicSweeper.split_arguments(overrides, None)[0]
+    if not jobs:
+        empty = [str(o.input_line) for o in overrides if o.is_sweep_override()]
+        raise UserError(f"{' '.join(empty)}: matches nothing, so there is no job; list the values, or see {CONF.name}/")
+    columns = (list(dict.fromkeys(column)) for column in zip(*jobs, strict=True))
+    values = {key_of(words[0]): [word.partition("=")[2] for word in words] for words in columns if len(words) > 1}
+    return Grid(preset, values, jobs)
+
+
+def key_of(word: str) -> str:
+    """The key of an override."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def label_of(words: list[str], keys: Collection[str]) -> str:
+    """A job's name, by what varies: ``model=sepconv optim.lr=1e-3 seed=1`` is ``sepconv lr 1e-3 seed 1``."""
+    groups = set(_groups())
+    said = [(key_of(word), word.partition("=")[2]) for word in words if key_of(word) in keys]
+    said.sort(key=lambda pair: pair[0] not in groups)
+    return " ".join(value if key in groups else f"{key.rpartition('.')[2]} {value}" for key, value in said)
+
+
+def sweep_folder() -> Path | None:
+    """The folder that the jobs of one ``-m`` share; None for a single run."""
     job = HydraConfig.get()
-    return Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+    return Path(job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
 
 
 # -- plain values ------------------------------------------------------------------------------------------------------

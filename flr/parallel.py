@@ -35,16 +35,21 @@ def keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def end_with(parent: int, sent: signal.Signals) -> None:
+    """Have this process get a signal when its parent ends, by whatever; end now where it has. Only Linux can do it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
 def _serve(work: Callable[[int], T], spans: list[range], results: Connection, parent: int) -> NoReturn:
     """A worker's life: the results of each span, or the fault that ends it. It ends with its parent."""
     try:
         # A terminal and a scheduler signal all processes; the answer is the parent's, whose handlers were copied too.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
+        end_with(parent, signal.SIGKILL)
         for span in spans:
             try:
                 done: list[T] | Exception = [work(i) for i in span]

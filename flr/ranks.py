@@ -47,7 +47,7 @@ class Ranks(pl.Callback):
     Rank 0 alone answers Ctrl-C and SIGTERM, which a terminal and a scheduler send to all; the others end with it.
 
     Args:
-        lost: what rank 0 does before it ends because another rank has.
+        lost: what rank 0 does before it ends because another rank has, given the exit code and, after a blank, why.
 
     Attributes:
         first: whether this is rank 0, which alone writes.
@@ -57,7 +57,7 @@ class Ranks(pl.Callback):
         UserError: SLURM's variables are not those that Lightning can use.
     """
 
-    def __init__(self, lost: Callable[[], None]) -> None:
+    def __init__(self, lost: Callable[[str], None]) -> None:
         try:
             self.environment = _environment()
         except RuntimeError as error:
@@ -229,7 +229,7 @@ class Ranks(pl.Callback):
             if text:
                 print(f"flr: {text}", file=sys.stderr, flush=True)
             if self.first:
-                self._lost()
+                self._lost(word)
         finally:
             self._tell("1")
             self._end_mine(0)
@@ -238,6 +238,19 @@ class Ranks(pl.Callback):
     def _answer(self, handler: Any, *numbers: signal.Signals) -> None:
         for number in numbers or (signal.SIGINT, signal.SIGTERM):
             self._handlers.setdefault(number, signal.signal(number, handler))
+
+
+def started_outside() -> bool:
+    """Whether this is one of several ranks that torchrun or SLURM have started.
+
+    Raises:
+        UserError: as `Ranks`.
+    """
+    try:
+        environment = _environment()
+        return environment.creates_processes_externally and environment.world_size() > 1
+    except RuntimeError as error:
+        raise UserError(f"SLURM: {error}") from error
 
 
 def _environment() -> ClusterEnvironment:

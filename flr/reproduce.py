@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flr.config import (
     CONF,
+    NO_RESULT,
     Reproduce,
     Train,
     as_config,
@@ -30,6 +31,7 @@ from flr.config import (
     plain,
     quiet,
     task_overrides,
+    under,
 )
 from flr.errors import UserError, nearest
 
@@ -50,8 +52,7 @@ TAKES = {
 }
 HANDED_ON = ("data", "trainer", "tracking", "paths")  # to flr.train, as they were typed
 # Keys of a training's config that are no part of its recipe.
-NO_RECIPE = ("run", "name", "seed", "callbacks", "paths", "tracking", "data.root", "data.workers", "data.download",
-             "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm")  # fmt: skip
+NO_RECIPE = ("seed", "callbacks", *NO_RESULT)
 
 BATCH, STEPS = 4, 3  # of the smoke tier
 PART = 100_000  # of each weight's numbers whose way it measures; all would be another copy of the widest net's 152 M
@@ -109,7 +110,7 @@ def refuse_words(cfg: DictConfig) -> None:
     takes = COMMON + TAKES.get(cfg.tier, ())
     for word in task_overrides():
         key = word.lstrip("+~").split("=", 1)[0]
-        if cfg.tier in TAKES and not _under(key, takes):
+        if cfg.tier in TAKES and not under(key, takes):
             raise UserError(
                 f"{key} is not for tier={cfg.tier}, which takes {', '.join(takes)}; a recipe is reproduced as it is, "
                 f"python -m flr.train experiment={cfg.name} trains another"
@@ -130,10 +131,6 @@ def refuse_values(cfg: DictConfig) -> None:
         raise UserError(f"records={cfg.records} is no folder; name one, or leave it out for experiments/ of a checkout")
     if cfg.seeds is not None and (not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds)):
         raise UserError(f"seeds={list(cfg.seeds)}: name one at least and each once, as seeds=[0,1,2]")
-
-
-def _under(key: str, places: Sequence[str]) -> bool:
-    return any(key == place or key.startswith(place + ".") for place in places)
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
@@ -207,7 +204,7 @@ def train(cfg: DictConfig, seeds: Sequence[int]) -> "list[Run]":
     from flr.checkpoints import RunFolder
 
     runs = []
-    words = [word for word in task_overrides() if _under(word.split("=", 1)[0], HANDED_ON)]
+    words = [word for word in task_overrides() if under(word.split("=", 1)[0], HANDED_ON)]
     for seed in seeds:
         printed = call("flr.train", f"experiment={cfg.name}", f"seed={seed}", *words)
         folder = RunFolder(Path(re.findall(r"^run \w+  (.+)$", printed, re.MULTILINE)[-1]))
@@ -326,7 +323,7 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
 
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(config) if not _under(key, NO_RECIPE)}
+    return {key: value for key, value in flat(config) if not under(key, NO_RECIPE)}
 
 
 # -- the record --------------------------------------------------------------------------------------------------------

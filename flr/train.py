@@ -1,11 +1,37 @@
 """``python -m flr.train``: train, track and test a landmark net, or go on with a run (``run=ID|DIR``)."""
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Train, as_config, assemble, build, check, door, flat, plain, quiet, sweep_name, task_overrides
+from flr.config import (
+    AT_END,
+    SWEEP,
+    Grid,
+    Train,
+    as_config,
+    assemble,
+    build,
+    check,
+    door,
+    ending,
+    flat,
+    grid_of,
+    key_of,
+    plain,
+    quiet,
+    sweep_folder,
+    task_overrides,
+    under,
+)
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,6 +39,7 @@ if TYPE_CHECKING:
 
     from flr.checkpoints import RunFolder
     from flr.data.datamodule import FaceData
+    from flr.sweep import Job, Row
     from flr.tracking.mlflow import Tracker
 
 # Batches are 32 bit, whatever the products inside the net.
@@ -28,6 +55,9 @@ def main(cfg: DictConfig) -> None:
     """Train from a composed config, or as a rank of a training that another process has begun."""
     if given := os.environ.pop("FLR_RUN_FOLDER", None):
         follow(given)
+        return
+    if given := os.environ.get(SWEEP):
+        job(cfg, given)
         return
     # Said at once: what comes next imports torch, which takes seconds.
     print(f"Training {cfg.name or cfg.model._target_} on {cfg.data.name}" if cfg.run is None else f"Resuming {cfg.run}")
@@ -45,8 +75,6 @@ def resume(cfg: DictConfig) -> None:
     Raises:
         UserError: the run is not known, finished, or an override is not one that a running training may change.
     """
-    from pathlib import Path
-
     from flr.checkpoints import find_run, load_checkpoint
 
     check(cfg, Train)
@@ -77,8 +105,6 @@ def resume(cfg: DictConfig) -> None:
 
 def follow(given: str) -> None:
     """Be one of a run's other ranks, which rank 0 has started when it had made the run's folder."""
-    from pathlib import Path
-
     from flr.checkpoints import RunFolder, load_checkpoint
 
     folder = RunFolder(Path(given))
@@ -88,8 +114,9 @@ def follow(given: str) -> None:
 
 
 def run(
-    cfg: DictConfig, overrides: list[str], folder: "RunFolder | None" = None, before: dict[str, Any] | None = None
-) -> None:
+    cfg: DictConfig, overrides: list[str], folder: "RunFolder | None" = None, before: dict[str, Any] | None = None,
+    job: "Job | None" = None,
+) -> None:  # fmt: skip
     """One training from start to tested end, under a checked config.
 
     Args:
@@ -97,11 +124,10 @@ def run(
         overrides: what the user typed to get it.
         folder: of the run to go on with; None starts one.
         before: the ``flr`` part of the checkpoint to go on from; None for a run that was stopped in its first epoch.
+        job: of a sweep, which has begun the run.
     """
     import errno
-    import sys
     from dataclasses import asdict
-    from pathlib import Path
 
     import pytorch_lightning as pl
     from pytorch_lightning.accelerators import CPUAccelerator
@@ -113,6 +139,7 @@ def run(
     from flr.parallel import cores, keep_memory
     from flr.ranks import GlobalBatchNorm, Ranks
     from flr.speed import compile_net, settle, trainer_of
+    from flr.sweep import recipe
     from flr.tracking import provenance
     from flr.tracking.mlflow import Tracker
     from flr.tracking.pictures import curves_figure
@@ -128,14 +155,17 @@ def run(
     output = Path(cfg.paths.output_dir).absolute()
     tracker: Tracker = build(cfg.tracking, artifacts=output / "artifacts")
 
-    def stopped(status: str) -> None:
+    def stopped(status: str, word: str = "") -> None:
         try:
             if folder:
                 tracker.keep_checkpoints(folder.path)
+            if word:
+                exit_code, _, why = word.partition(" ")
+                tracker.tag(end=why or "another rank ended", exit=exit_code)
         finally:
             tracker.end(status)
 
-    ranks = Ranks(lost=lambda: stopped("FAILED"))
+    ranks = Ranks(lost=lambda word: stopped("FAILED", word))
     # A first one, so that what Lightning refuses leaves no run behind, nor spoils the one that goes on.
     plugins = [GlobalBatchNorm()] if cfg.trainer.get("sync_batchnorm") else None
     trial = trainer_of(cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=plugins)
@@ -147,6 +177,7 @@ def run(
     if isinstance(trial.accelerator, CPUAccelerator) and trial.num_devices > cores() and not outside:
         raise UserError(f"trainer.devices={devices}: this machine has {cores()} cores; set that or fewer")
     device = trial.strategy.root_device.type
+    own_recipe = recipe(cfg)
     settle(cfg, device)
     values = plain(cfg)
     if ranks.first:
@@ -169,7 +200,7 @@ def run(
         )
     module = assemble(cfg, data.scheme, data.crop, data.mean_face(), weights_follow=before is not None)
     compile_net(module.net, cfg.trainer.get("compile"), device, trial.world_size)
-    name = cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
+    name = job.label if job else default_name(cfg)
     module.about = {
         "version": VERSION,
         "config": values,
@@ -186,10 +217,14 @@ def run(
         tags = {
             "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
             "protocol": protocol.name, "lock": provenance.lock_hash(), **code,
+            "recipe": own_recipe, "code": provenance.code_digest(),
         }  # fmt: skip
-        if sweep := sweep_name():
-            tags["sweep"] = sweep
-        run_id = tracker.start(name, tags, folder.note()["run_id"] if folder else None)
+        if job:
+            tags |= job.tags
+        elif sweep := sweep_folder():
+            tags["sweep"] = sweep.name
+        known = job.run_id if job else folder.note()["run_id"] if folder else None
+        run_id = tracker.start(name, tags, known)
         folder = folder or RunFolder(output / "runs" / run_id)
     status = "FAILED"
     try:
@@ -230,7 +265,7 @@ def run(
             scores |= {f"test/{key}": result.metrics[key] for key in ("nme", "fr8", "auc8")}
             scores |= {f"cost/{key}": result.cost[key] for key in ("parameters", "latency_ms")}
             about = {key: f"{value:.5g}" for key, value in scores.items()}
-            about |= {key: tags[key] for key in tags if key not in ("lock", "dirty")}
+            about |= {key: tags[key] for key in tags if key not in ("lock", "dirty", "recipe", "code", "job")}
             about |= {f"model.{key}": str(value) for key, value in flat(values["model"]) if key != "_target_"}
             more = ("timm",) if "timm" in cfg.model._target_ else ()
             tracker.register(f"{cfg.data.name}-{tags['model'].lower()}", len(data.scheme), about, more)
@@ -256,6 +291,186 @@ def run(
             if ranks.first and lock:
                 lock.release()
             ranks.close(end)
+
+
+def default_name(cfg: DictConfig) -> str:
+    return cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
+
+
+# -- sweeps ------------------------------------------------------------------------------------------------------------
+
+
+class Sweep(Callback):
+    """What Hydra calls where ``-m`` begins."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        with ending():
+            sweep(config)
+
+
+def sweep(config: DictConfig) -> None:
+    """Begin a sweep: its run in MLflow, by which the jobs find each other; its table when it ends.
+
+    Args:
+        config: composed, with its ``hydra`` node, where the jobs are told of the sweep.
+
+    Raises:
+        UserError: it cannot be one sweep, or another process is at it.
+    """
+    import logging
+
+    from flr.ranks import started_outside
+
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # the jobs name themselves
+    grid = grid_of(config)
+    if any(key_of(word) == "run" for word in [*config.hydra.overrides.task, *grid.values]) or started_outside():
+        return  # runs that go on have their sweeps; torchrun's ranks have no master
+    if odd := [key for key in grid.values if under(key, ("tracking", "paths", "again", "name"))]:
+        raise UserError(f"{odd[0]} cannot vary in a sweep, which is one table in one place; set it to one value")
+    from flr.sweep import name_of
+
+    words = config.hydra.overrides.hydra
+    if any(key_of(word) == "hydra.sweep.dir" for word in words):
+        folder = Path(config.hydra.sweep.dir).absolute()
+    else:
+        name = name_of(grid, str(config.tracking.experiment), config.again)
+        folder = Path(config.paths.output_dir).absolute() / "sweeps" / name
+        words.append("hydra.sweep.dir='{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'")))
+        config.hydra.sweep.dir = str(folder)
+    run_id = AT_END.enter_context(sweeping(config, grid, folder))
+    words.append(f"++hydra.job.env_set.{SWEEP}='{run_id}/${{hydra.job.num}}'")
+
+
+@contextlib.contextmanager
+def sweeping(cfg: DictConfig, grid: Grid, folder: Path) -> Iterator[str]:
+    """The id of a sweep's run while its jobs run; then the table, and the exit code where not all of them finished."""
+    from filelock import FileLock, Timeout
+
+    from flr.sweep import begin, discard, rows
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "sweep.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{folder}: another process runs this sweep; wait for it or stop it") from error
+    try:
+        tracker = begin(cfg, folder.name, grid, folder)
+        print(f"Sweep {folder.name}, {len(grid.jobs)} jobs: {grid}")
+        try:
+            yield tracker.run_id
+        finally:
+            end = sys.exception()
+            found = rows(tracker, grid, over=end is None)
+            codes = {row.exit_code for row in found} - {0}
+            if isinstance(end, Exception) and not any(row.run_id for row in found):
+                tracker.end("FAILED")
+                discard(tracker, folder.name)  # a word that does not compose
+            else:
+                table(tracker, found, folder)
+                tracker.end("KILLED" if end and not isinstance(end, Exception) else "FAILED" if codes else "FINISHED")
+    finally:
+        lock.release()
+    if codes:
+        sys.exit(min(codes))
+
+
+def table(tracker: "Tracker", found: "list[Row]", folder: Path) -> None:
+    """A sweep's table: in the terminal, in its folder and in its run."""
+    from dataclasses import asdict
+
+    from flr.compare import Grid as Cells
+    from flr.compare import markdown, show, write_csv
+
+    def cell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    cells = [
+        [row.job, row.status + " before" * row.kept, cell(row.val), cell(row.test), row.run_id, row.reason[:200]]
+        for row in found
+    ]
+    done = sum(not row.exit_code for row in found)
+    line = f"{done} of {len(found)} jobs finished"
+    grid = Cells(["job", "status", "val/nme, %", "test/nme, %", "run", "why"], cells)
+    if not any(row.reason for row in found):
+        grid = Cells(grid.head[:-1], [row[:-1] for row in cells])
+    show(grid)
+    print(f"{line}; sweep {folder.name}, run {tracker.run_id}")
+    if found:
+        write_csv(folder / "table.csv", [asdict(row) for row in found])
+        tracker.file(folder / "table.csv")  # has all of it
+    tracker.describe(f"{line}\n\n{markdown(grid)}")
+    tracker.log_metrics({"jobs/all": len(found), "jobs/finished": done, "jobs/failed": len(found) - done})
+
+
+def job(cfg: DictConfig, given: str) -> None:
+    """One job of a sweep: done before, gone on with, or trained. Its failure is told and kept, and stops no other.
+
+    Args:
+        cfg: its composed config.
+        given: of `flr.config.SWEEP`.
+    """
+    import traceback
+
+    from flr.parallel import end_with
+    from flr.sweep import Job
+
+    words, own = task_overrides(), HydraConfig.get().mode == RunMode.RUN
+    if not own and cfg.trainer.devices != 1:
+        apart(words, given)
+        return
+    if own:
+        import signal
+
+        end_with(os.getppid(), signal.SIGTERM)
+    one = None
+    try:
+        one = Job(cfg, words, given, default_name(cfg))
+        print(f"Job {one.number}: {one.label}")
+        check(cfg, Train, trusted=False)
+        if twin := one.done(lambda: fingerprint(cfg)):
+            print(f"done before, by run {twin.run_id}")
+            return
+        folder, before = one.begin()
+        run(cfg, words, folder, before, one)
+    except Exception as error:
+        if isinstance(error, UserError):
+            print(f"flr: {one.label if one else words}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        if one:
+            one.failed(error)
+    except BaseException:
+        if one:
+            one.stopped()
+        raise
+
+
+def apart(words: list[str], given: str) -> None:
+    """A job of several ranks in a process of its own, which may have to end at once when a rank dies."""
+    import signal
+    import subprocess
+
+    more = [word for word in HydraConfig.get().overrides.hydra if key_of(word) == "hydra.searchpath"]
+    command = [sys.executable, "-m", "flr.train", *words, *more, "hydra.mode=RUN"]
+    process = subprocess.Popen(command, env=os.environ | {SWEEP: given})
+    try:
+        code = process.wait()
+    except BaseException:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)  # a terminal tells all processes
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    if code == 130:
+        raise KeyboardInterrupt
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """Of a checked config's data."""
+    data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+    data.prepare()
+    return str(data.protocol.fingerprint)
 
 
 def _hold(folder: "RunFolder") -> "FileLock":

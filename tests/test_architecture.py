@@ -20,7 +20,7 @@ STOREYS = (
     {"data", "tracking"},
     {"module", "checkpoints"},
     {"callbacks", "config"},
-    {"inference", "speed"},
+    {"inference", "speed", "sweep"},
     {"doors"},
 )
 

@@ -185,13 +185,19 @@ def test_two_ranks_train_as_one_device(workspace: Workspace, monkeypatch: pytest
 
 
 def test_a_sweep_of_two_ranks_makes_a_run_a_job(workspace: Workspace) -> None:
-    workspace.apart("flr.train", "-m", *TINY, *SMALL_SET, *TWO, "trainer.max_epochs=1", "seed=0,1")
+    """Of the first job rank 1 fails in its second epoch, which ends that job alone."""
+    (workspace.path / "own.py").write_text(OWN)
+    words = (*TINY, *SMALL_SET, *TWO, "trainer.max_epochs=2,1", "+callbacks.fails._target_=own.Fails")
+    done = workspace.apart("flr.train", "-m", *words, code=1, FLR_TRUST="own")
     client = workspace.client()
     runs = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
-    assert sorted((run.data.tags["flr.seed"], run.data.tags["flr.ranks"], run.info.status) for run in runs) == [
-        ("0", "2", "FINISHED"), ("1", "2", "FINISHED")
-    ]  # fmt: skip
-    assert len({run.data.metrics["test/nme"] for run in runs}) == 2
+    jobs = {run.info.run_name: run for run in runs}
+    assert {name: (run.data.tags.get("flr.ranks"), run.info.status) for name, run in jobs.items()} == {
+        "max_epochs 2": ("2", "FAILED"), "max_epochs 1": ("2", "FINISHED"),
+        "sweep of trainer.max_epochs on synthetic": (None, "FAILED"),
+    }  # fmt: skip
+    assert "rank 1 failed: ArithmeticError" in jobs["max_epochs 2"].data.tags["flr.end"]
+    assert "rank 1 failed: ArithmeticError" in done.stdout and "1 of 2 jobs finished" in done.stdout
 
 
 def slurm(workspace: Workspace, port: int, *words: str) -> "list[subprocess.Popen[str]]":

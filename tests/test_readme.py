@@ -63,7 +63,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_choices_of_the_table_exist() -> None:
-    for group in ("data", "model", "augment", "trainer", "debug"):
+    for group in ("data", "model", "augment", "trainer", "debug", "sweep"):
         (row,) = re.findall(rf"^\| `{group}=` \| (.*) \|$", README, re.MULTILINE)
         first = re.findall(r"`([a-z_0-9]+)`", row)
         choices = {path.stem for path in (CONF / group).glob("*.yaml")}

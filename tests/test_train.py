@@ -158,8 +158,9 @@ def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
     workspace.apart("flr.train", "-m", *TINY, *SMALL_SET, "trainer.max_epochs=1", "seed=0,1")
     client = workspace.client()
     runs = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
-    assert {run.data.tags["flr.seed"] for run in runs} == {"0", "1"}
     assert {run.info.status for run in runs} == {"FINISHED"}
+    runs = [run for run in runs if "mlflow.parentRunId" in run.data.tags]  # less the sweep's own, see test_sweep
+    assert {run.data.tags["flr.seed"] for run in runs} == {"0", "1"}
     assert len({run.data.metrics["test/nme"] for run in runs}) == 2
     # One word finds them, here as in the UI, and no other run has it.
     (sweep,) = {run.data.tags["flr.sweep"] for run in runs}
@@ -169,9 +170,10 @@ def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
         [runs[0].info.experiment_id], f"tags.flr.sweep = '{sweep}' and tags.flr.model = 'HeatmapFPN'"
     )
     assert {run.info.run_id for run in found} == {run.info.run_id for run in runs}
-    workspace.run(
+    done = workspace.run(
         "flr.compare", f"+where.sweep='{sweep}'", "group=sweep", "samples=1000", "faces=0", f"out={workspace.path}"
     )
+    assert "Left out" not in done.stdout
     with (workspace.path / "groups.csv").open() as file:
         assert [(row["group"], row["runs"]) for row in csv.DictReader(file)] == [(sweep, "2")]
 
@@ -207,6 +209,11 @@ def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, free_
         (run,) = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
         assert run.info.status == "FINISHED" and "test/nme" in run.data.metrics
         assert "checkpoints/best.ckpt" in artifacts(client, run.info.run_id)
+        # A sweep takes that run for one of its jobs and trains the other.
+        words = [*TINY, *SMALL_SET, "trainer.max_epochs=1", "seed=0,1"]
+        assert run.info.run_id in workspace.run("flr.train", "-m", *words, MLFLOW_TRACKING_URI=uri).stdout
+        statuses = {r.info.run_name: r.info.status for r in client.search_runs([run.info.experiment_id])}
+        assert statuses == dict.fromkeys([run.info.run_name, "sweep of seed on synthetic", "seed 1"], "FINISHED")
         assert not (workspace.outputs / "mlflow.db").exists()
         # The folder is gone, as on another machine: evaluation works from what the server holds.
         workspace.folder(run.info.run_id).rename(tmp_path / "elsewhere")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARAM_LIMIT = 6000  # MLflow's own, characters
+DESCRIBED = 4900  # characters of a description: tags of some servers take 5000
 FLUSH_SECONDS = 5.0
 # Tells the MLflow UI to show training charts for this experiment, not chat traces.
 TRAINING = {"mlflow.experimentKind": "custom_model_development"}
@@ -82,7 +83,8 @@ class Tracker(Logger):
         for run in self.client.search_runs([self.experiment_id], query):
             if not process_alive(run.data.tags.get(f"{PREFIX}process", "")):
                 run_id = run.info.run_id
-                self.keep_checkpoints(Path(run.data.tags.get(f"{PREFIX}folder", "")), run_id)
+                if folder := run.data.tags.get(f"{PREFIX}folder"):
+                    self.keep_checkpoints(Path(folder), run_id)
                 self.client.set_tag(run_id, f"{PREFIX}end", "its process died")
                 # Several ranks all end when one is lost: a failure, as where rank 0 is left to say so.
                 self.client.set_terminated(run_id, "FAILED" if f"{PREFIX}ranks" in run.data.tags else "KILLED")
@@ -94,15 +96,18 @@ class Tracker(Logger):
             if path.is_file():
                 self.client.log_artifact(run_id or self.run_id, str(path), "checkpoints")
 
-    def start(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> str:
-        """Create a run, or go on with `run_id`; returns its id."""
+    def start(self, name: str, tags: Mapping[str, str], run_id: str | None = None, parent: str | None = None) -> str:
+        """Create a run, below `parent` where one is given, or go on with `run_id`; returns its id."""
         tags = {**{PREFIX + key: value for key, value in {**tags, **process_tag()}.items()}}
+        if parent:
+            tags["mlflow.parentRunId"] = parent
         if run_id is None:
             run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
             self.run_id = run.info.run_id
         else:
             self.run_id = run_id
             self.client.update_run(run_id, status="RUNNING")
+            self.untag("end", "exit")
             for key, value in tags.items():
                 self.client.set_tag(run_id, key, value)
             self._read_history()
@@ -146,6 +151,20 @@ class Tracker(Logger):
     def tag(self, **tags: str) -> None:
         for key, value in tags.items():
             self.client.set_tag(self.run_id, PREFIX + key, value)
+
+    def untag(self, *keys: str) -> None:
+        for key in {PREFIX + key for key in keys} & set(self.client.get_run(self.run_id).data.tags):
+            self.client.delete_tag(self.run_id, key)
+
+    def describe(self, markdown: str) -> None:
+        """What MLflow's page of the run begins with; cut after a line where the store would not take more."""
+        if len(markdown) > DESCRIBED:
+            markdown = f"{markdown[:DESCRIBED].rpartition(chr(10))[0]}\n\n..."
+        self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
+
+    def discard(self) -> None:
+        """Delete the run, as MLflow does: it can be restored."""
+        self.client.delete_run(self.run_id)
 
     def dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
         """The data set that the run learns from, in MLflow's own place for it."""

@@ -1,6 +1,9 @@
 """Where a number came from: code, lock, versions, hardware."""
 
+import functools
 import hashlib
+import importlib.util
+import os
 import platform
 import socket
 import subprocess
@@ -45,6 +48,19 @@ def changed(besides: Sequence[str] = ()) -> list[str] | None:
         return None
     status = _git("status", "--porcelain", "-uall", "--", ":/", *(f":(top,exclude,glob)**/{name}" for name in besides))
     return None if status is None else [line[3:] for line in status.splitlines()]
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the code as it is, committed or not: this package's, and that of a user's own modules in FLR_TRUST."""
+    digest = hashlib.sha256()
+    for name in ["flr", *sorted(filter(None, os.environ.get("FLR_TRUST", "").split(",")))]:
+        found = importlib.util.find_spec(name.partition(".")[0])
+        file = Path(found.origin) if found and found.origin else None
+        if file:
+            for path in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
+                digest.update(f"{path.relative_to(file.parent)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def lock_hash() -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
 PREFIX = "flr."  # of the project's own tags
+GRID = "grid"  # the tag that a sweep's own run has, beside those of its jobs
 
 
 def connect(uri: str, create: bool = True) -> "MlflowClient":
@@ -136,13 +137,14 @@ class StoredRun:
         return self.tags.get(key, self.params.get(key))
 
 
-def find_runs(client: "MlflowClient", experiment: str, query: str) -> list[StoredRun]:
+def find_runs(client: "MlflowClient", experiment: str, query: str, sweeps: bool = False) -> list[StoredRun]:
     """The runs of an experiment, oldest first.
 
     Args:
         client: of `connect`.
         experiment: its name.
         query: what they must fulfil, in MLflow's search syntax; empty for all.
+        sweeps: whether the runs of sweeps are asked for, which hold the table of their jobs, instead of trainings.
 
     Raises:
         UserError: no such experiment, or the store does not take the query.
@@ -154,7 +156,8 @@ def find_runs(client: "MlflowClient", experiment: str, query: str) -> list[Store
         if experiment not in known:
             raise UserError(f"tracking.experiment={experiment}: no such experiment there{nearest(experiment, known)}")
         words = {"experiment_ids": [known[experiment]], "filter_string": query, "order_by": ["attributes.start_time"]}
-        return [_stored(run) for run in pages(client.search_runs, **words)]
+        found = [_stored(run) for run in pages(client.search_runs, **words)]
+        return [run for run in found if (GRID in run.tags) == sweeps]
     except MlflowException as error:
         raise UserError(f"filter={query}: the tracking store says: {first_line(error)}") from error
 
