@@ -1,15 +1,21 @@
-"""What runs beside a training: progress with the time left, validation pictures."""
+"""What runs beside a training: progress with the time left, checkpoints, validation pictures."""
 
+import io
+import os
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.plugins import TorchCheckpointIO
 from tqdm import tqdm
 
 from flr.data.datamodule import FaceData
+from flr.files import writing
 from flr.module import LandmarkModule
 from flr.tracking.mlflow import Tracker
 from flr.tracking.pictures import draw_face, sheet
@@ -35,6 +41,27 @@ class Progress(TQDMProgressBar):
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # a run's id tells nothing while it trains
         return metrics
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that become visible whole, in whatever moment the process ends or the disk is full.
+
+    ``last.ckpt`` leaves the one before as ``before.ckpt``. (Lightning writes through the system's temporary folder, often on
+    another disk, from which a file is copied, not renamed.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path, content = Path(path), io.BytesIO()
+        torch.save(checkpoint, content)  # torch's own writing to a full disk ends in its C++ code
+        with writing(path) as aside:
+            aside.write_bytes(content.getbuffer())
+            if path.name == "last.ckpt" and path.exists():
+                with writing(path.with_name("before.ckpt")) as link:
+                    link.unlink()
+                    try:
+                        os.link(path, link)
+                    except OSError:  # a file system without links
+                        shutil.copyfile(path, link)
 
 
 class ValidationPictures(pl.Callback):

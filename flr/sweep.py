@@ -8,6 +8,8 @@ experiment has its recipe (the config, less what changes no result), its code an
 import hashlib
 import json
 import re
+import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,15 +20,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from flr.checkpoints import RunFolder, find_run, load_checkpoint
+from flr.checkpoints import RunFolder, find_run, load_last
 from flr.config import NO_RESULT, Grid, flat, key_of, label_of, plain, under
 from flr.errors import UserError
 from flr.tracking.mlflow import Tracker
 from flr.tracking.provenance import code_digest
-from flr.tracking.store import GRID, PREFIX, StoredRun, find_runs, first_line, get_run
+from flr.tracking.store import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run
 
 LONGEST = 5000  # characters of a tag, as servers of before took them
 CRASH, REFUSED = 1, 2  # exit codes
+PATIENCE = (5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0)  # seconds between looks for a server that is away
 
 
 def recipe(cfg: DictConfig, more: Sequence[str] = ()) -> str:
@@ -64,6 +67,19 @@ def _tracker(cfg: DictConfig) -> Tracker:
     artifacts = Path(cfg.paths.output_dir).absolute() / "artifacts"
     uri, experiment = str(cfg.tracking.uri), str(cfg.tracking.experiment)
     return Tracker(uri, experiment, artifacts, system_metrics=False, register=False)
+
+
+def _reach(tracker: Tracker) -> None:
+    """Open the store; a server that is away for some minutes shall not fail all jobs that come meanwhile."""
+    for wait in PATIENCE:
+        try:
+            tracker.open()
+        except Away as error:
+            print(f"flr: {error}; asked again in {wait} s", file=sys.stderr)
+            time.sleep(wait)
+        else:
+            return
+    tracker.open()
 
 
 def _named(name: str) -> str:
@@ -136,7 +152,7 @@ def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:
         grid: its jobs.
         over: whether no job is left that may still run.
     """
-    tracker.open()  # closes the runs of jobs that died here
+    _reach(tracker)  # closes the runs of jobs that died here
     client, found = tracker.client, []
     tags = get_run(client, tracker.run_id).tags
     known = {int(key[4:]): json.loads(value) for key, value in tags.items() if key.startswith("job.")}
@@ -188,7 +204,7 @@ class Job:
     def __init__(self, cfg: DictConfig, words: Sequence[str], given: str, otherwise: str) -> None:
         self.parent, _, self.number = given.partition("/")
         self.cfg, self._tracker = cfg, _tracker(cfg)
-        self._tracker.open()
+        _reach(self._tracker)
         about = get_run(self._tracker.client, self.parent).tags
         keys = json.loads(about["keys"])
         self.label = label_of(list(words), keys) or otherwise
@@ -245,7 +261,7 @@ class Job:
                 return None, None
             try:
                 folder = find_run(run.run_id, self._tracker.uri, Path(self.cfg.paths.output_dir))
-                before = load_checkpoint(folder.last)["flr"] if folder.last.is_file() else None
+                before = load_last(folder)
             except UserError:
                 continue  # nothing of it is left
             try:
@@ -255,7 +271,7 @@ class Job:
                 raise UserError(f"another process is training it, run {run.run_id}; wait for it or stop it") from error
             self._start(run.run_id)
             print(f"going on with run {run.run_id}")
-            return folder, before
+            return folder, before["flr"] if before else None
         self._start(None)
         return None, None
 
