@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
 PREFIX = "flr."  # of the project's own tags
 GRID = "grid"  # the tag that a sweep's own run has, beside those of its jobs
+# A URI's part up to a password: before the last @ (an unescaped one may hold any sign), or among the query's words.
+PASSWORD = re.compile(r"^(?!sqlite:)([^:]+://)(?:[^@]*:.*@|.*[?&]password=).*", re.DOTALL)
 
 
 def connect(uri: str, create: bool = True) -> "MlflowClient":
@@ -30,8 +33,14 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
         create: whether a database that is not there yet is made.
 
     Raises:
-        UserError: nothing answers there, or the database's folder cannot be written.
+        UserError: nothing answers there, it does not take this account, the database's folder cannot be written, or
+            `uri` holds a password, which would be kept with every run.
     """
+    if secret := PASSWORD.match(uri):
+        raise UserError(
+            f"tracking.uri={secret[1]}...: holds a password, which would be kept with every run; leave it out, and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (of a PostgreSQL database: PGPASSWORD)"
+        )
     if uri.startswith(("http://", "https://")):
         import requests
 
@@ -77,7 +86,7 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
 
     mlflow.set_tracking_uri(uri)
     try:
-        with one_at_a_time(uri):
+        with one_at_a_time(uri), permitted(uri, "its experiments"):
             client = mlflow.MlflowClient(uri)
             client.search_experiments(max_results=1)
     except UserError:
@@ -101,6 +110,35 @@ def one_at_a_time(uri: str) -> Iterator[None]:
             yield
     except OSError as error:
         raise UserError(f"tracking.uri={uri}: cannot be written ({error.strerror}); set another") from error
+
+
+@contextlib.contextmanager
+def permitted(uri: str, what: str) -> Iterator[None]:
+    """Tells what a server with accounts refuses as the user's error that it is.
+
+    Args:
+        uri: of the store.
+        what: is read or written.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    try:
+        yield
+    except (MlflowException, HTTPError) as error:
+        status = error.response.status_code if isinstance(error, HTTPError) else error.get_http_status_code()
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        if status == 401:
+            told = f"does not know {user} by this password" if user else "wants to know who you are"
+            raise UserError(
+                f"tracking.uri={uri}: the server {told}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from error
+        if status == 403:
+            raise UserError(
+                f"tracking.uri={uri}: {user or 'this account'} lacks the permission for {what}; ask an admin of the "
+                "server for it, or name another"
+            ) from error
+        raise
 
 
 def first_line(error: Exception) -> str:
@@ -171,7 +209,8 @@ def get_run(client: "MlflowClient", run_id: str) -> StoredRun:
     from mlflow.exceptions import MlflowException
 
     try:
-        return _stored(client.get_run(run_id))
+        with permitted(client.tracking_uri, f"run {run_id}"):
+            return _stored(client.get_run(run_id))
     except MlflowException as error:
         raise UserError(f"no run {run_id} in the tracking store; mend the id or set tracking.uri") from error
 
