@@ -256,8 +256,7 @@ def test_a_trainer_that_is_refused_spoils_no_run(trained: tuple[Workspace, str],
     before = (workspace.folder(run_id) / "config.yaml").read_text()
     workspace.refuse("flr.train", *TINY, *SMALL_SET, word)  # a new run
     workspace.refuse("flr.train", f"run={run_id}", "trainer.max_epochs=50", word)
-    client = workspace.client()
-    (only,) = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+    only = workspace.only_run()
     assert only.info.run_id == run_id and only.info.status == "FINISHED"
     assert (workspace.folder(run_id) / "config.yaml").read_text() == before
 

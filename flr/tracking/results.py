@@ -184,12 +184,12 @@ def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> Tested:
     if "test/nme" not in run.metrics:
         raise UserError("no test result")
     try:
-        about = json.loads(fetch(client, run.run_id, "evaluation.json", folder).read_text(encoding="utf-8"))
+        about = json.loads(fetch(client, run, "evaluation.json", folder).read_text(encoding="utf-8"))
         protocol, parts = str(about["protocol"]), {key: about.get(key) for key in PROTOCOL}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"evaluation.json is damaged or of another version of flr ({error})") from error
     try:
-        with fetch(client, run.run_id, "errors.csv", folder).open(newline="", encoding="utf-8") as file:
+        with fetch(client, run, "errors.csv", folder).open(newline="", encoding="utf-8") as file:
             rows = sorted((row["face"], float(row["nme"]) / 100, row.get("group")) for row in csv.DictReader(file))
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"errors.csv is damaged ({error})") from error
