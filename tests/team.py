@@ -4,6 +4,7 @@
 already; it should be a new one, since some names of experiments and models are the tests' own.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -45,10 +46,8 @@ def start(folder: Path, **env: str) -> tuple["subprocess.Popen[str]", str]:
             return process, uri
         except OSError:
             pass
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            pass
     raise RuntimeError(f"{SCRIPT.name} ended with {process.returncode}:\n{log.read_text()[-3000:]}")
 
 
@@ -64,7 +63,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="flr-team-"))
     folder.chmod(0o711)  # where root runs the tests, PostgreSQL's own user must pass
-    process, uri = start(folder, MLFLOW_AUTH_ADMIN_PASSWORD=PASSWORD)
+    process, uri = start(folder, MLFLOW_AUTH_ADMIN_PASSWORD=PASSWORD, DEFAULT_PERMISSION="READ")
     os.environ |= {
         "FLR_TEST_TRACKING": uri, "MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": PASSWORD
     }  # fmt: skip

@@ -451,7 +451,10 @@ def test_the_page_looks_right_in_a_browser(runs: Workspace, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["tracking.experiment=flrr"], "no such experiment there (did you mean 'flr'?)"),
+        pytest.param(
+            ["tracking.experiment=flrr"], "no such experiment there (did you mean 'flr'?)",
+            marks=pytest.mark.sqlite("no other test's experiments beside it"),
+        ),
         (["filter=metrics.`test/nme` < 0"], "no run fits filter="),
         (["filter=metrics >"], "filter=metrics >: the tracking store says"),
         (["group=modle"], "group: no run has a tag or parameter 'modle' (did you mean 'model'?)"),

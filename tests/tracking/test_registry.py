@@ -173,9 +173,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[MlflowClient, str, 
     return client, uri, client.create_experiment("store", None if SERVER else (folder / "artifacts").as_uri())
 
 
-def add(client: MlflowClient, name: str, protocol: str, nme: float | None) -> str:
+def add(store: tuple[MlflowClient, str, str], name: str, protocol: str, nme: float | None) -> str:
+    client, _, experiment = store
     tags = {"protocol": protocol} | ({} if nme is None else {"val/nme": f"{nme:.5g}"})
-    version = client.create_model_version(name, "file:///nowhere", tags=tags).version
+    run = client.create_run(experiment).info
+    version = client.create_model_version(name, run.artifact_uri, run.run_id, tags=tags).version
     point_best(client, name, protocol)
     return str(version)
 
@@ -188,23 +190,23 @@ def holder(client: MlflowClient, name: str) -> str | None:
 def test_best_has_the_lowest_error_of_its_protocol(store: tuple[MlflowClient, str, str]) -> None:
     client, name = store[0], "net"
     client.create_registered_model(name)
-    add(client, name, "P", None)
+    add(store, name, "P", None)
     assert holder(client, name) is None
-    first = add(client, name, "P", 5.0)
+    first = add(store, name, "P", 5.0)
     assert holder(client, name) == first
-    add(client, name, "P", 10.0)
+    add(store, name, "P", 10.0)
     assert holder(client, name) == first  # by number, not by letters
-    other = add(client, name, "Q", 1.0)
+    other = add(store, name, "Q", 1.0)
     assert holder(client, name) == first  # another protocol's error is no better one
-    second = add(client, name, "P", 4.5)
+    second = add(store, name, "P", 4.5)
     assert holder(client, name) == second
     client.set_registered_model_alias(name, "best", other)  # a person's choice
-    add(client, name, "P", 0.1)
+    add(store, name, "P", 0.1)
     assert holder(client, name) == other
-    third = add(client, name, "Q", 0.9)
+    third = add(store, name, "Q", 0.9)
     assert holder(client, name) == third
     client.delete_model_version(name, third)
-    add(client, name, "Q", 2.0)
+    add(store, name, "Q", 2.0)
     assert holder(client, name) == other
 
 

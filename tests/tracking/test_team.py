@@ -3,15 +3,19 @@
 import csv
 import json
 import os
-import signal
+import re
+import shutil
 import subprocess
-from collections import defaultdict
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.server import get_app_client
 
 from tests import team
 from tests.conftest import SERVER, SMALL_SET, TINY, Workspace
@@ -22,17 +26,23 @@ pytestmark = pytest.mark.skipif(not SERVER, reason="needs a team's server: make 
 AT_ONCE = 20
 
 
+def accounts(uri: str | None = SERVER) -> Any:
+    """The admin's hand on them."""
+    from mlflow.server import get_app_client  # seconds, for a test that is mostly skipped
+
+    return get_app_client("basic-auth", tracking_uri=uri)
+
+
 @pytest.fixture
 def member() -> dict[str, str]:
     """The environment of a new user without rights of its own."""
     name, password = f"user-{uuid4().hex[:8]}", f"secret-{uuid4().hex}"
-    get_app_client("basic-auth", tracking_uri=SERVER).create_user(name, password)
+    accounts().create_user(name, password)
     return {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": password}
 
 
-def limit(member: dict[str, str], experiment_id: str, permission: str) -> None:
-    auth = get_app_client("basic-auth", tracking_uri=SERVER)
-    auth.grant_user_permission(member["MLFLOW_TRACKING_USERNAME"], "experiment", experiment_id, permission)
+def allow(member: dict[str, str], experiment_id: str, permission: str) -> None:
+    accounts().grant_user_permission(member["MLFLOW_TRACKING_USERNAME"], "experiment", experiment_id, permission)
 
 
 def test_who_is_not_known_is_refused_before_any_work(workspace: Workspace) -> None:
@@ -47,13 +57,14 @@ def test_who_is_not_known_is_refused_before_any_work(workspace: Workspace) -> No
     assert not (workspace.outputs / "runs").exists()
 
 
-@pytest.mark.parametrize("permission", ["READ", "NO_PERMISSIONS"])
+@pytest.mark.parametrize("permission", ["READ", "DENY"])
 def test_who_may_not_write_is_refused_before_any_work(
     workspace: Workspace, member: dict[str, str], permission: str
 ) -> None:
     client = workspace.client()
     experiment_id = client.create_experiment(workspace.experiment)
-    limit(member, experiment_id, permission)
+    if permission == "DENY":  # READ is what an account has by itself on this server
+        allow(member, experiment_id, permission)
     for words in ([], ["-m", "seed=0,1"]):
         line = workspace.refuse("flr.train", *words, *TINY, *SMALL_SET, **member)
         assert f"lacks the permission for tracking.experiment={workspace.experiment}" in line and "ask an admin" in line
@@ -63,18 +74,21 @@ def test_who_may_not_write_is_refused_before_any_work(
 def test_a_result_that_may_not_be_written_is_told(workspace: Workspace, member: dict[str, str]) -> None:
     workspace.train("trainer.max_epochs=1")
     run = workspace.only_run()
-    for permission, said in (("READ", "the permission for writing to run"), ("NO_PERMISSIONS", "the permission for run=")):
-        limit(member, run.info.experiment_id, permission)
-        assert said in workspace.refuse("flr.evaluate", f"run={run.info.run_id}", **member)
+    words = ["flr.evaluate", f"run={run.info.run_id}"]
+    assert "the permission for writing to run" in workspace.refuse(*words, **member)
+    allow(member, run.info.experiment_id, "DENY")
+    assert "the permission for run=" in workspace.refuse(*words, **member)
 
 
 def test_a_member_trains_in_the_experiment_of_another(workspace: Workspace, member: dict[str, str]) -> None:
     workspace.train("trainer.max_epochs=1")
-    done = workspace.train("trainer.max_epochs=1", "seed=1", **member)
-    assert "model models:/synthetic-heatmapfpn/" in done.stdout and "flr: " not in done.stderr
+    allow(member, workspace.only_run().info.experiment_id, "EDIT")
+    name = member["MLFLOW_TRACKING_USERNAME"]
+    done = workspace.train("trainer.max_epochs=1", "seed=1", f"tracking.register={name}", **member)
+    assert f"model models:/{name}/1" in done.stdout and "flr: " not in done.stderr
     assert [run.info.status for run in workspace.stored()] == ["FINISHED"] * 2
     # A sweep that comes to nothing deletes its run, or leaves it where only its experiment's owner may delete.
-    assert "does not fit" in workspace.refuse("flr.train", "-m", *TINY, "seed=0,1", "model.widths=3", **member)
+    assert "no config" in workspace.refuse("flr.train", "-m", *TINY, "model=nosuch,sepconv", **member)
 
 
 def test_a_password_is_kept_nowhere(workspace: Workspace, member: dict[str, str], tmp_path: Path) -> None:
@@ -120,7 +134,7 @@ def test_twenty_runs_at_once_lose_nothing(workspace: Workspace) -> None:
         """Everything of a run but its values."""
         steps = {name: [row.step for row in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics}
         pictures = {name for name in artifacts(client, run.info.run_id) if not name.startswith("images/")}
-        return {"steps": steps, "params": set(run.data.params), "files": pictures, "inputs": len(run.inputs.dataset_inputs)}
+        return {"steps": steps, "params": set(run.data.params), "files": pictures}
 
     expected, found = left(alone), workspace.stored()[1:]
     assert len(expected["steps"]["train/loss"]) >= 5 and len(expected["steps"]["val/nme"]) == 5
@@ -137,49 +151,58 @@ def test_twenty_runs_at_once_lose_nothing(workspace: Workspace) -> None:
             assert {row["face"]: row["nme"] for row in csv.DictReader(file)} == own
         kept.unlink()
     assert len({run.data.metrics["test/nme"] for run in found}) == AT_ONCE
-    versions = defaultdict(int)
-    for version in client.search_model_versions("name = 'synthetic-heatmapfpn'"):
-        versions[version.run_id] += 1
+    versions = Counter(version.run_id for version in client.search_model_versions("name = 'synthetic-heatmapfpn'"))
     assert all(versions[run.info.run_id] == 1 for run in found)
 
 
-def test_the_script_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o711)  # where root runs the tests, PostgreSQL's own user must pass
-    account = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "of-this-test-alone"}
-    for starts in range(2):
-        first = {"MLFLOW_AUTH_ADMIN_PASSWORD": account["MLFLOW_TRACKING_PASSWORD"] if starts == 0 else ""}
-        process, uri = team.start(tmp_path, **first)
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's own user may pass, as it must where root runs the tests."""
+    folder = Path(tempfile.mkdtemp(prefix="flr-team-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def processes(*words: str) -> list[str]:
+    """The command lines that have one of some words."""
+    listed = subprocess.run(["ps", "-Ao", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if any(word in line for word in words)]
+
+
+def test_the_script_stops_cleanly_and_goes_on(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    password = "of-this-test-alone"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    for given, before in ((password, {"Default"}), ("", {"Default", "kept"})):
+        process, uri = team.start(open_folder, MLFLOW_AUTH_ADMIN_PASSWORD=given)
         try:
-            with pytest.MonkeyPatch.context() as patch:
-                for key, value in account.items():
-                    patch.setenv(key, value)
-                client = MlflowClient(uri)
-                names = [found.name for found in client.search_experiments()]
-                assert names == ["Default"] * (1 - starts) or names == ["kept", "Default"]
-                if starts == 0:
-                    client.create_experiment("kept")
-            about = subprocess.run(["ps", "-Ao", "pid,args"], capture_output=True, text=True).stdout
-            assert account["MLFLOW_TRACKING_PASSWORD"] not in about
-            mine = [line for line in about.splitlines() if str(tmp_path) in line]
-            assert any("postgres" in line for line in mine) and any("mlflow" in line for line in mine)
+            client = MlflowClient(uri)
+            assert {found.name for found in client.search_experiments()} == before
+            if given:
+                client.create_experiment("kept")
+                accounts(uri).create_user("member", password[::-1])
+            with pytest.MonkeyPatch.context() as another:  # writes where it is told nothing else
+                another.setenv("MLFLOW_TRACKING_USERNAME", "member")
+                another.setenv("MLFLOW_TRACKING_PASSWORD", password[::-1])
+                client.create_run(client.get_experiment_by_name("kept").experiment_id)
+            assert len(processes(str(open_folder))) >= 3 and not processes(password)
+            database = re.findall(r"postgresql\+psycopg2:\S+", " ".join(processes(str(open_folder))))[0]
+            without = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+            line = subprocess.run(["psql", database.replace("+psycopg2", ""), "-w", "-c", ""], env=without, capture_output=True)
+            assert b"no password supplied" in line.stderr
         finally:
             code = team.stop(process)
-        assert code == 130
-        about = subprocess.run(["ps", "-Ao", "pid,args"], capture_output=True, text=True).stdout
-        assert not [line for line in about.splitlines() if str(tmp_path) in line or uri.rpartition(":")[2] in line]
-    secrets = [path for path in (tmp_path / "team").iterdir() if path.is_file()]
-    assert {path.name for path in secrets} == {"auth.ini", "flask.key", "pgpass"}
-    assert all(path.stat().st_mode & 0o077 == 0 for path in secrets)
-    assert account["MLFLOW_TRACKING_PASSWORD"] not in (tmp_path / "server.log").read_text()
-    # PostgreSQL itself wants its password.
-    refused = subprocess.run([str(team.SCRIPT)], capture_output=True, text=True)
-    assert refused.returncode == 2 and refused.stderr.startswith("team_tracking: no folder")
+        assert code == 130 and not processes(str(open_folder), uri.rpartition(":")[2])
+    kept = [path for path in (open_folder / "team").iterdir() if path.is_file()]
+    assert {path.name for path in kept} == {"auth.ini", "flask.key", "pgpass"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
+    assert password not in (open_folder / "server.log").read_text()
 
 
 @pytest.mark.parametrize("password", ["", "short"])
 def test_the_script_wants_a_password_of_the_admin(tmp_path: Path, password: str) -> None:
-    env = {**os.environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password, "BIN": str(Path(os.sys.executable).parent)}
+    env = {**os.environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password, "BIN": str(Path(sys.executable).parent)}
     done = subprocess.run([str(team.SCRIPT), str(tmp_path / "new")], env=env, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "set MLFLOW_AUTH_ADMIN_PASSWORD" in done.stderr
     assert not (tmp_path / "new").exists()
