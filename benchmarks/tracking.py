@@ -67,6 +67,7 @@ def fill(tracker: Tracker, folder: Path) -> None:
 
 
 def main() -> None:
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     with tempfile.TemporaryDirectory(prefix="flr-") as name:
         folder = Path(name)
         server = os.environ.get("MLFLOW_TRACKING_URI")

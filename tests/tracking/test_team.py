@@ -48,7 +48,9 @@ def allow(member: dict[str, str], experiment_id: str, permission: str) -> None:
 def test_who_is_not_known_is_refused_before_any_work(workspace: Workspace) -> None:
     words = [*TINY, *SMALL_SET]
     for module in ("flr.train", "flr.compare"):
-        line = workspace.refuse(module, *(words if module == "flr.train" else []), MLFLOW_TRACKING_PASSWORD="not-mine-at-all")
+        line = workspace.refuse(
+            module, *(words if module == "flr.train" else []), MLFLOW_TRACKING_PASSWORD="not-mine-at-all"
+        )
         assert "does not know admin" in line and SERVER in line and "MLFLOW_TRACKING_PASSWORD" in line
         assert "not-mine-at-all" not in line
     nobody = dict.fromkeys(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), "")
@@ -132,7 +134,9 @@ def test_twenty_runs_at_once_lose_nothing(workspace: Workspace) -> None:
 
     def left(run) -> dict:
         """Everything of a run but its values."""
-        steps = {name: [row.step for row in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics}
+        steps = {
+            name: [row.step for row in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics
+        }
         pictures = {name for name in artifacts(client, run.info.run_id) if not name.startswith("images/")}
         return {"steps": steps, "params": set(run.data.params), "files": pictures}
 
@@ -189,7 +193,9 @@ def test_the_script_stops_cleanly_and_goes_on(open_folder: Path, monkeypatch: py
             assert len(processes(str(open_folder))) >= 3 and not processes(password)
             database = re.findall(r"postgresql\+psycopg2:\S+", " ".join(processes(str(open_folder))))[0]
             without = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-            line = subprocess.run(["psql", database.replace("+psycopg2", ""), "-w", "-c", ""], env=without, capture_output=True)
+            line = subprocess.run(
+                ["psql", database.replace("+psycopg2", ""), "-w", "-c", ""], env=without, capture_output=True
+            )
             assert b"no password supplied" in line.stderr
         finally:
             code = team.stop(process)
