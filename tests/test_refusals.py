@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flr.tracking.store import PASSWORD
 from tests.conftest import SERVER, SMALL_SET, TINY, Workspace
 from tests.fakes import ibug as fake_ibug
 
@@ -212,6 +213,28 @@ def test_an_unreachable_server_is_said_at_once(workspace: Workspace, free_port: 
 @pytest.mark.parametrize("uri", ["sqlite:///relative.db", "file:///tmp/mlruns", "nonsense"])
 def test_a_tracking_store_that_cannot_serve(workspace: Workspace, uri: str) -> None:
     assert "tracking.uri" in workspace.refuse("flr.train", *TINY, *SMALL_SET, f"tracking.uri={uri}")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://ann:s3cret@127.0.0.1:1", "https://ann:s3c/ret:s3cret@127.0.0.1:1/x", "postgresql://ann:s3cret@127.0.0.1/runs",
+     "postgresql+psycopg2://127.0.0.1/runs?user=ann&password=s3cret"],
+)  # fmt: skip
+def test_an_address_with_a_password_is_refused_and_not_shown(workspace: Workspace, uri: str) -> None:
+    words = [*TINY, *SMALL_SET]
+    for done in (
+        workspace.run("flr.train", *words, f"tracking.uri='{uri}'", code=2),
+        workspace.run("flr.train", "-m", *words, "seed=0,1", f"tracking.uri='{uri}'", code=2),
+        workspace.run("flr.compare", code=2, MLFLOW_TRACKING_URI=uri),
+    ):
+        assert "holds a password" in done.stderr and "set MLFLOW_TRACKING_USERNAME" in done.stderr
+        assert "s3c" not in "".join(done)
+    assert not any(b"s3c" in path.read_bytes() for path in workspace.path.rglob("*") if path.is_file())
+
+
+def test_an_address_without_a_password_is_none() -> None:
+    for uri in ("sqlite:////a:b@c/mlflow.db", "http://127.0.0.1:5000", "postgresql://ann@127.0.0.1:5432/runs"):
+        assert not PASSWORD.match(uri)
 
 
 @pytest.fixture
