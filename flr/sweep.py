@@ -5,6 +5,7 @@ has a tag for each job that was begun, by number, which names the job's run. A j
 experiment has its recipe (the config, less what changes no result), its code and its data.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -25,7 +26,7 @@ from flr.config import NO_RESULT, Grid, flat, key_of, label_of, plain, under
 from flr.errors import UserError
 from flr.tracking.mlflow import Tracker
 from flr.tracking.provenance import code_digest
-from flr.tracking.store import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run
+from flr.tracking.store import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run, permitted
 
 LONGEST = 5000  # characters of a tag, as servers of before took them
 CRASH, REFUSED = 1, 2  # exit codes
@@ -139,9 +140,10 @@ def begin(cfg: DictConfig, name: str, grid: Grid, folder: Path) -> Tracker:
 
 
 def discard(tracker: Tracker, name: str) -> None:
-    """Delete the run of a sweep that no job ever came to."""
+    """Delete the run of a sweep that no job ever came to, where this account may delete."""
     if not find_runs(tracker.client, tracker.experiment, _named(name)):
-        tracker.discard()
+        with contextlib.suppress(UserError), permitted(tracker.uri, "deleting"):
+            tracker.discard()
 
 
 def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:

@@ -296,7 +296,9 @@ def run(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        raise UserError(f"{error.filename or output}: {error.strerror}; free space or set paths.output_dir") from error
+        # Of two files that is where the first was to go.
+        where = error.filename2 or error.filename or output
+        raise UserError(f"{where}: {error.strerror}; free space or set paths.output_dir") from error
     finally:
         end = sys.exception()
         ranks.hold(end)

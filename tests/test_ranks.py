@@ -189,9 +189,7 @@ def test_a_sweep_of_two_ranks_makes_a_run_a_job(workspace: Workspace) -> None:
     (workspace.path / "own.py").write_text(OWN)
     words = (*TINY, *SMALL_SET, *TWO, "trainer.max_epochs=2,1", "+callbacks.fails._target_=own.Fails")
     done = workspace.apart("flr.train", "-m", *words, code=1, FLR_TRUST="own")
-    client = workspace.client()
-    runs = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
-    jobs = {run.info.run_name: run for run in runs}
+    jobs = {run.info.run_name: run for run in workspace.stored()}
     assert {name: (run.data.tags.get("flr.ranks"), run.info.status) for name, run in jobs.items()} == {
         "max_epochs 2": ("2", "FAILED"), "max_epochs 1": ("2", "FINISHED"),
         "sweep of trainer.max_epochs on synthetic": (None, "FAILED"),
