@@ -79,7 +79,9 @@ case $HOST in
 127.* | localhost | ::1) ;;
 *) echo "team_tracking: plain HTTP shows passwords to the network between; put a proxy with TLS before port $PORT, or use ssh -L" >&2 ;;
 esac
+# On a busy machine a worker that answers its parent late is no dead one.
 setsid "$BIN/mlflow" server --app-name basic-auth --host "$HOST" --port "$PORT" --workers "$WORKERS" \
+  --uvicorn-opts "--timeout-worker-healthcheck 60" \
   --backend-store-uri "$uri" --artifacts-destination "$folder/artifacts" "$@" &
 server=$!
 wait "$server"
