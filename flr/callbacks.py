@@ -1,6 +1,8 @@
 """What runs beside a training: progress with the time left, validation pictures."""
 
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,22 @@ class Progress(TQDMProgressBar):
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # a run's id tells nothing while it trains
         return metrics
+
+
+class Stop(pl.Callback):
+    """Ends a training of one device after a validation.
+
+    Args:
+        hopeless: asked with the epoch, from 0, and its ``val/nme``, where that is a number.
+    """
+
+    def __init__(self, hopeless: Callable[[int, float], bool]) -> None:
+        self.hopeless = hopeless
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        nme = float(trainer.callback_metrics["val/nme"])
+        if math.isfinite(nme) and self.hopeless(trainer.current_epoch, nme):
+            trainer.should_stop = True
 
 
 class ValidationPictures(pl.Callback):
