@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 import numpy as np
@@ -142,7 +142,7 @@ class Dimension:
 
         shape = self.shape
         if isinstance(shape, Choice):
-            return CategoricalDistribution(shape.choices)
+            return CategoricalDistribution(cast(list[str], shape.choices))
         if all(isinstance(bound, int) for bound in (shape.low, shape.high, shape.step or 1)):
             return IntDistribution(int(shape.low), int(shape.high), shape.log, int(shape.step or 1))
         return FloatDistribution(shape.low, shape.high, shape.log, shape.step)
@@ -266,8 +266,8 @@ def compose(words: Sequence[str]) -> DictConfig:
 def typed(words: Sequence[str]) -> list[str]:
     """What the user typed for the training, and some overrides, which win."""
     keys = {key_of(word) for word in words}
-    own = [word for word in task_overrides() if not re.match(r"[+~]*tune\b", word) and key_of(word) not in keys]
-    return [*own, *words]
+    own = [word for word in task_overrides() if not re.match(r"[+~]*tune\b", word)]
+    return [*(word for word in own if word.startswith("+") or key_of(word) not in keys), *words]
 
 
 # -- the study ---------------------------------------------------------------------------------------------------------

@@ -222,16 +222,16 @@ def study_figure(finished: Mapping[int, float], pruned: Mapping[int, float], own
     """The trials of a study by number, each with its lowest NME, percent; one of them of the config's own values."""
     fig = figure()
     axes = fig.axes[0]
-    axes.plot(finished.keys(), finished.values(), "o", label="finished")
+    axes.plot(list(finished), list(finished.values()), "o", label="finished")
     if pruned:
-        axes.plot(pruned.keys(), pruned.values(), "x", color="grey", label="pruned")
-    if own in finished:
+        axes.plot(list(pruned), list(pruned.values()), "x", color="grey", label="pruned")
+    if own is not None and own in finished:
         axes.plot(own, finished[own], "D", color="tab:orange", label="the config's own values")
     numbers = sorted(finished)
     best = np.minimum.accumulate([finished[number] for number in numbers])
     axes.step(numbers, best, where="post", color="tab:green", label="lowest so far")
     axes.set(xlabel="trial", ylabel="lowest val/nme, %", title="History", yscale="log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     axes.grid(alpha=0.3, which="both")
