@@ -32,7 +32,21 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from flr.compare import Grid, markdown, show, write_csv
-from flr.config import NO_RESULT, Train, Tune, build, check, door, flat, groups, key_of, plain, task_overrides, under
+from flr.config import (
+    NO_RESULT,
+    Train,
+    Tune,
+    build,
+    check,
+    door,
+    flat,
+    groups,
+    key_of,
+    plain,
+    quiet,
+    task_overrides,
+    under,
+)
 from flr.errors import UserError, nearest
 from flr.files import writing
 
@@ -60,6 +74,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"run={cfg.run} goes on with one run by flr.train; a study goes on by its own command")
     space = dimensions(cfg)
     print(f"Tuning {', '.join(dimension.key for dimension in space)} of {cfg.model._target_} on {cfg.data.name}")
+    quiet()
     from flr.ranks import started_outside
 
     if cfg.trainer.devices not in (1, "1", [0]) or cfg.trainer.get("num_nodes", 1) != 1 or started_outside():
@@ -313,14 +328,10 @@ class Study:
         import optuna
         from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 
-        from flr.config import quiet
         from flr.sweep import recipe, tracker_of
 
-        quiet()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.filterwarnings(
-            "ignore", module="optuna|flr.tune|__main__", category=optuna.exceptions.ExperimentalWarning
-        )
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", "Heartbeat of storage")  # _try has it beat
         warnings.filterwarnings("ignore", "The reported value is ignored")  # of the epoch in which a trial was stopped
         self.cfg, self.space, search = cfg, space, cfg.tune
@@ -332,6 +343,11 @@ class Study:
         if not re.fullmatch(r"[\w.-]{1,200}", self.name):
             raise UserError(f"tune.study={self.name}: a study's name is made of letters, digits and . _ - alone")
         self.uri = str(search.storage)
+        if not re.match(r"sqlite:////|postgresql(\+\w+)?://", self.uri):
+            kind = self.uri.partition("://")[0]  # what follows may hold a password
+            raise UserError(
+                f"tune.storage={kind}://...: name sqlite:/// and an absolute path, or postgresql://USER@HOST/DATABASE"
+            )
         self.folder = Path(self.cfg.paths.output_dir).absolute() / "studies" / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tracker: Tracker = tracker_of(self.cfg)
@@ -454,6 +470,9 @@ class Study:
             )
             self.study.sampler = build(node, **given)
             trial = self.study.ask({one.key: one.distribution for one in self.space})
+            if isinstance(self.study.sampler, optuna.samplers.BruteForceSampler):
+                # At the end of its grid it would stop Study.optimize, which does not run here.
+                self.study.sampler = optuna.samplers.RandomSampler()
             for key, value in me.items():
                 trial.set_user_attr(key, value)
             return trial
@@ -656,7 +675,11 @@ class Study:
         print(f"run {self.tracker.run_id}  {self.folder}")
         failed = [row for row in rows if row.state == "failed"]
         if failed and not _best(rows):
-            raise SystemExit(f"flr: no trial of study {self.name} has finished; the last failed: {failed[-1].reason}")
+            print(
+                f"flr: no trial of study {self.name} has finished; the last failed: {failed[-1].reason}",
+                file=sys.stderr,
+            )
+            sys.exit(1)
 
     def _write_experiment(self, words: Sequence[str]) -> None:
         """The best config as ``experiment=tuned``, for ``--config-dir`` with the study's folder."""
@@ -699,10 +722,6 @@ def _short(value: Any) -> str:
 def _refuse_storage(uri: str) -> None:
     import sqlalchemy
 
-    if not re.match(r"sqlite:////|postgresql(\+\w+)?://", uri):
-        raise UserError(
-            f"tune.storage={uri.partition('://')[0]}://...: name sqlite:/// and an absolute path, or postgresql://USER@HOST/DATABASE"
-        )
     engine = sqlalchemy.create_engine(uri)
     tables = sqlalchemy.inspect(engine).get_table_names()
     engine.dispose()

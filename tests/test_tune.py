@@ -252,7 +252,7 @@ def test_a_study_of_failures_ends(own: Workspace) -> None:
     ("words", "told"),
     [
         (["+tune.space={optim.rl: {low: 1e-4, high: 1}}"], "no config key 'optim.rl' (did you mean 'optim.lr'?)"),
-        (["+tune.space.ema={low: 0.1, hi: 0.2}"], "tune.space.ema.hi is not a key of Range (did you mean 'high'?)"),
+        (["+tune.space.ema={low: 0.1, hi: 0.2}"], "tune.space.ema.hi is not a key of flr.tune.Range (did you mean 'high'?)"),
         (["tune.space.optim.lr.low=1"], "low=1 is not below high=0.1"),
         (["tune.space.optim.lr.low=0"], "log=true needs low above 0"),
         (["tune.space.optim.lr.low=small"], "tune.space.optim.lr.low=small does not fit"),
