@@ -7,6 +7,7 @@ test part is not scored: the winner's command trains it in full, and tests it on
 import contextlib
 import gc
 import hashlib
+import importlib.util
 import json
 import math
 import re
@@ -348,6 +349,8 @@ class Study:
             raise UserError(
                 f"tune.storage={kind}://...: name sqlite:/// and an absolute path, or postgresql://USER@HOST/DATABASE"
             )
+        if importlib.util.find_spec("psycopg") is None:  # what newer SQLAlchemy would take
+            self.uri = re.sub("^postgresql://", "postgresql+psycopg2://", self.uri)
         self.folder = Path(self.cfg.paths.output_dir).absolute() / "studies" / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tracker: Tracker = tracker_of(self.cfg)

@@ -336,7 +336,7 @@ def test_the_same_seed_draws_the_same_in_one_go_or_two(workspace: Workspace, tmp
 def test_a_study_in_postgresql(workspace: Workspace) -> None:
     uri = os.environ.get("FLR_POSTGRES")
     if not uri:
-        pytest.skip("FLR_POSTGRES names no database, as postgresql://USER@HOST/DATABASE")
+        pytest.skip("FLR_POSTGRES names no database, as postgresql+psycopg2://USER@HOST/DATABASE")
     study = f"test-{os.getpid()}-{time.time_ns()}"
     words = (*WORDS, f"tune.storage={uri}", f"tune.study={study}", "tune.trials=4", "trainer.max_epochs=1")
     processes = [workspace.start("flr.tune", *words) for _ in range(2)]
