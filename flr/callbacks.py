@@ -1,17 +1,23 @@
-"""What runs beside a training: progress with the time left, validation pictures."""
+"""What runs beside a training: progress with the time left, an early end, checkpoints, validation pictures."""
 
+import io
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.plugins import TorchCheckpointIO
 from tqdm import tqdm
 
 from flr.data.datamodule import FaceData
+from flr.files import writing
 from flr.module import LandmarkModule
 from flr.tracking.mlflow import Tracker
 from flr.tracking.pictures import draw_face, sheet
@@ -53,6 +59,27 @@ class Stop(pl.Callback):
         nme = float(trainer.callback_metrics["val/nme"])
         if math.isfinite(nme) and self.hopeless(trainer.current_epoch, nme):
             trainer.should_stop = True
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that become visible whole, in whatever moment the process ends or the disk is full.
+
+    ``last.ckpt`` leaves the one before as ``before.ckpt``. (Lightning writes through the system's temporary folder, often on
+    another disk, from which a file is copied, not renamed.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path, content = Path(path), io.BytesIO()
+        torch.save(checkpoint, content)  # torch's own writing to a full disk ends in its C++ code
+        with writing(path) as aside:
+            aside.write_bytes(content.getbuffer())
+            if path.name == "last.ckpt" and path.exists():
+                with writing(path.with_name("before.ckpt")) as link:
+                    link.unlink()
+                    try:
+                        os.link(path, link)
+                    except OSError:  # a file system without links
+                        shutil.copyfile(path, link)
 
 
 class ValidationPictures(pl.Callback):

@@ -1,7 +1,11 @@
 """Finding a run and reading its checkpoint. Nothing that is loaded is executed."""
 
 import json
+import os
 import pickle
+import sys
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,11 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def before(self) -> Path:
+        """The one that ``last.ckpt`` took the place of, for when that is damaged."""
+        return self.path / "checkpoints" / "before.ckpt"
 
     @property
     def config(self) -> Path:
@@ -93,25 +102,61 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
     return RunFolder(target)
 
 
+class Damaged(UserError):
+    """A checkpoint that is cut, changed, or holds more than tensors and plain values."""
+
+
+def load_last(folder: RunFolder) -> dict[str, Any] | None:
+    """The last checkpoint of a run; where that is damaged, the one before, which takes its place.
+
+    Returns:
+        None for a run that was stopped in its first epoch.
+
+    Raises:
+        UserError: there are checkpoints, but none can be used.
+    """
+    if not folder.last.is_file():
+        return None
+    try:
+        return load_checkpoint(folder.last)
+    except Damaged as error:
+        try:
+            load_checkpoint(folder.before)
+            os.replace(folder.before, folder.last)
+        except (UserError, FileNotFoundError):  # another rank may have been faster
+            return load_checkpoint(folder.last)
+        print(f"flr: {error}; the one before is used", file=sys.stderr)
+        return load_checkpoint(folder.last)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of this project: Lightning's, with a plain ``flr`` part.
 
     Raises:
-        UserError: missing, cut, foreign, or holding anything but tensors and plain values.
+        Damaged: cut, changed, or holding anything but tensors and plain values.
+        UserError: missing or foreign.
     """
     import torch
 
     try:
+        # torch itself would take changed weights: it leaves out the archive's checksums.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():
+                    raise ValueError("checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, AttributeError) as error:
+    except (
+        OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, AttributeError,
+        zipfile.BadZipFile, zlib.error, NotImplementedError,
+    ) as error:  # fmt: skip
         reason = (
             "holds objects, which are never loaded"
             if "unsupported" in str(error).lower()
             else "damaged or not a checkpoint"
         )
-        raise UserError(f"{path}: {reason}; name another, or last.ckpt or best.ckpt of the same run") from error
+        raise Damaged(f"{path}: {reason}; name another, or last.ckpt or best.ckpt of the same run") from error
     about = checkpoint.get("flr") if isinstance(checkpoint, dict) else None
     if not isinstance(about, dict) or "state_dict" not in checkpoint or "config" not in about:
         raise UserError(f"{path}: a checkpoint, but not one that flr.train wrote")
@@ -127,7 +172,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             and not face.requires_grad
         )
     if not whole or not all(isinstance(about.get(key), form) for key, form in forms.items()):
-        raise UserError(f"{path}: parts of this checkpoint are missing or not of their form; name another")
+        raise Damaged(f"{path}: parts of this checkpoint are missing or not of their form; name another")
     if about.get("version") != VERSION:
         raise UserError(
             f"{path}: written by another version of flr (form {about.get('version')}, this reads {VERSION})"

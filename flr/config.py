@@ -88,7 +88,7 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 
 
 # Keys of a training's config that change nothing of what comes out, but for rounding.
-NO_RESULT = ("run", "name", "again", "paths", "tracking", "callbacks.progress", "callbacks.pictures", "data.root",
+NO_RESULT = ("run", "name", "again", "accept_data", "paths", "tracking", "callbacks.progress", "callbacks.pictures", "data.root",
              "data.workers", "data.download", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
              "trainer.strategy", "trainer.sync_batchnorm")  # fmt: skip
 
@@ -141,6 +141,7 @@ class Train:
         tracking: the MLflow store.
         paths: folders.
         again: whether a sweep is a new one, which trains again what is finished.
+        accept_data: whether a run whose data have changed since it stopped goes on with them.
     """
 
     run: str | None
@@ -159,6 +160,7 @@ class Train:
     tracking: Any
     paths: Any
     again: bool = False  # the configs of older runs have none
+    accept_data: bool = False
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def main(cfg: DictConfig) -> None:
         tracker: Tracker = build(own.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"])
         tracker.attach(note["run_id"])
         log(result, tracker, where, step=int(checkpoint["global_step"]), prefix="" if same else f"{where.name}/")
-        tracker.flush()
+        tracker.save()
     show(result)
     print(where / "evaluation.json")
 

@@ -20,6 +20,8 @@ from flr.landmarks.scheme import Scheme
 from flr.metrics.errors import LandmarkErrors
 from flr.objectives import Objective
 
+LOOK = 50  # steps between two looks at whether the losses are numbers
+
 
 class LandmarkModule(pl.LightningModule):
     """Trains and evaluates a net under an objective.
@@ -69,6 +71,8 @@ class LandmarkModule(pl.LightningModule):
         self.register_buffer("mean_face", torch.from_numpy(mean_face))
         self.errors, self.baseline = LandmarkErrors(), LandmarkErrors()
         self.evaluated: dict[str, np.ndarray] = {}
+        self.data_changed = False  # since the checkpoint from which a training goes on
+        self._steps: list[tuple[int, float, Tensor, Tensor]] = []
 
     @property
     def best_net(self) -> nn.Module:
@@ -97,6 +101,7 @@ class LandmarkModule(pl.LightningModule):
         self._sum = torch.zeros((), device=self.device)
         self._count = torch.zeros((), device=self.device)
         self._faces, self._since = 0, time.perf_counter()
+        self._steps.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         total, count = self.objective.loss(self.net(batch.images), batch.points, batch.labelled, self.size)
@@ -107,6 +112,11 @@ class LandmarkModule(pl.LightningModule):
             # The global batch's own mean: gradients are averaged over ranks, so each gives its sum over the mean count.
             count = self._ranks(count).sum() / self.trainer.world_size
         loss = total / count.clamp_min(1)
+        # Looked at now and then: a look at each step would have a GPU wait for it.
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._steps.append((self.trainer.global_step + 1, rate, loss.detach(), batch.index))
+        if len(self._steps) == LOOK:
+            self._look()
         self.log("train/loss_step", loss.detach(), prog_bar=True)
         return loss
 
@@ -119,11 +129,7 @@ class LandmarkModule(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         seconds = self._until - self._since
         total = self._ranks(torch.stack([self._sum, self._count])).sum(0)
-        if not total.isfinite().all():
-            raise UserError(
-                f"the loss of epoch {self.current_epoch + 1} is not a finite number; lower optim.lr or set "
-                "trainer.gradient_clip_val (the checkpoints of the epochs before are kept)"
-            )
+        self._look()
         self.log_dict(
             {
                 "train/loss": total[0] / total[1],
@@ -131,6 +137,26 @@ class LandmarkModule(pl.LightningModule):
                 "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             }
         )
+
+    def _look(self) -> None:
+        """Stop at the first loss that is no number.
+
+        Raises:
+            UserError: where, and at which learning rate.
+        """
+        losses = self._ranks(torch.stack([loss for _, _, loss, _ in self._steps]))
+        bad = (~losses.isfinite()).nonzero().tolist()
+        if bad:
+            first, rank = min((step, rank) for rank, step in bad)
+            step, rate, loss, index = self._steps[first]
+            names = self.trainer.datamodule.table.name[index.cpu().numpy()]  # type: ignore[attr-defined]
+            told = f"{loss.item()}, over {len(names)} faces ({', '.join(names[:3])}, ...)"
+            told = self.trainer.strategy.broadcast(told, src=rank)
+            raise UserError(
+                f"the loss of step {step} (epoch {self.current_epoch + 1}, lr {rate:.3g}) is not a finite number: {told}; "
+                "lower optim.lr or set trainer.gradient_clip_val (the checkpoints of the epochs before are kept)"
+            )
+        self._steps.clear()
 
     def on_train_batch_end(self, *args: Any) -> None:
         self._until = time.perf_counter()  # validation and pictures, which follow the last batch, are not training
@@ -198,6 +224,8 @@ class LandmarkModule(pl.LightningModule):
         for state in checkpoint.get("lr_schedulers", []):
             for planned in ("total_steps", "_schedule_phases"):
                 state.pop(planned, None)
+        if self.data_changed:  # errors on other faces are no measure of what was best
+            checkpoint["callbacks"] = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["flr"] = self.about

@@ -74,6 +74,11 @@ class Ranks(pl.Callback):
         if line := os.environ.pop(LINE, None):
             self._listen(Connection(int(line)), 0)
 
+    def hear(self) -> None:
+        """From here on SIGTERM ends the run in order: until the other ranks start, and after the fit too."""
+        if self.first:
+            self._answer(_terminate, signal.SIGTERM)
+
     def launch(self, trainer: pl.Trainer, folder: Path | None) -> None:
         """Start the other ranks, where nobody else does.
 
@@ -94,8 +99,6 @@ class Ranks(pl.Callback):
             )
         if trainer.world_size == 1:
             return
-        if self.first:
-            self._answer(_terminate, signal.SIGTERM)
         if self.environment.creates_processes_externally:
             return
         assert folder is not None

@@ -8,6 +8,8 @@ experiment has its recipe (the config, less what changes no result), its code an
 import hashlib
 import json
 import re
+import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,15 +21,16 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback
 
-from flr.checkpoints import RunFolder, find_run, load_checkpoint
+from flr.checkpoints import RunFolder, find_run, load_last
 from flr.config import NO_RESULT, Grid, flat, key_of, label_of, plain, under
 from flr.errors import UserError
 from flr.tracking.mlflow import Tracker
 from flr.tracking.provenance import code_digest
-from flr.tracking.store import GRID, PREFIX, StoredRun, find_runs, first_line, get_run
+from flr.tracking.store import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run
 
 LONGEST = 5000  # characters of a tag, as servers of before took them
 CRASH, REFUSED = 1, 2  # exit codes
+PATIENCE = (5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0)  # seconds between looks for a server that is away
 
 
 def recipe(cfg: DictConfig, more: Sequence[str] = ()) -> str:
@@ -66,6 +69,19 @@ def tracker_of(cfg: DictConfig) -> Tracker:
     artifacts = Path(cfg.paths.output_dir).absolute() / "artifacts"
     uri, experiment = str(cfg.tracking.uri), str(cfg.tracking.experiment)
     return Tracker(uri, experiment, artifacts, system_metrics=False, register=False)
+
+
+def reach(tracker: Tracker) -> None:
+    """Open the store; a server that is away for some minutes shall not fail all jobs that come meanwhile."""
+    for wait in PATIENCE:
+        try:
+            tracker.open()
+        except Away as error:
+            print(f"flr: {error}; asked again in {wait} s", file=sys.stderr)
+            time.sleep(wait)
+        else:
+            return
+    tracker.open()
 
 
 def _named(name: str) -> str:
@@ -138,7 +154,7 @@ def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:
         grid: its jobs.
         over: whether no job is left that may still run.
     """
-    tracker.open()  # closes the runs of jobs that died here
+    reach(tracker)  # closes the runs of jobs that died here
     client, found = tracker.client, []
     tags = get_run(client, tracker.run_id).tags
     known = {int(key[4:]): json.loads(value) for key, value in tags.items() if key.startswith("job.")}
@@ -191,7 +207,7 @@ class Child:
         self.label, self.cut, self.tested = "", "", True
         self.tags: dict[str, str] = {}
         self.callbacks: list[Callback] = []
-        self._tracker.open()
+        reach(self._tracker)
 
     @property
     def run_id(self) -> str:
@@ -210,9 +226,9 @@ class Child:
             Timeout: another process is at it.
         """
         folder = find_run(run_id, self._tracker.uri, Path(self.cfg.paths.output_dir))
-        before = load_checkpoint(folder.last)["flr"] if folder.last.is_file() else None
+        before = load_last(folder)
         with FileLock(folder.path / "run.lock", timeout=0):
-            return folder, before
+            return folder, before["flr"] if before else None
 
     def failed(self, error: Exception) -> None:
         """Have the run say why it failed."""

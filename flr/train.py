@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 
 RESUME_MAY_CHANGE = (
-    "run", "trainer.max_epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
+    "run", "accept_data", "trainer.max_epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
     "trainer.compile", "data.root", "data.workers", "paths", "tracking", "callbacks",
 )  # fmt: skip
 
@@ -75,7 +75,8 @@ def resume(cfg: DictConfig) -> None:
     Raises:
         UserError: the run is not known, finished, or an override is not one that a running training may change.
     """
-    from flr.checkpoints import find_run, load_checkpoint
+    from flr.checkpoints import find_run, load_last
+    from flr.tracking.store import connect, get_run
 
     check(cfg, Train)
     typed = [word.lstrip("+~").split("=", 1)[0] for word in task_overrides()]
@@ -84,7 +85,7 @@ def resume(cfg: DictConfig) -> None:
             raise UserError(f"{key} cannot change while a run goes on; start a new run for that, or leave it out")
     folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
     note = folder.note()
-    checkpoint = load_checkpoint(folder.last) if folder.last.is_file() else None
+    checkpoint = load_last(folder)
     if checkpoint is not None:
         values, overrides = checkpoint["flr"]["config"], checkpoint["flr"]["overrides"]
     else:
@@ -92,11 +93,14 @@ def resume(cfg: DictConfig) -> None:
         overrides = []
     own = as_config(values)
     own.tracking.uri, own.tracking.experiment = note["uri"], note["experiment"]
+    own.accept_data = cfg.accept_data  # counts once
     for key in typed:
         if key != "run":
             OmegaConf.update(own, key, OmegaConf.select(cfg, key), force_add=True)
     check(own, Train, trusted=False)
-    if checkpoint is not None and checkpoint["epoch"] + 1 >= own.trainer.max_epochs:
+    trained = checkpoint is not None and checkpoint["epoch"] + 1 >= own.trainer.max_epochs
+    # One that was stopped after its last epoch has its test before it.
+    if trained and get_run(connect(str(own.tracking.uri), create=False), note["run_id"]).status == "FINISHED":
         raise UserError(
             f"run={cfg.run}: its {own.trainer.max_epochs} epochs are done; raise trainer.max_epochs to train it further"
         )
@@ -105,12 +109,13 @@ def resume(cfg: DictConfig) -> None:
 
 def follow(given: str) -> None:
     """Be one of a run's other ranks, which rank 0 has started when it had made the run's folder."""
-    from flr.checkpoints import RunFolder, load_checkpoint
+    from flr.checkpoints import RunFolder, load_last
 
     folder = RunFolder(Path(given))
     own = as_config(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder.config))))
     check(own, Train, trusted=False)
-    run(own, [], folder, load_checkpoint(folder.last)["flr"] if folder.last.is_file() else None)
+    last = load_last(folder)
+    run(own, [], folder, last["flr"] if last else None)
 
 
 def run(
@@ -135,6 +140,7 @@ def run(
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from flr import evaluate
+    from flr.callbacks import WholeCheckpoints
     from flr.checkpoints import VERSION, RunFolder
     from flr.parallel import cores, keep_memory
     from flr.ranks import GlobalBatchNorm, Ranks
@@ -167,7 +173,7 @@ def run(
 
     ranks = Ranks(lost=lambda word: stopped("FAILED", word))
     # A first one, so that what Lightning refuses leaves no run behind, nor spoils the one that goes on.
-    plugins = [GlobalBatchNorm()] if cfg.trainer.get("sync_batchnorm") else None
+    plugins: list[Any] = [GlobalBatchNorm()] if cfg.trainer.get("sync_batchnorm") else []
     trial = trainer_of(cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=plugins)
     devices, outside = cfg.trainer.devices, ranks.environment.creates_processes_externally  # by torchrun or SLURM
     if isinstance(devices, int) and devices not in (-1, trial.num_devices):
@@ -193,12 +199,14 @@ def run(
         for finding in data.card["findings"]:
             print(f"note: {finding}", file=sys.stderr)
     protocol = data.protocol
-    if before is not None and before["protocol"]["fingerprint"] != protocol.fingerprint:
+    changed = before is not None and before["protocol"]["fingerprint"] != protocol.fingerprint
+    if before is not None and changed and not cfg.accept_data:
         raise UserError(
             f"the data of this run have changed since it stopped ({before['protocol']['fingerprint']} to "
-            f"{protocol.fingerprint}); restore them or start a new run"
+            f"{protocol.fingerprint}); restore them, start a new run, or go on with accept_data=true"
         )
     module = assemble(cfg, data.scheme, data.crop, data.mean_face(), weights_follow=before is not None)
+    module.data_changed = changed
     compile_net(module.net, cfg.trainer.get("compile"), device, trial.world_size)
     name = job.label if job else default_name(cfg)
     module.about = {
@@ -228,11 +236,19 @@ def run(
         known = job.run_id if job else folder.note()["run_id"] if folder else None
         run_id = tracker.start(name, tags, known)
         folder = folder or RunFolder(output / "runs" / run_id)
+        tracker.wait_in(folder.path / "outbox")
+        if before is not None and changed:
+            told = f"{before['protocol']['fingerprint']} to {protocol.fingerprint}"
+            print(f"note: the data have changed, {told}; the best checkpoint is chosen anew", file=sys.stderr)
+            tracker.tag(data_changed=told)
     status = "FAILED"
     try:
+        ranks.hear()
         if ranks.first:
             assert folder
             lock = lock or _hold(folder)
+            for aside in (folder.path / "checkpoints").glob(".*.ckpt"):
+                aside.unlink()  # half written by a process that was killed
             _record(tracker, cfg, values, overrides, folder, data, diff)
 
         # Where torchrun or SLURM started a rank, it takes the folder of a new run from rank 0, by Lightning.
@@ -248,7 +264,7 @@ def run(
             cfg, logger=tracker, callbacks=[*extra, best, last, ranks],
             default_root_dir=str(folder.path if folder else output),
             enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in extra),
-            plugins=plugins,
+            plugins=[WholeCheckpoints(), *plugins],
         )  # fmt: skip
         if ranks.first and trainer.world_size > 1:
             tracker.tag(ranks=str(trainer.world_size))

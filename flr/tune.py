@@ -329,7 +329,7 @@ class Study:
         import optuna
         from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 
-        from flr.sweep import recipe, tracker_of
+        from flr.sweep import reach, recipe, tracker_of
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -354,7 +354,7 @@ class Study:
         self.folder = Path(self.cfg.paths.output_dir).absolute() / "studies" / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tracker: Tracker = tracker_of(self.cfg)
-        self.tracker.open()
+        reach(self.tracker)
         self.again = partial(RetryHeartbeatStaleTrialCallback, inherit_intermediate_values=True)
         with self.alone():
             _refuse_storage(self.uri)
@@ -636,7 +636,7 @@ class Study:
         if status and not any(row.state == "running" for row in rows):
             tracker.end(status if finished or status != "FINISHED" else "FAILED")
         else:
-            tracker.flush()
+            tracker.save()
         return rows
 
     def importances(self, finished: int) -> dict[str, float]:

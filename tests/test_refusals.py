@@ -4,8 +4,7 @@ import contextlib
 import os
 import pickle
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -212,25 +211,6 @@ def test_an_unreachable_server_is_said_at_once(workspace: Workspace, free_port: 
 @pytest.mark.parametrize("uri", ["sqlite:///relative.db", "file:///tmp/mlruns", "nonsense"])
 def test_a_tracking_store_that_cannot_serve(workspace: Workspace, uri: str) -> None:
     assert "tracking.uri" in workspace.refuse("flr.train", *TINY, *SMALL_SET, f"tracking.uri={uri}")
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Small file systems of their own: root ignores file modes, so only a mount can refuse it."""
-    points = []
-
-    def mount(options: str) -> Path:
-        point = tmp_path / f"mount{len(points)}"
-        point.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(point)], capture_output=True)
-        if done.returncode:
-            pytest.skip("this machine lets us mount nothing")
-        points.append(point)
-        return point
-
-    yield mount
-    for point in points:
-        subprocess.run(["umount", "-l", str(point)], check=False)
 
 
 @pytest.mark.parametrize("which", ["paths.output_dir", "paths.cache_dir"])

@@ -1,5 +1,6 @@
 """Every run in MLflow. The only module that writes there; mlflow is imported when a run starts, not before."""
 
+import contextlib
 import json
 import re
 import sys
@@ -10,18 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from flr.errors import UserError
+from flr.tracking.outbox import Outbox
 from flr.tracking.provenance import process_alive, process_tag
-from flr.tracking.registry import MODEL_NAME, register
+from flr.tracking.registry import MODEL_NAME
 from flr.tracking.store import PREFIX, connect, first_line, one_at_a_time
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PARAM_LIMIT = 6000  # MLflow's own, characters
 DESCRIBED = 4900  # characters of a description: tags of some servers take 5000
 FLUSH_SECONDS = 5.0
 # Tells the MLflow UI to show training charts for this experiment, not chat traces.
@@ -53,7 +56,8 @@ class Tracker(Logger):
         self.register_as = register
         self.uri, self.experiment, self.artifacts, self.system_metrics = uri, experiment, artifacts, system_metrics
         self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        self._pending: list[Any] = []
+        self._pending: list[tuple[str, float, int, int]] = []
+        self._box: Outbox
         self._flushed = time.monotonic()
         self._monitor: Any = None
         self.run_id = ""
@@ -75,7 +79,28 @@ class Tracker(Logger):
                 )
             else:
                 self.experiment_id = found.experiment_id
+        self._deliver_left()
         self._close_dead()
+
+    def _deliver_left(self) -> None:
+        """Send what runs whose process has ended could not, where it was for this store."""
+        for file in sorted((self.artifacts.absolute().parent / "runs").glob("*/outbox/letters.jsonl")):
+            folder = file.parent.parent
+            try:
+                note = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+                if note["uri"] != self.uri:
+                    continue
+                with FileLock(folder / "run.lock", timeout=0):
+                    box = Outbox.left_in(self.client, self.uri, note["run_id"], file.parent)
+                    if not box.deliver():
+                        print(
+                            f"flr: {file.parent}: the tracking store refuses it; remove it to give it up",
+                            file=sys.stderr,
+                        )
+            except Timeout:
+                continue  # its process sees to it
+            except (OSError, ValueError, KeyError, UserError) as error:
+                print(f"flr: {file}: not delivered ({first_line(error)})", file=sys.stderr)
 
     def _close_dead(self) -> None:
         me = process_tag()
@@ -91,10 +116,11 @@ class Tracker(Logger):
 
     def keep_checkpoints(self, folder: Path, run_id: str | None = None) -> None:
         """Both checkpoints of a run that was stopped, so that it can go on where its folder is not."""
+        box = Outbox(self.client, self.uri, run_id, folder / "outbox") if run_id else self._box
         for name in ("best.ckpt", "last.ckpt"):
             path = folder / "checkpoints" / name
             if path.is_file():
-                self.client.log_artifact(run_id or self.run_id, str(path), "checkpoints")
+                box.post("file", path=str(path), folder="checkpoints")
 
     def start(self, name: str, tags: Mapping[str, str], run_id: str | None = None, parent: str | None = None) -> str:
         """Create a run, below `parent` where one is given, or go on with `run_id`; returns its id."""
@@ -107,20 +133,31 @@ class Tracker(Logger):
         else:
             self.run_id = run_id
             self.client.update_run(run_id, status="RUNNING")
-            self.untag("end", "exit")
             for key, value in tags.items():
                 self.client.set_tag(run_id, key, value)
             self._read_history()
+        self._box = Outbox(self.client, self.uri, self.run_id, back=self._sample)
+        if run_id is not None:
+            self.untag("end", "exit")
+        self._sample(run_id is not None)
+        return self.run_id
+
+    def wait_in(self, folder: Path) -> None:
+        """From here on an outage stops nothing: what the store does not take waits in a folder of the run."""
+        self._box.folder = folder
+
+    def _sample(self, resume: bool = True) -> None:
+        """Sample the system in a thread, which ends for good when the store does not answer."""
         if self.system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=run_id is not None)
+            self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=resume)
             self._monitor.start()
-        return self.run_id
 
     def attach(self, run_id: str) -> None:
         """Write to a run without changing its status."""
         self.client, self.run_id = connect(self.uri), run_id
+        self._box = Outbox(self.client, self.uri, run_id)
 
     def _read_history(self) -> None:
         for name in self.client.get_run(self.run_id).data.metrics:
@@ -134,33 +171,35 @@ class Tracker(Logger):
             self._monitor.finish()
             self._monitor = None
         if self.run_id:
-            self.flush()
-            self.client.set_terminated(self.run_id, status)
+            self.save()
+            self._box.post("end", status=status, time=_now())
+            if not self._box.deliver():
+                with contextlib.suppress(Exception):  # where only its artifacts are refused
+                    self.client.set_terminated(self.run_id, status)
+                print(
+                    f"flr: the tracking store still does not take what waits in {self._box.folder}; the next flr.train "
+                    "with this tracking.uri and paths.output_dir delivers it",
+                    file=sys.stderr,
+                )
 
     # -- what a run holds ------------------------------------------------------------------------------------------
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Parameters, unclipped up to MLflow's limit. Known ones are left: MLflow refuses to change a parameter."""
-        from mlflow.entities import Param
-
-        known = self.client.get_run(self.run_id).data.params
-        rows = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in values.items() if key not in known]
-        for first in range(0, len(rows), 100):
-            self.client.log_batch(self.run_id, params=rows[first : first + 100])
+        self._box.post("params", values={key: str(value) for key, value in values.items()})
 
     def tag(self, **tags: str) -> None:
         for key, value in tags.items():
-            self.client.set_tag(self.run_id, PREFIX + key, value)
+            self._box.post("tag", key=PREFIX + key, value=value)
 
     def untag(self, *keys: str) -> None:
-        for key in {PREFIX + key for key in keys} & set(self.client.get_run(self.run_id).data.tags):
-            self.client.delete_tag(self.run_id, key)
+        self._box.post("untag", keys=list(keys))
 
     def describe(self, markdown: str) -> None:
         """What MLflow's page of the run begins with; cut after a line where the store would not take more."""
         if len(markdown) > DESCRIBED:
             markdown = f"{markdown[:DESCRIBED].rpartition(chr(10))[0]}\n\n..."
-        self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
+        self._box.post("tag", key="mlflow.note.content", value=markdown)
 
     def discard(self) -> None:
         """Delete the run, as MLflow does: it can be restored."""
@@ -168,27 +207,24 @@ class Tracker(Logger):
 
     def dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
         """The data set that the run learns from, in MLflow's own place for it."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        row = Dataset(name, digest, "local", json.dumps({"uri": source}), profile=json.dumps(profile))
-        self.client.log_inputs(self.run_id, [DatasetInput(row, [InputTag("mlflow.data.context", "training")])])
+        self._box.post("dataset", name=name, digest=digest, source=source, profile=dict(profile))
 
     def text(self, text: str, path: str) -> None:
-        self.client.log_text(self.run_id, text, path)
+        self._box.write("file", path, lambda file: file.write_text(text, encoding="utf-8"))
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(self.run_id, str(path), folder)
+        self._box.post("file", path=str(path), folder=folder)
 
     def figure(self, fig: "Figure", path: str) -> None:
-        self.client.log_figure(self.run_id, fig, path)
+        self._box.write("file", path, fig.savefig)
 
     def picture(self, image: np.ndarray, path: str) -> None:
         """A picture (H, W, 3) RGB uint8 as an artifact."""
-        self.client.log_image(self.run_id, image, path)
+        self._box.write("file", path, Image.fromarray(image).save)
 
     def picture_of_step(self, image: np.ndarray, key: str, step: int) -> None:
         """A picture (H, W, 3) RGB uint8 for MLflow's image grid, by step."""
-        self.client.log_image(self.run_id, image, key=key, step=step)
+        self._box.write("image", f"{key}.png", Image.fromarray(image).save, key=key, step=step, time=_now())
 
     def register(self, name: str, points: int, tags: Mapping[str, str], more: tuple[str, ...] = ()) -> None:
         """Make the uploaded best checkpoint a model version (see `flr.tracking.registry.register`).
@@ -204,14 +240,7 @@ class Tracker(Logger):
         if not self.register_as:
             return
         name = self.register_as if isinstance(self.register_as, str) else re.sub(r"[^\w. -]+", "-", name)[:200]
-        try:
-            number = register(self.client, self.uri, self.run_id, name, points, tags, more)
-        except Exception as error:  # each kind of store has its own
-            print(
-                f"flr: no model version of {name}, the registry does not take it ({first_line(error)})", file=sys.stderr
-            )
-        else:
-            print(f"model models:/{name}/{number}")
+        self._box.post("register", name=name, points=points, tags=dict(tags), more=list(more))
 
     # -- Lightning's logger ----------------------------------------------------------------------------------------
 
@@ -228,29 +257,23 @@ class Tracker(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
+        now = _now()
         for key, value in metrics.items():
             number = float(value)
             if np.isfinite(number):  # MLflow stores inf as 1.8e308 and cannot plot NaN
                 self.history[key].append((step or 0, number))
-                self._pending.append(Metric(key, number, now, step or 0))
+                self._pending.append((key, number, now, step or 0))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.save()
 
     @rank_zero_only
     def save(self) -> None:
-        """Send what is pending, as Lightning asks at the end of an epoch; what cannot be sent now waits."""
-        try:
-            self.flush()
-        except Exception as error:  # a busy database or a server that is away: the training need not know
-            self._flushed = time.monotonic()
-            print(f"flr: metrics wait, the tracking store does not take them ({first_line(error)})", file=sys.stderr)
-
-    def flush(self) -> None:
-        """Send the pending metrics."""
-        while self._pending:
-            self.client.log_batch(self.run_id, metrics=self._pending[:1000])
-            del self._pending[:1000]
+        """Send what is pending, as Lightning asks at the end of an epoch."""
+        if self._pending:
+            self._box.post("metrics", rows=self._pending)
+            self._pending = []
         self._flushed = time.monotonic()
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -104,13 +104,23 @@ def hardware() -> dict[str, str]:
 def process_tag() -> dict[str, str]:
     """Names this process for good: a process id alone is used again after a while."""
     me = psutil.Process()
-    return {"host": socket.gethostname(), "process": f"{me.pid}@{me.create_time():.2f}"}
+    return {"host": socket.gethostname(), "process": f"{me.pid}@{_started(me.pid)}"}
 
 
 def process_alive(tag: str) -> bool:
     """Whether the process of a `process_tag` on this host still runs."""
-    pid, _, created = tag.partition("@")
+    pid, _, started = tag.partition("@")
+    return pid.isdigit() and _started(int(pid)) == started
+
+
+def _started(pid: int) -> str:
+    """When a process began, the same whatever is done to the clock; empty where there is none."""
+    stat = Path(f"/proc/{pid}/stat")
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) < 1.0
-    except (psutil.NoSuchProcess, ValueError):
-        return False
+        if not Path("/proc/self/stat").exists():  # not Linux
+            return f"{psutil.Process(pid).create_time():.0f}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        # Its name, in brackets, may hold anything.
+        return f"{boot}-{stat.read_text(encoding='utf-8', errors='replace').rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError, psutil.NoSuchProcess):
+        return ""

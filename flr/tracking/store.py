@@ -22,6 +22,10 @@ PREFIX = "flr."  # of the project's own tags
 GRID = "grid"  # the tag that a sweep's own run has, beside those of its jobs
 
 
+class Away(UserError):
+    """A server that does not answer, and may do so later."""
+
+
 def connect(uri: str, create: bool = True) -> "MlflowClient":
     """A client of a tracking store that has been seen to answer.
 
@@ -30,7 +34,8 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
         create: whether a database that is not there yet is made.
 
     Raises:
-        UserError: nothing answers there, or the database's folder cannot be written.
+        Away: no server answers there.
+        UserError: the database's folder cannot be written.
     """
     if uri.startswith(("http://", "https://")):
         import requests
@@ -41,9 +46,7 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
                 raise requests.RequestException(f"status {answer.status_code}")
         except requests.RequestException as error:
             reason = type(error).__name__ if not error.args else str(error.args[0])[:120]
-            raise UserError(
-                f"tracking.uri={uri}: no MLflow server answers ({reason}); start it or set another"
-            ) from error
+            raise Away(f"tracking.uri={uri}: no MLflow server answers ({reason}); start it or set another") from error
     elif uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
         if not path.is_absolute():
@@ -69,10 +72,13 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
         raise UserError(f"tracking.uri={uri}: MLflow's file store is gone; use sqlite:////folder/mlflow.db or a server")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # MLflow would ask a server that is away for minutes; what it does not take waits in the outbox.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     # MLflow reports each migration of a new database; a user of the embedded one asked for none of it.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.system_metrics.system_metrics_monitor").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.system_metrics.system_metrics_monitor").setLevel(logging.ERROR)
     import mlflow
 
     mlflow.set_tracking_uri(uri)

@@ -1,0 +1,421 @@
+"""What goes wrong in a long training, each fault made for real: what is lost, what is told, and that the run goes on."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from flr.checkpoints import RunFolder, load_last
+from flr.errors import UserError
+from flr.tracking import outbox
+from flr.tracking.provenance import process_alive, process_tag
+from tests.conftest import SMALL_SET, TINY, Done, Workspace
+
+WORDS = (*TINY, *SMALL_SET, "tracking.register=false")
+
+# A user's own callback. `at` is what a test wants done when an epoch begins. A process of its own gets the signal
+# SIGNAL in its second epoch, at the place that FAULT names.
+OWN = """
+import os, signal
+from pathlib import Path
+import pytorch_lightning as pl
+from mlflow import MlflowClient
+
+at = {}
+place = os.environ.get("FAULT")
+
+def strike():
+    signal.raise_signal(int(os.environ["SIGNAL"]))
+
+class Fault(pl.Callback):
+    def on_train_epoch_start(self, trainer, module):
+        at.pop(trainer.current_epoch, lambda: None)()
+
+    def on_train_batch_start(self, trainer, module, *_):
+        if trainer.current_epoch == 1 and place == "training":
+            strike()
+
+    def on_validation_batch_start(self, trainer, module, *_):
+        if trainer.current_epoch == 1 and place == "validation":
+            strike()
+
+    def on_fit_start(self, trainer, module):
+        if place == "checkpoint":
+            write = Path.write_bytes
+            def write_bytes(path, content):
+                if path.suffix == ".ckpt" and trainer.current_epoch == 1:
+                    write(path, content[: len(content) // 2])
+                    strike()
+                return write(path, content)
+            Path.write_bytes = write_bytes
+        if place == "upload":
+            upload = MlflowClient.log_artifact
+            def log_artifact(client, run_id, path, *more):
+                if path.endswith("best.ckpt"):
+                    MlflowClient.log_artifact = upload
+                    strike()
+                return upload(client, run_id, path, *more)
+            MlflowClient.log_artifact = log_artifact
+"""
+FAULT = "+callbacks.fault._target_=own.Fault"
+
+
+@pytest.fixture
+def own(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The user's module, which lies in the workspace."""
+    (workspace.path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(workspace.path)
+    sys.modules.pop("own", None)
+    yield importlib.import_module("own")
+    sys.modules.pop("own", None)
+
+
+def train(workspace: Workspace, *words: str, code: int = 0, **env: str) -> Done:
+    return workspace.run("flr.train", *words, code=code, FLR_TRUST="own", **env)
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[str, float]:
+    """The metrics of the training that no fault befalls."""
+    workspace = Workspace(tmp_path_factory.mktemp("undisturbed"), shared_cache)
+    workspace.run("flr.train", *WORDS)
+    return workspace.only_run().data.metrics
+
+
+SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@pytest.mark.parametrize("sent", SIGNALS, ids=lambda sent: sent.name)
+@pytest.mark.parametrize("place", ["training", "validation", "checkpoint", "upload"])
+def test_a_signal_loses_nothing(
+    workspace: Workspace, own: ModuleType, undisturbed: dict[str, float], place: str, sent: signal.Signals
+) -> None:
+    struck = {"FAULT": place, "SIGNAL": str(int(sent)), "FLR_TRUST": "own", "PYTHONPATH": str(workspace.path)}
+    process = workspace.start("flr.train", *WORDS, FAULT, **struck)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == SIGNALS[sent], err[-2000:]
+    assert "Traceback" not in err
+    run = workspace.only_run()
+    assert run.info.status == ("RUNNING" if sent == signal.SIGKILL else "KILLED")
+    folder = workspace.folder(run.info.run_id)
+    for path in (folder / "checkpoints").glob("[!.]*.ckpt"):
+        torch.load(path, weights_only=True)  # each whole
+    train(workspace, f"run={folder}")
+    run = workspace.only_run()
+    assert run.info.status == "FINISHED" and not list(folder.rglob(".*.ckpt"))
+    same = ("train/loss", "val/nme", "test/nme")
+    assert {key: run.data.metrics[key] for key in same} == {key: undisturbed[key] for key in same}
+
+
+# -- the tracking store ------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A real MLflow server, which can be killed and started again."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.port, self.uri = folder, port, f"http://127.0.0.1:{port}"
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+             "--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
+             "--artifacts-destination", str(self.folder / "store")],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            except OSError:
+                time.sleep(0.25)
+        raise AssertionError("no server")
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path, free_port: int) -> Iterator[Server]:
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server", free_port)
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
+def whole(client: MlflowClient, run_id: str, epochs: int) -> None:
+    """All of a finished training is in the store."""
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    for name in ("val/nme", "train/loss", "lr"):
+        assert len(client.get_metric_history(run_id, name)) == epochs, name
+    assert {"test/nme", "cost/parameters"} <= set(run.data.metrics)
+    assert "seed" in run.data.params and "hardware.cpu" in run.data.params and run.inputs.dataset_inputs
+    kept = {item.path for folder in (None, "checkpoints") for item in client.list_artifacts(run_id, folder)}
+    assert {"config.yaml", "run.json", "errors.csv", "evaluation.json", "ced.png", "curves.png", "worst_faces.png",
+            "checkpoints/best.ckpt"} <= kept  # fmt: skip
+    assert any(item.path.endswith(".png") for item in client.list_artifacts(run_id, "images"))
+
+
+def test_a_server_that_goes_away_and_comes_back_gets_all(
+    workspace: Workspace, own: ModuleType, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.5)
+    waiting = workspace.outputs / "runs"
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(len(list(waiting.glob("*/outbox/letters.jsonl"))))
+
+    own.at |= {1: server.kill, 3: look, 4: server.start, 5: look}
+    words = (*WORDS, FAULT, "trainer.max_epochs=6", "callbacks.pictures.every=2", f"tracking.uri={server.uri}")
+    done = train(workspace, *words, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    assert "does not take what is sent" in done.stderr and "has taken all that waited" in done.stderr
+    (folder,) = waiting.glob("*")
+    assert seen == [1, 0] and not (folder / "outbox").exists()
+    whole(MlflowClient(server.uri), folder.name, 6)
+
+
+def test_what_a_server_never_took_the_next_training_delivers(
+    workspace: Workspace, own: ModuleType, server: Server
+) -> None:
+    """Also what a process that was killed has left."""
+    own.at |= {1: server.kill}
+    words = (*WORDS, "trainer.max_epochs=3", f"tracking.uri={server.uri}", "tracking.register=faces")
+    done = train(workspace, *words, FAULT)
+    (folder,) = (workspace.outputs / "runs").glob("*")
+    assert f"waits in {folder / 'outbox'}" in done.stderr and (folder / "evaluation.json").is_file()
+    with (folder / "outbox" / "letters.jsonl").open("a") as file:
+        file.write('{"kind": "met')  # cut by a kill
+    assert "no MLflow server answers" in workspace.refuse("flr.train", *words)
+    server.start()
+    done = train(workspace, *words, "seed=1", "trainer.max_epochs=1")
+    assert f"has taken all that waited for run {folder.name}" in done.stderr and not (folder / "outbox").exists()
+    client = MlflowClient(server.uri)
+    whole(client, folder.name, 3)
+    assert {version.run_id for version in client.search_model_versions("name = 'faces'")} >= {folder.name}
+
+
+def test_a_sweep_waits_for_a_server_that_is_away(
+    workspace: Workspace, own: ModuleType, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes away in the first job, and comes back while the second looks for it."""
+    monkeypatch.setattr("flr.sweep.PATIENCE", (0.1, 0.2, 60.0))
+    own.at |= {1: server.kill}
+    monkeypatch.setattr("flr.sweep.time", SimpleNamespace(sleep=lambda wait: server.start() if wait == 0.2 else None))
+    words = (*WORDS, FAULT, f"tracking.uri={server.uri}", "seed=0,1")
+    done = train(workspace, "-m", *words)
+    assert "asked again in 0.1 s" in done.stderr and "2 of 2 jobs finished" in done.stdout
+    client = MlflowClient(server.uri)
+    for folder in (workspace.outputs / "runs").glob("*"):
+        whole(client, folder.name, 2)
+
+
+def test_letters_that_nobody_can_read_stop_no_other_run(workspace: Workspace) -> None:
+    workspace.train("trainer.max_epochs=1")
+    folder = workspace.folder(workspace.only_run().info.run_id)
+    (folder / "outbox").mkdir()
+    letters = folder / "outbox" / "letters.jsonl"
+    for text, told in (
+        ("{nonsense}\n", "cannot be read"), ('{"kind": "rm", "path": "/"}\n', "unknown kind"),
+        (json.dumps({"kind": "file", "path": str(workspace.path / "no"), "folder": None}) + "\n", "refuses it"),
+    ):  # fmt: skip
+        letters.write_text(text)
+        done = workspace.train("trainer.max_epochs=1", "seed=1")
+        assert told in done.stderr and str(letters.parent) in done.stderr and "Traceback" not in done.stderr
+        assert letters.is_file()
+
+
+def test_a_locked_database_delays_no_training(
+    workspace: Workspace, own: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.5)
+    held: list[sqlite3.Connection] = []
+
+    def lock() -> None:
+        held.append(sqlite3.connect(workspace.outputs / "mlflow.db", isolation_level=None))
+        held[0].execute("BEGIN EXCLUSIVE")
+
+    own.at |= {1: lock, 3: lambda: held[0].close()}
+    done = train(workspace, *WORDS, FAULT, "trainer.max_epochs=4", "callbacks.pictures.every=1")
+    assert "does not take what is sent" in done.stderr and "has taken all that waited" in done.stderr
+    whole(workspace.client(), workspace.only_run().info.run_id, 4)
+
+
+# -- the disk ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_keeps_the_last_good_one(
+    workspace: Workspace, own: ModuleType, mounted: Callable[[str], Path]
+) -> None:
+    point = mounted("size=80m")  # the store wants 64 free at the start
+    filler = point / "filler"
+
+    def fill() -> None:
+        with open(filler, "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(1 << 16)):
+                    pass
+            except OSError:
+                pass
+
+    own.at |= {2: fill}
+    words = (f"paths.output_dir={point}", f"tracking.uri={workspace.uri}", "trainer.max_epochs=4")
+    done = train(workspace, *WORDS, FAULT, *words, code=2)
+    (folder,) = (point / "runs").iterdir()
+    assert "No space left" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+    torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert not list(folder.rglob(".*.ckpt")) and workspace.only_run().info.status == "FAILED"
+    filler.unlink()
+    train(workspace, f"run={folder}")
+    assert workspace.only_run().info.status == "FINISHED"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    """One bit of a weight."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda item: item.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + 200 + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
+
+
+def hostile(path: Path) -> None:
+    """An object that runs a command when it is loaded."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return os.system, ("touch exploded",)
+
+    torch.save({"flr": Bomb(), "state_dict": {}}, path)
+
+
+@pytest.mark.parametrize("spoil", [cut, flipped, hostile])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    workspace: Workspace, undisturbed: dict[str, float], spoil: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.path)
+    workspace.run("flr.train", *WORDS)
+    run_id = workspace.only_run().info.run_id
+    folder = RunFolder(workspace.folder(run_id))
+    workspace.client().set_terminated(run_id, "KILLED")
+    spoil(folder.last)
+    done = workspace.run("flr.train", f"run={folder.path}")
+    assert "the one before is used" in done.stderr and not (workspace.path / "exploded").exists()
+    assert workspace.only_run().data.metrics["test/nme"] == undisturbed["test/nme"]
+    spoil(folder.last)
+    spoil(folder.before)
+    assert str(folder.last) in workspace.refuse("flr.train", f"run={folder.path}", "trainer.max_epochs=3")
+    with pytest.raises(UserError):
+        load_last(folder)
+
+
+# -- data, clock, processes --------------------------------------------------------------------------------------------
+
+
+def test_data_that_have_changed_are_refused_or_accepted(workspace: Workspace, real_data: Path) -> None:
+    root = workspace.path / "300w"
+    (root / "helen" / "trainset").mkdir(parents=True)
+    (root / "helen" / "testset").mkdir()
+    for part, count in (("trainset", 40), ("testset", 5)):
+        for points in sorted((real_data / "300w" / "helen" / part).glob("*.pts"))[:count]:
+            for path in points.parent.glob(f"{points.stem}.*"):
+                shutil.copy(path, root / "helen" / part)
+    words = ("data=ibug", f"data.root={root}", *TINY, "tracking.register=false")
+    workspace.run("flr.train", *words)
+    run_id = workspace.only_run().info.run_id
+    gone = sorted((root / "helen" / "trainset").glob("*.pts"))[0]
+    for path in gone.parent.glob(f"{gone.stem}.*"):
+        path.unlink()
+    last = workspace.folder(run_id) / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    (best,) = [value for key, value in state["callbacks"].items() if "val/nme" in key]
+    zero = torch.zeros(())  # which no epoch to come could beat
+    best |= {"best_model_score": zero, "kth_value": zero, "best_k_models": dict.fromkeys(best["best_k_models"], zero)}
+    torch.save(state, last)
+    again = (f"run={run_id}", "trainer.max_epochs=3")
+    assert "accept_data=true" in workspace.refuse("flr.train", *again)
+    assert workspace.only_run().info.status == "FINISHED"
+    done = workspace.run("flr.train", *again, "accept_data=true")
+    assert "the data have changed" in done.stderr
+    run = workspace.only_run()
+    assert run.info.status == "FINISHED" and " to " in run.data.tags["flr.data_changed"]
+    state = torch.load(last, weights_only=True)
+    (best,) = [value for key, value in state["callbacks"].items() if "val/nme" in key]
+    assert float(best["best_model_score"]) == pytest.approx(run.data.metrics["val/nme"])  # of the new faces alone
+    # It counts once.
+    gone = sorted((root / "helen" / "trainset").glob("*.pts"))[0]
+    for path in gone.parent.glob(f"{gone.stem}.*"):
+        path.unlink()
+    assert "accept_data=true" in workspace.refuse("flr.train", f"run={run_id}", "trainer.max_epochs=4")
+
+
+def test_a_clock_that_is_set_back_closes_no_living_run(
+    workspace: Workspace, own: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the run itself nor what another process thinks of it."""
+    import psutil
+
+    mine, real = process_tag()["process"], time.time
+
+    def back() -> None:
+        monkeypatch.setattr(time, "time", lambda: real() - 86400)
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: 0.0)  # as the kernel has it then
+        psutil._pslinux.BOOT_TIME = 0.0
+
+    own.at |= {1: back}
+    try:
+        train(workspace, *WORDS, FAULT, "trainer.max_epochs=3")
+        assert process_alive(mine)
+    finally:
+        psutil._pslinux.BOOT_TIME = None
+    assert not process_alive(mine[:-1]) and not process_alive("1@") and not process_alive("")
+    run = workspace.only_run()
+    assert run.info.status == "FINISHED" and len(workspace.client().get_metric_history(run.info.run_id, "val/nme")) == 3
+
+
+def test_a_killed_worker_is_told_and_the_run_goes_on(workspace: Workspace) -> None:
+    words = (*WORDS, "augment=albumentations", "data.workers=2", "trainer.max_epochs=400")
+    process = workspace.start("flr.train", *words)
+    import psutil
+
+    for _ in range(2400):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        workers = psutil.Process(process.pid).children()
+        if workers and list(workspace.outputs.glob("runs/*/checkpoints/last.ckpt")):
+            workers[0].kill()
+            break
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "worker" in err.splitlines()[-1] and "Traceback" not in err
+    run = workspace.only_run()
+    assert run.info.status == "FAILED"
+    folder = workspace.folder(run.info.run_id)
+    epochs = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] + 2
+    workspace.run("flr.train", f"run={folder}", f"trainer.max_epochs={epochs}")
+    assert workspace.only_run().info.status == "FINISHED"
