@@ -50,10 +50,16 @@ class Stop(pl.Callback):
 
     Args:
         hopeless: asked with the epoch, from 0, and its ``val/nme``, where that is a number.
+
+    Attributes:
+        begun: whether the training came to its first step.
     """
 
     def __init__(self, hopeless: Callable[[int, float], bool]) -> None:
-        self.hopeless = hopeless
+        self.hopeless, self.begun = hopeless, False
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.begun = True
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         nme = float(trainer.callback_metrics["val/nme"])

@@ -5,6 +5,7 @@ test part is not scored: the winner's command trains it in full, and tests it on
 """
 
 import contextlib
+import copy
 import gc
 import hashlib
 import importlib.util
@@ -30,7 +31,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flr.compare import Grid, markdown, show, write_csv
 from flr.config import (
@@ -78,7 +79,7 @@ def main(cfg: DictConfig) -> None:
     quiet()
     from flr.ranks import started_outside
 
-    if cfg.trainer.devices not in (1, "1", [0]) or cfg.trainer.get("num_nodes", 1) != 1 or started_outside():
+    if _devices(cfg.trainer.devices) != 1 or cfg.trainer.get("num_nodes", 1) != 1 or started_outside():
         raise UserError(
             f"trainer.devices={cfg.trainer.devices}: a trial trains on one device; start this command once a device, "
             "and the processes share the study"
@@ -99,6 +100,11 @@ def main(cfg: DictConfig) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _devices(given: Any) -> Any:
+    """How many devices are named, where it says so."""
+    return len(given) if isinstance(given, ListConfig) else given
 
 
 # -- the space ---------------------------------------------------------------------------------------------------------
@@ -466,12 +472,8 @@ class Study:
             if sum(row.state not in ("retried", "waiting") for row in self.rows()) >= self.trials:
                 return None
             node = self.cfg.tune.sampler
-            given = (
-                {}
-                if "seed" in node
-                else {"seed": int(np.random.SeedSequence([self.cfg.tune.seed, len(trials)]).generate_state(1)[0])}
-            )
-            self.study.sampler = build(node, **given)
+            seed = np.random.SeedSequence([self.cfg.tune.seed, len(trials)]).generate_state(1)[0]
+            self.study.sampler = build(node, **({} if "seed" in node else {"seed": int(seed)}))
             trial = self.study.ask({one.key: one.distribution for one in self.space})
             if isinstance(self.study.sampler, optuna.samplers.BruteForceSampler):
                 # At the end of its grid it would stop Study.optimize, which does not run here.
@@ -485,10 +487,11 @@ class Study:
         from optuna.trial import TrialState
 
         self.study.tell(trial.number, state=TrialState.FAIL)
-        self.again(most)(self.study, trial)
+        self.again(most)(self.study, copy.deepcopy(trial))  # which it alters
 
     def _try(self, trial: "optuna.Trial") -> None:
         """One trial, and its end in the study."""
+        import optuna
         from optuna.storages._heartbeat import get_heartbeat_thread  # what Study.optimize itself beats with
         from optuna.trial import TrialState
 
@@ -498,12 +501,17 @@ class Study:
         try:
             with get_heartbeat_thread(trial._trial_id, self.storage):
                 state = self._train(trial, words, Child(compose(words), self.study.user_attrs["run"]))
-        except (KeyboardInterrupt, SystemExit, UserError):
+        except BaseException:
             self._give_back(self.storage.get_trial(trial._trial_id))
             raise
         nmes = self.storage.get_trial(trial._trial_id).intermediate_values
         nme = min(nmes.values(), default=math.inf)
-        self.study.tell(trial, nme if state == TrialState.COMPLETE else None, state=state)
+        try:
+            self.study.tell(trial, nme if state == TrialState.COMPLETE else None, state=state)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            print(
+                f"note: trial {trial.number} was taken for lost, as after a sleep, and is begun again", file=sys.stderr
+            )
         if nmes:
             print(f"Trial {trial.number}: val/nme {nme:.2f} %, {trial.user_attrs.get('end') or 'finished'}")
 
@@ -516,7 +524,7 @@ class Study:
         from optuna.trial import TrialState
 
         from flr.callbacks import Stop
-        from flr.tracking.store import get_run
+        from flr.tracking.store import first_line, get_run
         from flr.train import run
 
         def hopeless(epoch: int, nme: float) -> bool:
@@ -529,7 +537,8 @@ class Study:
             return True
 
         values = (f"{key.rpartition('.')[2]} {_short(value)}" for key, value in trial.params.items())
-        one.label, one.tested, one.callbacks = " ".join(values), False, [Stop(hopeless)]
+        stop = Stop(hopeless)
+        one.label, one.tested, one.callbacks = " ".join(values), False, [stop]
         one.tags = {"study": self.name, "trial": str(trial.number)}
         begun, folder, before = trial.user_attrs.get("run"), None, None
         if begun:
@@ -550,15 +559,15 @@ class Study:
             self.study.set_user_attr("protocol", protocol)
         except Exception as error:
             one.failed(error)
-            if isinstance(error, UserError):
-                if not any(other.intermediate_values for other in self.study.get_trials(deepcopy=False)):
-                    raise
+            refused = isinstance(error, UserError)
+            others = self.study.get_trials(deepcopy=False)
+            if refused and not stop.begun and not any(other.intermediate_values for other in others):
+                raise
+            if refused:
                 print(f"flr: trial {trial.number}, {one.label}: {error}", file=sys.stderr)
             else:
                 traceback.print_exc()
-            trial.set_user_attr(
-                "end", f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}{error}"[:2000]
-            )
+            trial.set_user_attr("end", str(error) if refused else f"{type(error).__name__}: {first_line(error)}")
             return TrialState.FAIL
         except BaseException:
             one.stopped()
@@ -641,9 +650,12 @@ class Study:
 
     def importances(self, finished: int) -> dict[str, float]:
         """The share of each key in the spread of the NME of finished trials; empty where they are too few to tell."""
-        from optuna.importance import get_param_importances
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-        return get_param_importances(self.study) if finished >= ENOUGH and len(self.space) > 1 else {}
+        if finished < ENOUGH or len(self.space) < 2:
+            return {}
+        # Optuna's default looks at the best tenth of the trials alone, which of a few trials is one.
+        return get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0))
 
     def grid(self, rows: Sequence[Row]) -> Grid:
         """The table of its trials, the best first."""
@@ -738,9 +750,7 @@ def _engine_words(uri: str) -> dict[str, Any]:
 
 
 def _hidden(uri: str) -> str:
-    import sqlalchemy
-
-    return sqlalchemy.make_url(uri).render_as_string(hide_password=True)
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri)
 
 
 @contextlib.contextmanager
