@@ -336,6 +336,7 @@ class Study:
         from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 
         from flr.sweep import reach, recipe, tracker_of
+        from flr.tracking.store import get_run
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -378,7 +379,9 @@ class Study:
                     f"tune.study={self.name} is of another config or space; give it back, or name another study"
                 )
             self.study.set_user_attr("config", digest)
-            if "run" not in known:
+            if "run" in known:
+                get_run(self.tracker.client, known["run"])  # refuses another tracking store than the study's
+            else:
                 if search.enqueue:
                     self._enqueue()
                 title = f"{self.cfg.name}: " if self.cfg.name else ""

@@ -128,6 +128,8 @@ def test_a_study_finds_and_goes_on(workspace: Workspace) -> None:
     assert "no test result" in workspace.refuse("flr.compare", "group=seed")
     study = f"tune.study={parent.data.tags['flr.study']}"
     assert "of another config or space" in workspace.refuse("flr.tune", *WORDS, *words, study, "ema=0.5")
+    other = f"tracking.uri=sqlite:///{workspace.path}/other.db"
+    assert "no run" in workspace.refuse("flr.tune", *WORDS, *words, other)
 
 
 def test_hopeless_trials_are_pruned(workspace: Workspace) -> None:
