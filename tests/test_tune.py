@@ -164,7 +164,7 @@ def test_two_processes_that_start_together_share_a_study(workspace: Workspace) -
 def waiting(workspace: Workspace, *words: str) -> "subprocess.Popen[str]":
     """A study whose running trial has come to its second epoch and stays there."""
     process = workspace.start("flr.tune", *WORDS, *words, FLR_TRUST="own", PYTHONPATH=path(workspace))
-    for _ in range(1200):
+    for _ in range(2400):
         assert process.poll() is None, process.communicate()[1][-3000:]
         if (workspace.path / "waits").exists():
             (workspace.path / "waits").unlink()
