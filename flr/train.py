@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from flr.checkpoints import RunFolder
     from flr.data.datamodule import FaceData
-    from flr.sweep import Job, Row
+    from flr.sweep import Child, Row
     from flr.tracking.mlflow import Tracker
 
 # Batches are 32 bit, whatever the products inside the net.
@@ -120,7 +120,7 @@ def follow(given: str) -> None:
 
 def run(
     cfg: DictConfig, overrides: list[str], folder: "RunFolder | None" = None, before: dict[str, Any] | None = None,
-    job: "Job | None" = None,
+    job: "Child | None" = None,
 ) -> None:  # fmt: skip
     """One training from start to tested end, under a checked config.
 
@@ -129,7 +129,7 @@ def run(
         overrides: what the user typed to get it.
         folder: of the run to go on with; None starts one.
         before: the ``flr`` part of the checkpoint to go on from; None for a run that was stopped in its first epoch.
-        job: of a sweep, which has begun the run.
+        job: of a sweep or a study, which has begun the run.
     """
     import errno
     from dataclasses import asdict
@@ -229,6 +229,8 @@ def run(
         }  # fmt: skip
         if job:
             tags |= job.tags
+            if not job.tested:
+                del tags["recipe"]  # by which a sweep would take it for a job that is done
         elif sweep := sweep_folder():
             tags["sweep"] = sweep.name
         known = job.run_id if job else folder.note()["run_id"] if folder else None
@@ -257,6 +259,7 @@ def run(
         )  # fmt: skip
         last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
         extra = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
+        extra += job.callbacks if job else []
         trainer = trainer_of(
             cfg, logger=tracker, callbacks=[*extra, best, last, ranks],
             default_root_dir=str(folder.path if folder else output),
@@ -269,24 +272,31 @@ def run(
         trainer.fit(module, data, ckpt_path=str(folder.last) if folder and before is not None else None)
         if trainer.interrupted or trainer.state.status != "finished":
             raise KeyboardInterrupt
-        result = evaluate.score(trainer, module, data, best.best_model_path or None)
+        result = None
+        if job is None or job.tested:
+            result = evaluate.score(trainer, module, data, best.best_model_path or None)
         if ranks.first:
             assert folder
-            evaluate.write(result, folder.path, str(folder.best))
-            evaluate.log(result, tracker, folder.path, step=trainer.global_step)
+            if result:
+                evaluate.write(result, folder.path, str(folder.best))
+                evaluate.log(result, tracker, folder.path, step=trainer.global_step)
             tracker.figure(curves_figure(tracker.history), "curves.png")
-            tracker.file(folder.best, "checkpoints")
-            evaluate.show(result)
-            scores = {} if best.best_model_score is None else {"val/nme": float(best.best_model_score)}
-            scores |= {f"test/{key}": result.metrics[key] for key in ("nme", "fr8", "auc8")}
-            scores |= {f"cost/{key}": result.cost[key] for key in ("parameters", "latency_ms")}
-            about = {key: f"{value:.5g}" for key, value in scores.items()}
-            about |= {key: tags[key] for key in tags if key not in ("lock", "dirty", "recipe", "code", "job")}
-            about |= {f"model.{key}": str(value) for key, value in flat(values["model"]) if key != "_target_"}
-            more = ("timm",) if "timm" in cfg.model._target_ else ()
-            tracker.register(f"{cfg.data.name}-{tags['model'].lower()}", len(data.scheme), about, more)
+            if job and job.cut:
+                tracker.tag(end=job.cut)
+            else:
+                tracker.file(folder.best, "checkpoints")
+            if result:
+                evaluate.show(result)
+                scores = {} if best.best_model_score is None else {"val/nme": float(best.best_model_score)}
+                scores |= {f"test/{key}": result.metrics[key] for key in ("nme", "fr8", "auc8")}
+                scores |= {f"cost/{key}": result.cost[key] for key in ("parameters", "latency_ms")}
+                about = {key: f"{value:.5g}" for key, value in scores.items()}
+                about |= {key: tags[key] for key in tags if key not in ("lock", "dirty", "recipe", "code", "job")}
+                about |= {f"model.{key}": str(value) for key, value in flat(values["model"]) if key != "_target_"}
+                more = ("timm",) if "timm" in cfg.model._target_ else ()
+                tracker.register(f"{cfg.data.name}-{tags['model'].lower()}", len(data.scheme), about, more)
             print(f"run {run_id}  {folder.path}")
-        status = "FINISHED"
+        status = "KILLED" if job and job.cut else "FINISHED"
     except SIGTERMException:
         status = "KILLED"
         sys.exit(143)

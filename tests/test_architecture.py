@@ -138,7 +138,9 @@ def test_no_module_imports_upward(name):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]], ids=" ".join)
-@pytest.mark.parametrize("door", ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce"])
+@pytest.mark.parametrize(
+    "door", ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce", "flr.tune"]
+)
 def test_showing_the_config_imports_no_torch(door, words, tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", door, *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
@@ -146,5 +148,5 @@ def test_showing_the_config_imports_no_torch(door, words, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "hydra" in loaded  # the list is what it should be
-    assert not loaded & {"torch", "mlflow", "pytorch_lightning"}
+    assert not loaded & {"torch", "mlflow", "pytorch_lightning", "optuna"}
     assert list(tmp_path.iterdir()) == []
