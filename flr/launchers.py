@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 GRACE = 60.0  # seconds for a job to close its run when it is told to end
-PRELOAD = ["flr.evaluate", "flr.sweep", "flr.ranks", "flr.speed", "flr.tracking.pictures", "mlflow"]
+# What a training imports late, as well as what it is made of.
+PRELOAD = [
+    "flr.evaluate", "flr.sweep", "flr.ranks", "flr.speed", "flr.tracking.pictures", "flr.data.datamodule", "flr.data.synthetic",
+    "mlflow.store.tracking.sqlalchemy_store", "sqlalchemy.dialects.sqlite",
+]  # fmt: skip
 # What SLURM calls the end of a job that it does not start again.
 ENDS = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT",
@@ -227,7 +231,16 @@ def _gpus() -> list[str]:
 
 def _train(task: Task, environment: dict[str, str], cores: list[int], gpus: list[str] | None) -> None:
     """The life of a forked job."""
-    os.setpgid(0, 0)  # Ctrl-C is the parent's to answer
+    from multiprocessing import parent_process
+    from threading import Thread
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent := parent_process():  # the sweep; this process is a child of the one that forks
+        Thread(target=follow, daemon=True).start()
+    os.setpgid(0, 0)  # Ctrl-C is the sweep's to answer
     environment = environment | task.given
     threads = min(len(cores), int(environment.get("OMP_NUM_THREADS") or len(cores)))
     environment["OMP_NUM_THREADS"] = str(threads)
