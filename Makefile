@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui test reproduce bench lint pictures lock clean
+.PHONY: help env demo ui test test-cluster reproduce bench lint pictures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,10 @@ ui: env ## the MLflow UI on loopback (PORT=5000)
 test: env ## all tests
 	$(BIN)/python -m pytest -n 2
 
+test-cluster: env ## the launchers on a real SLURM and a real Ray, started here (wants apt-get install slurm-wlm)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'
+	$(BIN)/python -m pytest -m cluster tests/cluster
+
 reproduce: env ## each published config, a few steps on rendered faces, against its record
 	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done
 
@@ -41,6 +45,7 @@ bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants F
 	$(BIN)/python -m benchmarks.training model=celeba_cnn
 	ROUNDS=3 $(BIN)/python -m benchmarks.speedrun experiment=records/speedrun
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.sweep
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check
