@@ -307,7 +307,9 @@ class Process:
     def _end(self) -> None:
         if self._process:
             self._process.terminate()
-            self._process.wait()
+            with contextlib.suppress(ChildProcessError):  # it has ended, and was waited for
+                # Not its own wait(): that holds a lock, from within which a signal may have called here.
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
 
 @dataclass
@@ -386,7 +388,7 @@ class Slurm:
             if of:
                 subprocess.run(["scancel", array], check=False)
                 until = time.monotonic() + GRACE
-                while time.monotonic() < until and set(_states(array).values()) - ENDS:
+                while time.monotonic() < until and set((_states(array) or {}).values()) - ENDS:
                     time.sleep(0.5)
 
     def _watch(self, array: str, of: dict[str, Task]) -> Iterator[tuple[Task, str]]:
@@ -395,23 +397,23 @@ class Slurm:
         while of:
             # Soon for short jobs; a cluster's controller is not asked often for those of days.
             time.sleep(min(15.0, 0.5 + (time.monotonic() - start) / 60))
-            states = _states(array)
+            if (states := _states(array)) is None:
+                continue
             for job_id in [job_id for job_id in of if states.get(job_id, "COMPLETED") in ENDS]:
                 state = states.get(job_id, "")  # SLURM forgets a job some minutes after its end
                 yield of.pop(job_id), "" if state in ("COMPLETED", "") else f"is {state} as SLURM job {job_id}"
 
 
-def _states(array: str) -> dict[str, str]:
-    """SLURM's word for each job of an array that it knows; waits for a controller that does not answer."""
+def _states(array: str) -> dict[str, str] | None:
+    """SLURM's word for each job of an array that it knows; None where its controller does not answer, which is told."""
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={array}", "--format=%i %T"]
-    while True:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not done.returncode:
-            return dict(line.split()[:2] for line in done.stdout.splitlines())
-        if "Invalid job id" in done.stderr:
-            return {}
-        print(f"flr: squeue: {' '.join(done.stderr.split())}; asking again", file=sys.stderr)
-        time.sleep(15)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.returncode:
+        return dict(line.split()[:2] for line in done.stdout.splitlines())
+    if "Invalid job id" in done.stderr:
+        return {}
+    print(f"flr: squeue: {' '.join(done.stderr.split())[:200]}", file=sys.stderr)
+    return None
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -38,8 +39,8 @@ class Own(pl.Callback):
         if module.seed == 8 and trainer.current_epoch == 1 and not Path("mended").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         if trainer.current_epoch == 1 and Path("epochs").exists():
-            with Path("epochs").open("w") as file:  # waits for its reader
-                file.write(str(os.getpid()))
+            with Path("epochs").open("w") as file:
+                file.write(f"{os.getpid()} ")
 
     def on_fit_end(self, trainer, module):
         self.path.write_text(json.dumps({**json.loads(self.path.read_text()), "end": time.time()}))
@@ -60,6 +61,22 @@ def own(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def sweep(workspace: Workspace, *words: str, code: int = 0, **env: str) -> Done:
     return workspace.run("flr.train", *typed(("-m", *WORDS, *words)), code=code, FLR_TRUST="own", **env)
+
+
+def listen(workspace: Workspace) -> int:
+    """A pipe into which each training writes its pid when it has come to its second epoch."""
+    os.mkfifo(workspace.path / "epochs")
+    return os.open(workspace.path / "epochs", os.O_RDWR)  # its own writer: it never ends
+
+
+def hear(pipe: int, process: "subprocess.Popen[str]", count: int) -> list[psutil.Process]:
+    """So many trainings, once they are there, of a sweep that lives."""
+    text = ""
+    while len(text.split()) < count:
+        while not select.select([pipe], [], [], 1)[0]:
+            assert process.poll() is None, process.communicate()
+        text += os.read(pipe, 1000).decode()
+    return [psutil.Process(int(pid)) for pid in text.split()]
 
 
 def test_jobs_at_once_share_out_gpus_and_cores_and_give_the_same_table(own: Workspace) -> None:
@@ -119,15 +136,11 @@ def test_a_job_that_is_killed_stops_no_other(own: Workspace) -> None:
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_jobs_end_with_the_sweep_and_go_on_with_it(own: Workspace, sent: signal.Signals, code: int) -> None:
-    os.mkfifo(own.path / "epochs")
+    pipe = listen(own)
     words = typed(("-m", *WORDS, "seed=0,1,2", "hydra.launcher.jobs=2", "hydra.launcher.cores=1"))
     given = {"FLR_TRUST": "own", "PYTHONPATH": f"{Path(launchers.__file__).parents[1]}:{own.path}"}
     process = own.start("flr.train", *words, "trainer.max_epochs=400", **given)
-    pids: set[int] = set()
-    while len(pids) < 2:
-        pids |= {int(pid) for pid in [(own.path / "epochs").read_text()] if pid}
-    every = [psutil.Process(pid) for pid in pids]
-    (own.path / "epochs").unlink()
+    every = hear(pipe, process, 2)
     process.send_signal(sent)
     process.wait(timeout=100)
     none_is_left(every)

@@ -12,7 +12,7 @@ import pytest
 
 from flr import launchers
 from tests.conftest import Workspace
-from tests.test_launchers import OWN, none_is_left
+from tests.test_launchers import OWN, hear, listen, none_is_left
 from tests.test_sweep import runs, table, typed
 
 pytestmark = pytest.mark.cluster
@@ -91,12 +91,11 @@ def test_the_table_is_that_of_one_after_another(own: Workspace, address: str) ->
 
 
 def test_jobs_have_their_gpu_and_end_with_the_sweep(own: Workspace, address: str) -> None:
-    os.mkfifo(own.path / "epochs")
+    pipe = listen(own)
     words = ("seed=0,1", "hydra.launcher.gpus=1", f"hydra.launcher.address={address}", "trainer.max_epochs=400")
     process = own.start("flr.train", *typed((*WORDS, *words)), **given(own))
-    job = psutil.Process(int((own.path / "epochs").read_text()))
+    (job,) = hear(pipe, process, 1)
     assert job.environ()["CUDA_VISIBLE_DEVICES"] == "0"
-    (own.path / "epochs").unlink()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 130 and "Traceback" not in err, err

@@ -13,22 +13,11 @@ import pytest
 from flr import launchers
 from tests.cluster import slurm
 from tests.conftest import Done, Workspace
+from tests.test_launchers import OWN, hear, listen
 from tests.test_sweep import runs, table, typed
 
 pytestmark = pytest.mark.cluster
 
-# A user's own callback: while the file `slow` is there, a training writes its pid into a pipe at each second epoch.
-OWN = """
-import os
-from pathlib import Path
-import pytorch_lightning as pl
-
-class Own(pl.Callback):
-    def on_train_epoch_start(self, trainer, module):
-        if trainer.current_epoch == 1 and trainer.is_global_zero and Path("slow").exists():
-            with Path("slow").open("w") as file:  # waits for its reader
-                file.write(str(os.getpid()))
-"""
 WORDS = ("-m", "hydra/launcher=slurm", "+callbacks.own._target_=own.Own")
 
 
@@ -68,11 +57,6 @@ def ask(variables: dict[str, str], *command: str) -> str:
     ).stdout.strip()
 
 
-def pid(workspace: Workspace) -> int:
-    """Of a training that is in its second epoch, once there is one."""
-    return int((workspace.path / "slow").read_text())
-
-
 def test_the_table_is_that_of_one_after_another(own: Workspace, sweep: Callable[..., Done]) -> None:
     """Of a job array of which one job is refused."""
     words = ("trainer.max_epochs=1", "model.blocks=1,2", "seed=0,1")
@@ -97,15 +81,14 @@ def test_the_table_is_that_of_one_after_another(own: Workspace, sweep: Callable[
 
 def test_a_job_goes_on_in_its_run_when_it_is_requeued(own: Workspace, variables: dict[str, str]) -> None:
     """After the signal that SLURM sends before the time limit, here by scancel."""
-    os.mkfifo(own.path / "slow")
-    words = typed((*WORDS, "trainer.max_epochs=400", "seed=0,"))
-    process = own.start("flr.train", *words, "hydra.launcher.minutes=1", **variables)
-    first = pid(own)
+    pipe = listen(own)
+    words = typed((*WORDS, "trainer.max_epochs=400", "seed=0"))
+    process = own.start("flr.train", *words, **variables)
+    first = hear(pipe, process, 1)
     job = ask(variables, "squeue", "--noheader", "--array", "--format=%i")
     ask(variables, "scancel", "--signal=USR2", job)
-    psutil.wait_procs([psutil.Process(first)], timeout=60)
+    psutil.wait_procs(first, timeout=60)
     (_,), jobs = runs(own)
-    (own.path / "slow").unlink()
     (run,) = jobs.values()
     assert run.info.status == "KILLED"
     out, err = process.communicate(timeout=240)
@@ -122,18 +105,18 @@ def test_a_job_goes_on_in_its_run_when_it_is_requeued(own: Workspace, variables:
 
 def test_two_nodes_train_one_run(own: Workspace, variables: dict[str, str]) -> None:
     """A rank on each, requeued as one; then the sweep is stopped."""
-    os.mkfifo(own.path / "slow")
+    pipe = listen(own)
     words = typed((
-        *WORDS, "seed=0,", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2",
+        *WORDS, "seed=0", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2",
         "trainer.max_epochs=400", "hydra.launcher.nodes=2",
     ))  # fmt: skip
-    process = own.start("flr.train", *words, **variables)
-    first = pid(own)
+    # Both nodes are this machine, which knows neither by its name.
+    process = own.start("flr.train", *words, **variables, MASTER_ADDR="127.0.0.1")
+    first = hear(pipe, process, 1)
     job = ask(variables, "squeue", "--noheader", "--array", "--format=%i")
     assert ask(variables, "squeue", "--noheader", "--format=%D %N") == "2 one,two"
     ask(variables, "scancel", "--signal=USR2", job)
-    psutil.wait_procs([psutil.Process(first)], timeout=60)
-    (own.path / "slow").unlink()
+    psutil.wait_procs(first, timeout=60)
     (_,), jobs = runs(own)
     (run,) = jobs.values()
     assert run.info.status == "KILLED" and run.data.tags["flr.ranks"] == "2"
