@@ -235,11 +235,11 @@ def _train(task: Task, environment: dict[str, str], cores: list[int], gpus: list
     from threading import Thread
 
     def follow() -> None:
-        parent.join()
+        if parent := parent_process():  # the sweep; this process is a child of the one that forks
+            parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if parent := parent_process():  # the sweep; this process is a child of the one that forks
-        Thread(target=follow, daemon=True).start()
+    Thread(target=follow, daemon=True).start()
     os.setpgid(0, 0)  # Ctrl-C is the sweep's to answer
     environment = environment | task.given
     threads = min(len(cores), int(environment.get("OMP_NUM_THREADS") or len(cores)))

@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the
              "model.blocks=1"], "switches_heatmapfpn",
         ),
         ("start", {"ROUNDS": 1}, [*TINY, *SMALL_SET], "start"),
+        ("sweep", {"JOBS": 1, "ALONE": 1}, [], "sweep"),
     ],
 )  # fmt: skip
 def test_a_benchmark_runs(

@@ -15,7 +15,7 @@ from flr import launchers
 from flr.errors import UserError
 from flr.tracking.provenance import code_digest
 from tests.conftest import Done, Workspace
-from tests.test_ranks import none_is_left, told
+from tests.test_ranks import none_is_left, processes_of, told
 from tests.test_sweep import runs, table, typed
 
 # A user's own callback, which acts by the seed.
@@ -144,6 +144,7 @@ def test_jobs_end_with_the_sweep_and_go_on_with_it(own: Workspace, sent: signal.
     process.send_signal(sent)
     process.wait(timeout=100)
     none_is_left(every)
+    none_is_left(processes_of(own))
     out, err = process.communicate(timeout=100)
     assert process.returncode == code and "Traceback" not in err, err
     (parent,), jobs = runs(own)

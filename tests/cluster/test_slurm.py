@@ -57,6 +57,15 @@ def ask(variables: dict[str, str], *command: str) -> str:
     ).stdout.strip()
 
 
+def requeue(variables: dict[str, str], job: str, training: list[psutil.Process]) -> None:
+    """Have SLURM tell a job to stop, as it does before the time limit; see the training end and the job wait anew."""
+    ask(variables, "scancel", "--signal=USR2", job)
+    assert not psutil.wait_procs(training, timeout=60)[1]
+    while ask(variables, "squeue", "--noheader", "--format=%T") != "PENDING":
+        time.sleep(0.2)
+    ask(variables, "scontrol", "update", f"jobid={job}", "starttime=now")  # it would wait two minutes
+
+
 def test_the_table_is_that_of_one_after_another(own: Workspace, sweep: Callable[..., Done]) -> None:
     """Of a job array of which one job is refused."""
     words = ("trainer.max_epochs=1", "model.blocks=1,2", "seed=0,1")
@@ -86,8 +95,7 @@ def test_a_job_goes_on_in_its_run_when_it_is_requeued(own: Workspace, variables:
     process = own.start("flr.train", *words, **variables)
     first = hear(pipe, process, 1)
     job = ask(variables, "squeue", "--noheader", "--array", "--format=%i")
-    ask(variables, "scancel", "--signal=USR2", job)
-    psutil.wait_procs(first, timeout=60)
+    requeue(variables, job, first)
     (_,), jobs = runs(own)
     (run,) = jobs.values()
     assert run.info.status == "KILLED"
@@ -115,8 +123,7 @@ def test_two_nodes_train_one_run(own: Workspace, variables: dict[str, str]) -> N
     first = hear(pipe, process, 1)
     job = ask(variables, "squeue", "--noheader", "--array", "--format=%i")
     assert ask(variables, "squeue", "--noheader", "--format=%D %N") == "2 one,two"
-    ask(variables, "scancel", "--signal=USR2", job)
-    psutil.wait_procs(first, timeout=60)
+    requeue(variables, job, first)
     (_,), jobs = runs(own)
     (run,) = jobs.values()
     assert run.info.status == "KILLED" and run.data.tags["flr.ranks"] == "2"
