@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 from benchmarks.common import record
 from flr.parallel import cores
@@ -41,7 +40,7 @@ def measure(folder: str, *words: str) -> tuple[float, list[float]]:
 
 
 def main() -> None:
-    figures = {}
+    figures: dict[str, dict[str, float | list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="flr-") as folder:
         cache = f"paths.cache_dir={folder}/cache"
         measure(f"{folder}/warm", cache)  # makes the crop store
@@ -51,15 +50,16 @@ def main() -> None:
             ("joblib, one at once", ("hydra/launcher=joblib", "hydra.launcher.jobs=1"), 1),
             ("joblib", ("hydra/launcher=joblib",), cores()),
         ):
-            whole, jobs = measure(str(Path(folder) / name.replace(" ", "")), "-m", f"seed=range({JOBS})", cache, *more)
+            whole, jobs = measure(f"{folder}/{name}".replace(" ", ""), "-m", f"seed=range({JOBS})", cache, *more)
             assert len(jobs) == JOBS
             figures[name] = {
-                "seconds": whole, "at_once": at_once, "job": sum(jobs) / JOBS,
+                "rounds": [whole], "at_once": at_once, "job": sum(jobs) / JOBS,
                 "added_a_job": (whole * at_once - sum(jobs)) / JOBS,
             }  # fmt: skip
-            print(name, {key: round(value, 3) for key, value in figures[name].items()}, flush=True)
-    print("a process a job:", sorted(alone))
-    record("sweep", "python -m benchmarks.sweep", jobs=JOBS, launchers=figures, process_a_job=sorted(alone))
+            print(name, figures[name], flush=True)
+    figures["a command a job, seconds each"] = {"rounds": alone}
+    print(alone)
+    record("sweep", "python -m benchmarks.sweep", jobs=JOBS, contenders=figures)
 
 
 if __name__ == "__main__":

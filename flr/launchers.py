@@ -284,7 +284,8 @@ class Process:
         before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         with self.task.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flr.train", *self.task.words], env=os.environ | self.task.given,
+                [sys.executable, "-m", "flr.train", *self.task.words], 
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | self.task.given,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         signal.signal(signal.SIGUSR2, before)
