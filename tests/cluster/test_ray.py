@@ -66,43 +66,36 @@ def given(workspace: Workspace) -> dict[str, str]:
 
 
 def test_the_table_is_that_of_one_after_another(own: Workspace, address: str) -> None:
-    """Of jobs of which one is killed, and one refused."""
-    words = ("trainer.max_epochs=2", "model.blocks=1,2", "seed=0,1,7,8")
-    at = f"hydra.launcher.address={address}"
-    done = own.apart("flr.train", *typed((*WORDS, at, *words)), code=1, **given(own))
-    (parent,), jobs = runs(own)
-    rows = table(own, parent.data.tags["flr.sweep"])
-    assert rows["blocks 1 seed 8"]["status"] == "KILLED" and "its process died" in rows["blocks 1 seed 8"]["reason"]
-    assert "was killed by SIGKILL" in done.stderr and "no seed 7 here" in done.stderr and len(jobs) == 8
-    assert "4 of 8 jobs finished" in done.stdout
-
-    (own.path / "mended").touch()
-    own.apart("flr.train", *typed((*WORDS, at, *words)), **given(own))
+    words = ("trainer.max_epochs=1", "model.blocks=1,2", "seed=0,1", WORDS[2])
     alone = Workspace(own.path / "alone", own.cache)
     alone.path.mkdir()
     (alone.path / "own.py").write_text(OWN)
-    (alone.path / "mended").touch()
-    alone.apart("flr.train", *typed(("-m", WORDS[2], *words)), **given(alone))
     tables = []
-    for space in (own, alone):
+    for space, more in ((own, (WORDS[1], f"hydra.launcher.address={address}")), (alone, ())):
+        space.apart("flr.train", *typed(("-m", *more, *words)), **given(space))
+        (parent,), _ = runs(space)
         rows = table(space, parent.data.tags["flr.sweep"])
         tables.append({name: (row["status"], row["val"], row["test"]) for name, row in rows.items()})
-    assert tables[0] == tables[1] and {row[0] for row in tables[0].values()} == {"FINISHED"}
+    assert tables[0] == tables[1] and {row[0] for row in tables[0].values()} == {"FINISHED"} and len(tables[0]) == 4
 
 
-def test_jobs_have_their_gpu_and_end_with_the_sweep(own: Workspace, address: str) -> None:
+def test_a_job_has_its_gpu_and_ends_alone_or_with_the_sweep(own: Workspace, address: str) -> None:
+    """The first is killed, the second meets the sweep's end, the third is not started."""
     pipe = listen(own)
-    words = ("seed=0,1", "hydra.launcher.gpus=1", f"hydra.launcher.address={address}", "trainer.max_epochs=400")
+    words = ("seed=0,1,2", "hydra.launcher.gpus=1", f"hydra.launcher.address={address}", "trainer.max_epochs=400")
     process = own.start("flr.train", *typed((*WORDS, *words)), **given(own))
-    (job,) = hear(pipe, process, 1)
-    assert job.environ()["CUDA_VISIBLE_DEVICES"] == "0"
+    (first,) = hear(pipe, process, 1)
+    assert first.environ()["CUDA_VISIBLE_DEVICES"] == "0"
+    first.kill()
+    (second,) = hear(pipe, process, 1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 130 and "Traceback" not in err, err
-    none_is_left([job])
+    assert "was killed by SIGKILL" in err
+    none_is_left([first, second])
     (parent,), jobs = runs(own)
     assert {parent.info.status, *(run.info.status for run in jobs.values())} == {"KILLED"}
-    assert len(jobs) == 1 and "not started" in out and "0 of 2 jobs finished" in out
+    assert len(jobs) == 2 and "not started" in out and "0 of 3 jobs finished" in out
 
 
 def test_what_the_cluster_cannot_is_told(own: Workspace, address: str) -> None:
