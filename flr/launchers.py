@@ -9,6 +9,7 @@ submitit and ray are imported when they are used: Hydra imports this module at e
 
 import contextlib
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -257,11 +258,8 @@ def _train(task: Task, environment: dict[str, str], cores: list[int], gpus: list
     import torch
 
     torch.set_num_threads(threads)  # it has been imported, with the threads of all cores
-    from flr.config import door
-    from flr.train import main
-
     sys.argv = ["flr.train", *task.words]
-    door(main, "train")
+    runpy.run_module("flr.train", run_name="__main__", alter_sys=True)  # `python -m flr.train`
 
 
 # -- clusters ----------------------------------------------------------------------------------------------------------
@@ -284,7 +282,7 @@ class Process:
         before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         with self.task.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flr.train", *self.task.words], 
+                [sys.executable, "-m", "flr.train", *self.task.words],
                 env=os.environ | {"PYTHONUNBUFFERED": "1"} | self.task.given,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
