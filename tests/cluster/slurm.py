@@ -84,7 +84,12 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             raise AssertionError(f"SLURM did not come up: {states}; see {folder}")
         yield {key: environment[key] for key in ("PATH", "SLURM_CONF")}
     finally:
-        subprocess.run(["scancel", "--state=RUNNING,PENDING"], env=environment, check=False, capture_output=True)
+        subprocess.run(["scancel", "--user", getpass.getuser()], env=environment, check=False)
+        for _ in range(300):  # a daemon that ends leaves the processes of its jobs
+            left = subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True, text=True)
+            if not left.stdout:
+                break
+            time.sleep(0.1)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
