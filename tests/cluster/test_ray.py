@@ -35,7 +35,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
         "--include-dashboard=false", "--num-cpus=2", "--num-gpus=1", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(Path(launchers.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(launchers.__file__).parents[1]), "RAY_worker_niceness": "0"}
     head = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert head.stdout
     said = []
