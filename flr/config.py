@@ -429,7 +429,8 @@ def _known_keys(config_name: str) -> list[str]:
         except HydraException:  # a choice is what is wrong
             cfg = hydra.compose(config_name, return_hydra_config=True)
     own = [group for group in known if group in cfg.hydra.runtime.choices]
-    return [*own, *(key for key, _ in flat(OmegaConf.to_container(cfg)) if not key.startswith("hydra."))]
+    keys = [key for key, _ in flat(OmegaConf.to_container(cfg))]
+    return [*own, *(key for key in keys if not key.startswith("hydra.") or key.startswith("hydra.launcher."))]
 
 
 def quiet() -> None:
@@ -494,6 +495,15 @@ def grid_of(config: DictConfig) -> Grid:
     columns = (list(dict.fromkeys(column)) for column in zip(*jobs, strict=True))
     values = {key_of(words[0]): [word.partition("=")[2] for word in words] for words in columns if len(words) > 1}
     return Grid(preset, values, jobs)
+
+
+def check_launcher(config: DictConfig) -> None:
+    """Bind the launcher's keys to its signature, as `check` does those of what trains.
+
+    Raises:
+        UserError: as `check`.
+    """
+    _walk(plain(config.hydra.launcher), Any, "hydra.launcher", trusted=True)
 
 
 def key_of(word: str) -> str:

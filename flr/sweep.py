@@ -8,6 +8,7 @@ experiment has its recipe (the config, less what changes no result), its code an
 import contextlib
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -148,12 +149,13 @@ def discard(tracker: Tracker, name: str) -> None:
             tracker.discard()
 
 
-def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:
+def rows(tracker: Tracker, grid: Grid, folder: Path, over: bool) -> list[Row]:
     """What came of each job.
 
     Args:
         tracker: of the sweep's run.
         grid: its jobs.
+        folder: with the output of those that had a process of their own.
         over: whether no job is left that may still run.
     """
     reach(tracker)  # closes the runs of jobs that died here
@@ -161,9 +163,11 @@ def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:
     tags = get_run(client, tracker.run_id).tags
     known = {int(key[4:]): json.loads(value) for key, value in tags.items() if key.startswith("job.")}
     for number in sorted({*known, *range(len(grid.jobs))}):
+        log = folder / f"{number}.log"
+        where = f"see {log.name}" if log.is_file() else ""
         if number not in known:
             label = label_of(grid.jobs[number], grid.values) or f"job {number}"
-            found.append(Row(label, "not started"))
+            found.append(Row(label, "not started", reason=where))
             continue
         about = known[number]
         run = get_run(client, about["run"])
@@ -177,7 +181,8 @@ def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:
         nme = [point.value for point in client.get_metric_history(run.run_id, "val/nme")]
         row = Row(
             about["job"], run.status, run.run_id, about["kept"], min(nme, default=None), run.metrics.get("test/nme"),
-            "" if done else run.tags.get("end", ""), 0 if done else int(run.tags.get("exit", CRASH)),
+            "" if done else "; ".join(filter(None, (run.tags.get("end"), where))),
+            0 if done else int(run.tags.get("exit", CRASH)),
         )  # fmt: skip
         found.append(row)
     return found
@@ -266,6 +271,8 @@ class Job(Child):
         about = get_run(self._tracker.client, self.parent).tags
         keys = json.loads(about["keys"])
         self.label = label_of(list(words), keys) or otherwise
+        # Of SLURM, which starts a job again under its number.
+        self._attempt = ".".join(os.environ.get(f"SLURM_{key}", "") for key in ("JOB_ID", "RESTART_COUNT"))
         more = [word for word in words if key_of(word) in keys and under(key_of(word), NO_RESULT)]
         self.tags = {"sweep": about["sweep"], "job": self.label, "recipe": recipe(cfg, more), "code": code_digest()}
         query = f"tags.`{PREFIX}recipe` = '{self.tags['recipe']}'"
@@ -296,6 +303,23 @@ class Job(Child):
             what = "data" if others[-1].tags.get("code") == self.tags["code"] else "code"
             print(f"note: run {others[-1].run_id} had this config, but other {what}, so {self.label} is trained anew")
         return None
+
+    def wait(self) -> tuple[RunFolder | None, dict[str, Any] | None] | None:
+        """What rank 0 of this job, which SLURM has started with this one, gets of `begin`; None where it trains nothing.
+
+        It may never say: SLURM then ends this rank with it.
+        """
+        about: dict[str, Any] = {}
+        while about.get("attempt") != self._attempt:
+            time.sleep(0.2)
+            tags = get_run(self._tracker.client, self.parent).tags
+            about = json.loads(tags.get(f"job.{self.number}", "{}"))
+        if about["kept"]:
+            return None
+        folder = RunFolder(Path(get_run(self._tracker.client, about["run"]).tags.get("folder", "")))
+        # A new run has no checkpoint before all its ranks are there.
+        last = load_last(folder)
+        return (folder, last["flr"]) if last else (None, None)
 
     def begin(self) -> tuple[RunFolder | None, dict[str, Any] | None]:
         """Begin the job's run, or go on with one that was stopped, from its last checkpoint where there is one.
@@ -332,7 +356,8 @@ class Job(Child):
     def _register(self, run_id: str, kept: bool = False) -> None:
         sweep = tracker_of(self.cfg)
         sweep.attach(self.parent)
-        sweep.tag(**{f"job.{self.number}": json.dumps({"run": run_id, "job": self.label, "kept": kept})})
+        about = {"run": run_id, "job": self.label, "kept": kept, "attempt": self._attempt}
+        sweep.tag(**{f"job.{self.number}": json.dumps(about)})
 
     def failed(self, error: Exception) -> None:
         if not self.run_id:  # it failed early, and gets its run now

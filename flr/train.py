@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,11 +21,13 @@ from flr.config import (
     assemble,
     build,
     check,
+    check_launcher,
     door,
     ending,
     flat,
     grid_of,
     key_of,
+    label_of,
     plain,
     quiet,
     sweep_folder,
@@ -350,8 +352,12 @@ def sweep(config: DictConfig) -> None:
     from flr.ranks import started_outside
 
     logging.getLogger("hydra").setLevel(logging.WARNING)  # the jobs name themselves
-    grid = grid_of(config)
-    if any(key_of(word) == "run" for word in [*config.hydra.overrides.task, *grid.values]) or started_outside():
+    quiet()
+    grid, outside = grid_of(config), started_outside()
+    check_launcher(config)
+    if outside and not str(config.hydra.launcher._target_).endswith(".BasicLauncher"):
+        raise UserError("hydra/launcher starts the jobs itself; leave out torchrun or srun, or hydra/launcher")
+    if any(key_of(word) == "run" for word in [*config.hydra.overrides.task, *grid.values]) or outside:
         return  # runs that go on have their sweeps; torchrun's ranks have no master
     if odd := [key for key in grid.values if under(key, ("tracking", "paths", "again", "name"))]:
         raise UserError(f"{odd[0]} cannot vary in a sweep, which is one table in one place; set it to one value")
@@ -389,7 +395,7 @@ def sweeping(cfg: DictConfig, grid: Grid, folder: Path) -> Iterator[str]:
             yield tracker.run_id
         finally:
             end = sys.exception()
-            found = rows(tracker, grid, over=end is None)
+            found = rows(tracker, grid, folder, over=end is None)
             codes = {row.exit_code for row in found} - {0}
             if isinstance(end, Exception) and not any(row.run_id for row in found):
                 tracker.end("FAILED")
@@ -431,6 +437,46 @@ def table(tracker: "Tracker", found: "list[Row]", folder: Path) -> None:
     tracker.log_metrics({"jobs/all": len(found), "jobs/finished": done, "jobs/failed": len(found) - done})
 
 
+def launch(launcher: Any, config: DictConfig, jobs: Sequence[Sequence[str]], first: int) -> None:
+    """Run jobs by a launcher of ours, each in a process of its own.
+
+    Args:
+        launcher: as `flr.launchers.Launcher` says.
+        config: of the sweep, composed, with its ``hydra`` node.
+        jobs: the words of each.
+        first: the number of the first.
+    """
+    import re
+
+    from flr.launchers import Task
+    from flr.launchers import launch as run_all
+
+    keys, folder = grid_of(config).values, Path(config.hydra.sweep.dir).absolute()
+    devices, nodes = config.trainer.devices, config.trainer.get("num_nodes", 1)
+    known = isinstance(devices, int) and devices > 0 and not keys.keys() & {"trainer", "trainer.devices", "experiment"}
+    launcher.prepare(devices * nodes if known else None, str(config.trainer.accelerator))
+    parent = re.search(rf"env_set\.{SWEEP}='(.*?)/", " ".join(hydra_words(config)))
+    tasks = []
+    for number, words in enumerate(jobs, first):
+        given = {SWEEP: f"{parent[1]}/{number}"} if parent else {}
+        log = folder / f"{number}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # of an earlier start
+        tasks.append(Task(label_of(list(words), keys) or f"job {number}", command(config, words), given, log))
+    run_all(launcher, tasks)
+
+
+def hydra_words(config: DictConfig) -> list[str]:
+    """What was said to Hydra itself, as it was said: one of its words names the number of a job."""
+    return cast(list[str], OmegaConf.to_container(config.hydra.overrides.hydra))
+
+
+def command(config: DictConfig, words: Sequence[str]) -> list[str]:
+    """What follows ``python -m flr.train`` for a job in a process of its own."""
+    more = [word for word in hydra_words(config) if key_of(word) == "hydra.searchpath"]
+    return [*words, *more, "hydra.mode=RUN"]
+
+
 def job(cfg: DictConfig, given: str) -> None:
     """One job of a sweep: done before, gone on with, or trained. Its failure is told and kept, and stops no other.
 
@@ -441,19 +487,28 @@ def job(cfg: DictConfig, given: str) -> None:
     import traceback
 
     from flr.parallel import end_with
-    from flr.sweep import Job
+    from flr.sweep import CRASH, REFUSED, Job
 
     words, own = task_overrides(), HydraConfig.get().mode == RunMode.RUN
     if not own and cfg.trainer.devices != 1:
         apart(words, given)
         return
+    first = True
     if own:
         import signal
 
+        from flr.ranks import first_outside
+
         end_with(os.getppid(), signal.SIGTERM)
-    one = None
+        quiet()
+        first = first_outside()
+    one, failed = None, 0
     try:
         one = Job(cfg, words, given, default_name(cfg))
+        if not first:
+            if (begun := one.wait()) is not None:
+                run(cfg, words, *begun)
+            return
         print(f"Job {one.number}: {one.label}")
         check(cfg, Train, trusted=False)
         if twin := one.done(lambda: fingerprint(cfg)):
@@ -466,12 +521,15 @@ def job(cfg: DictConfig, given: str) -> None:
             print(f"flr: {one.label if one else words}: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
-        if one:
+        if one and first:
             one.failed(error)
+        failed = REFUSED if isinstance(error, UserError) else CRASH
     except BaseException:
-        if one:
+        if one and first:
             one.stopped()
         raise
+    if own and failed:
+        sys.exit(failed)
 
 
 def apart(words: list[str], given: str) -> None:
@@ -479,9 +537,10 @@ def apart(words: list[str], given: str) -> None:
     import signal
     import subprocess
 
-    more = [word for word in HydraConfig.get().overrides.hydra if key_of(word) == "hydra.searchpath"]
-    command = [sys.executable, "-m", "flr.train", *words, *more, "hydra.mode=RUN"]
-    process = subprocess.Popen(command, env=os.environ | {SWEEP: given})
+    config = DictConfig({"hydra": HydraConfig.get()})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flr.train", *command(config, words)], env=os.environ | {SWEEP: given}
+    )
     try:
         code = process.wait()
     except BaseException:

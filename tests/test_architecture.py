@@ -15,7 +15,7 @@ ROOT = Path(flr.__file__).parent
 # From the ground up: a module imports from its own part, and from parts below. A new part has to be placed here.
 STOREYS = (
     {"errors"},
-    {"landmarks", "files", "parallel", "ranks", "schedules"},
+    {"landmarks", "files", "launchers", "parallel", "ranks", "schedules"},
     {"models", "objectives", "metrics", "augment"},
     {"data", "tracking"},
     {"module", "checkpoints"},
