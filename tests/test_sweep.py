@@ -1,6 +1,7 @@
 """A sweep in MLflow: its run, its jobs, its table; what is done stays done, what failed or was stopped goes on."""
 
 import csv
+import os
 import signal
 import subprocess
 import time
@@ -161,8 +162,9 @@ def test_jobs_that_are_refused_say_so_once(workspace: Workspace) -> None:
 
 def waiting(workspace: Workspace, *words: str) -> "subprocess.Popen[str]":
     """A sweep whose second job has come to its second epoch and stays there."""
-    process = workspace.start("flr.train", *typed(words), FLR_TRUST="own", PYTHONPATH=str(workspace.path))
-    for _ in range(1200):
+    path = os.pathsep.join(filter(None, (str(workspace.path), os.environ.get("PYTHONPATH"))))
+    process = workspace.start("flr.train", *typed(words), FLR_TRUST="own", PYTHONPATH=path)
+    for _ in range(2400):
         assert process.poll() is None, process.communicate()[1][-3000:]
         if (workspace.path / "waits").exists():
             (workspace.path / "waits").unlink()
