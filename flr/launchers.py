@@ -12,6 +12,7 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -437,9 +438,12 @@ class Ray:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the behaviour to come, and no warning
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray = _need("ray")
+        host, _, port = self.address.rpartition(":")
         try:
+            if port.isdigit() and "/" not in host:  # Ray would try for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(self.address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"hydra.launcher.address={self.address}: no Ray cluster answers ({str(error).splitlines()[0]}); "
                 "start one by `ray start --head`, or name its head"
