@@ -5,10 +5,12 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import NoReturn, TypeVar
 
 import cv2
@@ -41,6 +43,33 @@ def end_with(parent: int, sent: signal.Signals) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
         if os.getppid() != parent:
             os._exit(1)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM wait for the end of what must not be left half done; a second one does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    came: list[int] = []
+
+    def later(number: int, frame: FrameType | None) -> None:
+        handler = handlers[signal.Signals(number)]
+        if came and callable(handler):
+            handler(number, frame)
+        came.append(number)
+
+    heard = [number for number, handler in handlers.items() if callable(handler)]
+    for number in heard:
+        signal.signal(number, later)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, handlers[number])
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _serve(work: Callable[[int], T], spans: list[range], results: Connection, parent: int) -> NoReturn:

@@ -44,6 +44,7 @@ def test_a_benchmark_runs(
     for key, value in changes.items():
         monkeypatch.setattr(module, key, value)
     monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets to the last one used
     if name == "input_path":
         fake_ibug.write(tmp_path / "300w", parts={"afw": 30, "helen/testset": 2})
         words = [f"data.root={tmp_path / '300w'}"]

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from flr.errors import UserError
-from flr.parallel import in_order
+from flr.parallel import in_order, undisturbed
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +73,26 @@ def test_two_can_work_at_once():
     assert [next(first) for _ in range(10)] == list(range(10))
     assert [-x for x in second] == list(range(90))
     assert list(first) == list(range(10, 90))
+
+
+def test_signals_wait_for_what_must_not_be_left_half_done():
+    done = []
+
+    def work(*sent: signal.Signals) -> None:
+        with undisturbed():
+            for number in sent:
+                signal.raise_signal(number)
+            done.append(sent)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(143)))
+    try:
+        for sent, raised in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
+            with pytest.raises(raised):
+                work(sent)
+            assert done.pop() == (sent,)
+        with pytest.raises(KeyboardInterrupt):  # who asks twice means it
+            work(signal.SIGINT, signal.SIGINT)
+        assert not done
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flr.errors import UserError
 from flr.files import writing
+from flr.parallel import undisturbed
 from flr.tracking.registry import register
 from flr.tracking.store import PREFIX, first_line
 
@@ -106,7 +107,9 @@ class Outbox:
         while self.letters:
             began = time.monotonic()
             try:
-                self._send(self.letters[0])
+                with undisturbed():  # an open transaction would lock the database
+                    self._send(self.letters[0])
+                    sent = self.letters.pop(0)
             except (MlflowException, SQLAlchemyError, OSError) as error:
                 if self.folder is None:
                     self.letters.clear()
@@ -122,7 +125,6 @@ class Outbox:
                 self._again = now + max(RETRY_SECONDS, 10 * (now - began))
                 self._keep()
                 return False
-            sent = self.letters.pop(0)
             if self.folder and self.folder in Path(str(sent.get("path", ""))).parents:
                 shutil.rmtree(Path(sent["path"]).parent, ignore_errors=True)
         if self.folder:

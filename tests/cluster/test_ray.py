@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,20 +37,19 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--include-dashboard=false", "--num-cpus=2", "--num-gpus=1", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(Path(launchers.__file__).parents[1]), "RAY_worker_niceness": "0"}
-    head = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert head.stdout
-    said = []
-    for line in head.stdout:
-        said.append(line)
-        if "Ray runtime started" in line:
-            break
-    assert head.poll() is None, "".join(said)
+    said = tmp_path_factory.mktemp("ray") / "said"
+    with said.open("w") as file:  # a pipe would be held open by Ray's own processes
+        head = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    until = time.monotonic() + 180
+    while "Ray runtime started" not in said.read_text():
+        assert head.poll() is None and time.monotonic() < until, said.read_text()
+        time.sleep(0.1)
     every = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
     try:
         yield f"127.0.0.1:{port}"
     finally:
         head.terminate()
-        head.communicate(timeout=60)
+        head.wait(60)
         _, alive = psutil.wait_procs(every, timeout=20)
         for process in alive:
             process.kill()
