@@ -9,8 +9,8 @@ import numpy as np
 from flr.data.boxes import BoxPolicy
 from flr.data.crops import crop
 from flr.data.synthetic.renderer import render
+from flr.landmarks.draw import draw_face, sheet
 from flr.landmarks.geometry import tight_box, transform
-from flr.tracking.pictures import draw_face, sheet
 
 COUNT, COLUMNS, SIDE = 24, 8, 150
 
