@@ -121,8 +121,8 @@ def draw_picture(
     height, width = image.shape[:2]
     scale = max(1, -(-least // max(height, width)))
     canvas = canvas_of(image, width * scale, height * scale)
-    points, truth, boxes = ((v if v is None else (v + 0.5) * scale - 0.5) for v in (points, truth, boxes))
-    for i, face in enumerate(points):
+    truth, boxes = ((v if v is None else (v + 0.5) * scale - 0.5) for v in (truth, boxes))
+    for i, face in enumerate((points + 0.5) * scale - 0.5):
         with np.errstate(invalid="ignore"):
             box = boxes[i] if boxes is not None else np.concatenate([face.min(0), face.max(0)])
         span = float(np.nan_to_num(box[2:] - box[:2]).max())
@@ -131,7 +131,8 @@ def draw_picture(
         side = 1.5 * min(max(span, 0.0), 2.0 * max(canvas.shape))  # a crop is about so much larger than its box
         if boxes is not None:
             thin = max(1, round(side / 250))
-            cv2.rectangle(canvas, *fixed(box.reshape(2, 2)).tolist(), BOX, thin, cv2.LINE_AA, SHIFT)
+            corner, other = fixed(box.reshape(2, 2)).tolist()
+            cv2.rectangle(canvas, corner, other, BOX, thin, cv2.LINE_AA, SHIFT)
         draw_points(canvas, own, face, known, side, scheme, lines, indices)
         if i < len(captions) and captions[i]:
             size = float(np.clip(side / 400, 0.35, 3))

@@ -43,7 +43,7 @@ OUTLINES: Mapping[str, Mapping[str, Arcs]] = {
         "right_brow": ((9, 8),), "left_brow": ((6, 7),), "right_eye": ((5, 1, 4),), "left_eye": ((2, 0, 3),),
         "outer_lip": ((12, 13, 11), (11, 14, 12)),
     },
-    "celeba5": {"mouth": ((3, 4),)},
+    "celeba5": {"mouth_line": ((3, 4),)},
 }  # fmt: skip
 
 

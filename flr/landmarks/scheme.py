@@ -165,7 +165,7 @@ class Scheme:
 
         def group(words: Any, where: str) -> Group:
             words = words if isinstance(words, list | tuple) else [words]
-            found = tuple(_point(word, place, where) for word in words)
+            found = tuple(point_of(word, place, where) for word in words)
             if not found or len(set(found)) < len(found):
                 raise UserError(f"{where}: {'a point stands there twice' if found else 'no point is named'}")
             return found
@@ -226,8 +226,12 @@ def _name(word: Any, where: str) -> str:
     return word
 
 
-def _point(word: Any, place: Mapping[str, int], where: str) -> int:
-    """The place of a point that is named or given by its place."""
+def point_of(word: Any, place: Mapping[str, int], where: str) -> int:
+    """The place of a point that is named or given by its place; `where` says in an error where it was named.
+
+    Raises:
+        UserError: there is no such point.
+    """
     if isinstance(word, str) and word in place:
         return place[word]
     if type(word) is int or (isinstance(word, str) and word.isdecimal() and len(word) < 10):
