@@ -282,7 +282,8 @@ def _need(scheme: Scheme, what: str, lines: Sequence[str]) -> None:
 
 def area(points: np.ndarray, arcs: Arcs) -> np.ndarray:
     """The polygon (M, 2) within a closed line of points (K, 2); of an open one a strip along it, pointed at its ends."""
-    curve = smooth(points, arcs)
+    with np.errstate(invalid="ignore"):
+        curve = smooth(points, arcs)
     if is_closed(arcs):
         return curve
     along = np.gradient(curve, axis=0)

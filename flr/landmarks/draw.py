@@ -125,7 +125,7 @@ def draw_picture(
     for i, face in enumerate((points + 0.5) * scale - 0.5):
         with np.errstate(invalid="ignore"):
             box = boxes[i] if boxes is not None else np.concatenate([face.min(0), face.max(0)])
-        span = float(np.nan_to_num(box[2:] - box[:2]).max())
+            span = float(np.nan_to_num(box[2:] - box[:2]).max())
         own = None if truth is None else truth[i]
         known = np.ones(len(face), bool) if own is None else np.isfinite(own).all(-1)
         side = 1.5 * min(max(span, 0.0), 2.0 * max(canvas.shape))  # a crop is about so much larger than its box
