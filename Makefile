@@ -47,8 +47,8 @@ lint: env ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-pictures: env ## the README's picture, from rendered faces
-	$(BIN)/python docs/pictures.py docs/faces.png
+pictures: env ## the README's pictures, from rendered faces
+	$(BIN)/python docs/pictures.py docs
 
 lock: env ## write constraints.txt anew from this environment
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

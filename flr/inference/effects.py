@@ -40,7 +40,7 @@ REGIONS: Mapping[str, tuple[str, ...]] = {  # what Paint fills, by the lines tha
     "eyes": ("right_eye", "left_eye"),
     "brows": ("right_brow", "left_brow"),
 }
-BROW = 0.09  # half a brow's height over its length, where a scheme marks one line of it
+BROW = 0.05, 0.12  # a brow above and below its line, over its length, where a scheme marks one line: its upper part
 
 
 class Effect:
@@ -280,19 +280,21 @@ def _need(scheme: Scheme, what: str, lines: Sequence[str]) -> None:
     )
 
 
+@np.errstate(invalid="ignore", divide="ignore")  # of points that are none, which the windows then leave out
 def area(points: np.ndarray, arcs: Arcs) -> np.ndarray:
     """The polygon (M, 2) within a closed line of points (K, 2); of an open one a strip along it, pointed at its ends."""
-    with np.errstate(invalid="ignore"):
-        curve = smooth(points, arcs)
+    curve = smooth(points, arcs)
     if is_closed(arcs):
         return curve
     along = np.gradient(curve, axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        along /= np.linalg.norm(along, axis=1, keepdims=True)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
     length = np.linalg.norm(np.diff(curve, axis=0), axis=1).sum()
-    half = BROW * length * np.sqrt(np.sin(np.linspace(0, np.pi, len(curve))))
-    across = half[:, None] * np.nan_to_num(along[:, ::-1]) * [-1, 1]
-    return np.concatenate([curve + across, (curve - across)[::-1]])
+    high = length * np.sqrt(np.sin(np.linspace(0, np.pi, len(curve))))[:, None]
+    across = high * np.nan_to_num(along[:, ::-1]) * [-1, 1]
+    if (across * (points.mean(0) - curve)).sum() < 0:  # to the inside of the face
+        across = -across
+    above, below = BROW
+    return np.concatenate([curve - above * across, (curve + below * across)[::-1]])
 
 
 def whole_face(points: np.ndarray, scheme: Scheme) -> np.ndarray:

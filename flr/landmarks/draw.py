@@ -43,7 +43,7 @@ def draw_points(
         lines: whether the regions' lines are drawn through the points.
         indices: whether each point's number stands beside it.
     """
-    radius, thin = max(1.2, side / 130), max(1, round(side / 400))
+    radius, thin = max(min(1.2, side / 90), side / 130), max(1, round(side / 400))
     everywhere = np.ones_like(labelled)
     shown = [(v, c, s) for v, c, s in ((truth, TRUTH, labelled), (points, PREDICTION, everywhere)) if v is not None]
     for values, colour, known in shown if lines and scheme is not None else ():
@@ -67,8 +67,8 @@ def draw_points(
 
 def _write(canvas: np.ndarray, text: str, place: Sequence[float] | np.ndarray, size: float) -> None:
     """White words with a dark rim, their lower left corner at a place."""
-    at, thin = (int(place[0]), int(place[1])), max(1, round(size))
-    for colour, thick in (((0, 0, 0), thin + 2), ((255, 255, 255), thin)):
+    at, thin = (int(place[0]), int(place[1])), max(1, round(1.4 * size))
+    for colour, thick in (((0, 0, 0), thin + max(2, round(2 * size))), ((255, 255, 255), thin)):
         cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thick, cv2.LINE_AA)
 
 
