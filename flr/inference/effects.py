@@ -28,10 +28,10 @@ Anchor = tuple[tuple[float, float], tuple[int, ...]]  # a pixel of a hung pictur
 MAX_BYTES, MAX_PIXELS = 2**26, 2**24  # of a hung picture
 TEXTURE = 1024  # pixels of its longer side that are kept: more than a face shows
 FINE = 2048  # sub-pixels of a small window's side, for smooth edges
-STIFF = 0.2
+STIFF = 0.2  # see `fit_map`
 FARTHEST = 8.0  # pictures wide: a hung picture larger than that has come apart
 
-# What Mask writes, in the order in which one lies over the other: the label, its value, and the line round it.
+# What Mask writes; a later label lies over an earlier one.
 LABELS: Mapping[str, int] = {
     "background": 0, "skin": 1, "right_brow": 2, "left_brow": 3, "right_eye": 4, "left_eye": 5, "lips": 6, "mouth": 7,
 }  # fmt: skip

@@ -208,6 +208,14 @@ def test_paint_keeps_to_the_outline_and_its_edge_is_smooth():
     assert (after[:, : int(FACE[36, 0]) - 2] == 0).all()
 
 
+def test_the_edge_is_smooth_on_a_small_face_and_a_large_one():
+    for side in (100, 4000):
+        points = FACE * side / SIDE
+        after = Paint("lips", (255, 255, 255), 1.0)(np.zeros((side, side, 3), np.uint8), points, IBUG68)[..., 0]
+        edge = after[(after > 0) & (after < 255)]
+        assert len(np.unique(edge)) > 30
+
+
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
 def test_strength_is_the_share_of_the_colour(strength):
     grey = np.full((SIDE, SIDE, 3), 100, np.uint8)
@@ -304,7 +312,7 @@ def png(path: Path, image: np.ndarray) -> Path:
 @pytest.fixture
 def hat(tmp_path: Path) -> tuple[Path, Path]:
     """A green square with a transparent rim, hung on the eyes; and its anchors."""
-    image = np.zeros((60, 60, 4), np.uint8)
+    image = np.full((60, 60, 4), (255, 0, 255, 0), np.uint8)  # what is transparent may have any colour
     image[10:50, 10:50] = (0, 255, 0, 255)
     anchors = tmp_path / "hat.yaml"
     anchors.write_text(
@@ -321,7 +329,11 @@ def test_any_picture_hangs_on_its_points(hat):
     assert (after[y, x] == (0, 255, 0)).all()
     rows, columns = np.nonzero((after == (0, 255, 0)).all(-1))
     side = np.linalg.norm(FACE[36] - FACE[45])
-    assert abs(len(rows) / side**2 - 1) < 0.1  # the transparent rim is nothing
+    assert abs(len(rows) / side**2 - 1) < 0.1
+    there = cv2.dilate((after == (0, 255, 0)).all(-1).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    assert not changed(PICTURE, after)[~there].any()  # the transparent rim is nothing
+    black = Overlay(str(hat[0]), str(hat[1]))(PICTURE * 0, FACE, IBUG68)
+    assert black[..., [0, 2]].max() <= 1  # and has no part in the edge
     assert abs(columns.mean() - middle[0]) < 1.5 and abs(rows.mean() - middle[1]) < 1.5
 
 

@@ -56,6 +56,23 @@ def test_a_whole_turn_is_no_jump():
     assert off.max() < 0.12  # 120 degrees a second
 
 
+def test_a_face_upside_down_is_as_calm_as_any():
+    points, _ = film(still=True)
+    turn = np.minimum(TIMES, 1.0) * np.pi  # there after a second
+    maps = similarity(turn, np.ones(len(turn)), FACE.mean(0)[None], FACE.mean(0)[None])
+    held = TIMES > 2
+    assert jitter(run(transform(maps, points))[held], EYES) < 1.3 * jitter(run(points)[held], EYES)
+
+
+@pytest.mark.parametrize("rate", [15, 30, 120, None])
+def test_the_lag_is_of_time_not_of_frames(rate):
+    """Behind a ramp, a low-pass filter stays 1 / (2 pi cutoff) seconds, whenever it is asked."""
+    times = np.arange(0, 3, 1 / rate) if rate else np.cumsum(np.random.default_rng(0).uniform(0.01, 0.1, 60))
+    points = FACE + 40 * times[:, None, None]
+    behind = (points - run(points, times, min_cutoff=1.0, beta=0.0))[times > 1.5]
+    np.testing.assert_allclose(behind, 40 / (2 * np.pi), rtol=0.02)
+
+
 def test_constant_points_stay_and_the_first_frame_is_as_it_came():
     np.testing.assert_allclose(
         run(np.repeat(FACE[None], 5, 0), np.array([0, 0.01, 0.3, 0.31, 0.5])), FACE[None].repeat(5, 0)
@@ -111,4 +128,4 @@ def test_lag_of_a_known_delay_with_noise_and_bias(late):
     points, truth = film(still=False, noise=0.005)
     _, now = film(still=False, noise=0)
     swing = EYES * 0.5 * np.sin(2 * np.pi * 0.7 * (TIMES - late))[:, None, None] * np.array([1.0, 0.3])
-    assert lag(FACE + swing + (points - now) + [3.0, -2.0], truth, TIMES) == pytest.approx(1000 * late, abs=8)
+    assert lag(FACE + swing + (points - now) + [90.0, -60.0], truth, TIMES) == pytest.approx(1000 * late, abs=8)

@@ -81,9 +81,13 @@ def test_a_sheet_lays_out_row_by_row():
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=str)
 def test_a_mirrored_face_has_the_mirrored_outlines(scheme):
-    """Each line's points are another line's partners, or its own."""
-    lines = {frozenset(i for arc in arcs for i in arc) for arcs in outlines_of(scheme).values()}
-    assert lines and {frozenset(int(scheme.mirror_order[i]) for i in line) for line in lines} == lines
+    """Each line's pieces from point to point are those of another line's partners, or of its own."""
+
+    def pieces(order: np.ndarray) -> set[frozenset[frozenset[int]]]:
+        lines = outlines_of(scheme).values()
+        return {frozenset(frozenset(order[list(ends)]) for arc in arcs for ends in pairwise(arc)) for arcs in lines}
+
+    assert pieces(np.arange(len(scheme))) == pieces(scheme.mirror_order) != set()
     for arcs in outlines_of(scheme).values():
         for before, after in pairwise(arcs):
             assert before[-1] == after[0]
