@@ -6,7 +6,7 @@ Rendered faces of series 7, which no training draws, at 30 frames a second. Stil
 Moving: the same under a known path of shift, turn and size. Each frame's box is that of the last frame's points, as when
 a face is followed. Speaking: the points found on the still face, with the lower lip going up and down by a known
 path, since no renderer here moves a mouth. Settings (min_cutoff, beta, d_cutoff) are compared on the first half of the faces:
-the defaults are those of least jitter whose lag is less than half a frame above that of the points as found. The two
+the defaults are those of least jitter whose lag is at most half a frame above that of the points as found. The two
 rows without "choice" are of the other half.
 """
 
