@@ -56,14 +56,15 @@ bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants F
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.jitter
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-pictures: env ## the README's picture, from rendered faces
-	$(BIN)/python docs/pictures.py docs/faces.png
+pictures: env ## the README's pictures, from rendered faces
+	$(BIN)/python docs/pictures.py docs
 
 lock: env ## write constraints.txt anew from this environment
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

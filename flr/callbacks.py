@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from flr.data.datamodule import FaceData
 from flr.files import writing
+from flr.landmarks.draw import draw_face, sheet
 from flr.module import LandmarkModule
 from flr.tracking.mlflow import Tracker
-from flr.tracking.pictures import draw_face, sheet
 
 
 class Progress(TQDMProgressBar):

@@ -332,8 +332,9 @@ def face_pairs(section: "Section", cfg: DictConfig, client: "MlflowClient", fold
     """
     import numpy as np
 
+    from flr.landmarks.draw import draw_face, sheet
     from flr.tracking.page import embed, notes
-    from flr.tracking.pictures import draw_face, jpeg, sheet
+    from flr.tracking.pictures import jpeg
     from flr.tracking.results import spread
 
     one = (cfg.baseline is not None and section.group(str(cfg.baseline))) or section.groups[0]

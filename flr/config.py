@@ -53,6 +53,7 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
     "data.download": ("flr.data.download.Download",),
     "data.reader": ("flr.data.readers",),
+    "effect": tuple(f"flr.inference.effects.{name}" for name in ("Overlay", "Paint", "Blur", "Mask")),
     "model": ("flr.models", "torch.nn"),
     "objective": ("flr.objectives",),
     "optim": ("torch.optim",),

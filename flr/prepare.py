@@ -64,7 +64,8 @@ def sheets(data: "FaceData") -> Iterator[tuple[str, bytes]]:
 
     from flr.augment.device import Augment
     from flr.data.pose import head_pose
-    from flr.tracking.pictures import draw_face, jpeg, png, pose_figure, sheet
+    from flr.landmarks.draw import draw_face, sheet
+    from flr.tracking.pictures import jpeg, png, pose_figure
 
     table, margin, size = data.prepare(), data.store.margin, data.crop.size
     rows = np.flatnonzero(table.labelled.any(1))

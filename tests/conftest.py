@@ -143,6 +143,13 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(autouse=True)
+def no_module_of_another_test() -> Iterator[None]:
+    """A user's module, own.py, is another one in each workspace."""
+    yield
+    sys.modules.pop("own", None)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, shared_cache: Path) -> Workspace:
     return Workspace(tmp_path, shared_cache)

@@ -93,3 +93,19 @@ def test_the_speedrun_tells_when_each_goal_was_met(
     (row,) = json.loads((tmp_path / "speedrun.json").read_text())["rounds"]
     assert 1 < row["seconds to"]["1000.0 %"] < 200 and row["seconds to"]["0.001 %"] is None
     assert row["val/nme"] > 0 and row["test/nme"] > 0
+
+
+def test_jitter_is_measured_of_a_given_net(
+    trained: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, run = trained
+    module = importlib.import_module("benchmarks.jitter")
+    few = {"FACES": 2, "SECONDS": 0.6, "SIDE": 96, "CUTOFFS": (1.0,), "BETAS": (10.0,), "SPEEDS": (1.0,)}
+    for key, value in few.items():
+        monkeypatch.setattr(module, key, value)
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmark", str(workspace.folder(run) / "checkpoints" / "best.ckpt")])
+    module.main()
+    written = json.loads((tmp_path / "jitter.json").read_text())
+    assert written["contenders"]["smoothed"]["jitter"] < 0.5 * written["contenders"]["as found"]["jitter"]
+    assert set(written["choice"]) == {"as found", "1, 10, 1"}

@@ -165,7 +165,7 @@ class Scheme:
 
         def group(words: Any, where: str) -> Group:
             words = words if isinstance(words, list | tuple) else [words]
-            found = tuple(_point(word, place, where) for word in words)
+            found = tuple(point_of(word, place, where) for word in words)
             if not found or len(set(found)) < len(found):
                 raise UserError(f"{where}: {'a point stands there twice' if found else 'no point is named'}")
             return found
@@ -226,8 +226,12 @@ def _name(word: Any, where: str) -> str:
     return word
 
 
-def _point(word: Any, place: Mapping[str, int], where: str) -> int:
-    """The place of a point that is named or given by its place."""
+def point_of(word: Any, place: Mapping[str, int], where: str) -> int:
+    """The place of a point that is named or given by its place; `where` says in an error where it was named.
+
+    Raises:
+        UserError: there is no such point.
+    """
     if isinstance(word, str) and word in place:
         return place[word]
     if type(word) is int or (isinstance(word, str) and word.isdecimal() and len(word) < 10):
@@ -243,7 +247,8 @@ def _torch_stack(values: list[Any], axis: int) -> Any:
     return torch.stack(values, axis)
 
 
-def _span(first: int, last: int) -> Group:
+def span(first: int, last: int) -> Group:
+    """The places from `first` to `last`, both among them."""
     return tuple(range(first, last + 1))
 
 
@@ -256,13 +261,13 @@ _MIRROR_68 = {
 }
 
 _REGIONS_68: dict[str, Group] = {
-    "jaw": _span(0, 16), "right_brow": _span(17, 21), "left_brow": _span(22, 26),
-    "nose": _span(27, 35), "right_eye": _span(36, 41), "left_eye": _span(42, 47),
-    "outer_lip": _span(48, 59), "inner_lip": _span(60, 67),
+    "jaw": span(0, 16), "right_brow": span(17, 21), "left_brow": span(22, 26),
+    "nose": span(27, 35), "right_eye": span(36, 41), "left_eye": span(42, 47),
+    "outer_lip": span(48, 59), "inner_lip": span(60, 67),
 }  # fmt: skip
 
 _TO_15: tuple[Group, ...] = (
-    _span(42, 47), _span(36, 41), (42,), (45,), (39,), (36,), (22,), (26,), (21,), (17,), (30,), (54,), (48,), (51,),
+    span(42, 47), span(36, 41), (42,), (45,), (39,), (36,), (22,), (26,), (21,), (17,), (30,), (54,), (48,), (51,),
     (57,),
 )  # fmt: skip
 
@@ -285,7 +290,7 @@ KAGGLE15 = Scheme(
         "mouth_left", "mouth_right", "mouth_top", "mouth_bottom",
     ),
     pairs=((0, 1), (2, 4), (3, 5), (6, 8), (7, 9), (11, 12)),
-    regions={"eyes": _span(0, 5), "brows": _span(6, 9), "nose": (10,), "mouth": _span(11, 14)},
+    regions={"eyes": span(0, 5), "brows": span(6, 9), "nose": (10,), "mouth": span(11, 14)},
     distances={"interpupil": ((0,), (1,)), "interocular": ((3,), (5,))},
     normaliser="interpupil",
     reductions={"celeba5": tuple((i,) for i in _FROM_15_TO_5)},
@@ -296,7 +301,7 @@ IBUG68 = Scheme(
     names=tuple(f"{region}_{i - group[0]}" for region, group in _REGIONS_68.items() for i in group),
     pairs=tuple(pair for pairs in _MIRROR_68.values() for pair in pairs),
     regions=_REGIONS_68,
-    distances={"interocular": ((36,), (45,)), "interpupil": (_span(36, 41), _span(42, 47))},
+    distances={"interocular": ((36,), (45,)), "interpupil": (span(36, 41), span(42, 47))},
     normaliser="interocular",
     reductions={"kaggle15": _TO_15, "celeba5": tuple(_TO_15[i] for i in _FROM_15_TO_5)},
 )
@@ -310,9 +315,9 @@ _MIRROR_76 = {
 }
 
 _REGIONS_76: dict[str, Group] = {
-    "jaw": _span(0, 14), "left_brow": _span(15, 20), "right_brow": _span(21, 26),
-    "right_eye": (*_span(27, 31), *_span(68, 71)), "left_eye": (*_span(32, 36), *_span(72, 75)),
-    "nose": (*_span(37, 47), 67), "outer_lip": _span(48, 59), "inner_lip": _span(60, 66),
+    "jaw": span(0, 14), "left_brow": span(15, 20), "right_brow": span(21, 26),
+    "right_eye": (*span(27, 31), *span(68, 71)), "left_eye": (*span(32, 36), *span(72, 75)),
+    "nose": (*span(37, 47), 67), "outer_lip": span(48, 59), "inner_lip": span(60, 66),
 }  # fmt: skip
 
 # 31 and 36 are the eyes' own centres.
@@ -337,15 +342,15 @@ _MIRROR_98 = {
 }
 
 _REGIONS_98: dict[str, Group] = {
-    "jaw": _span(0, 32), "right_brow": _span(33, 41), "left_brow": _span(42, 50), "nose": _span(51, 59),
-    "right_eye": (*_span(60, 67), 96), "left_eye": (*_span(68, 75), 97),
-    "outer_lip": _span(76, 87), "inner_lip": _span(88, 95),
+    "jaw": span(0, 32), "right_brow": span(33, 41), "left_brow": span(42, 50), "nose": span(51, 59),
+    "right_eye": (*span(60, 67), 96), "left_eye": (*span(68, 75), 97),
+    "outer_lip": span(76, 87), "inner_lip": span(88, 95),
 }  # fmt: skip
 
 # Every other point of the jaw, the brows' upper edges, and the eyes without the middles of their lids.
 _98_TO_68 = (
-    *range(0, 33, 2), *_span(33, 37), *_span(42, 46), *_span(51, 59), 60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75,
-    *_span(76, 95),
+    *range(0, 33, 2), *span(33, 37), *span(42, 46), *span(51, 59), 60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75,
+    *span(76, 95),
 )  # fmt: skip
 
 # 96 and 97 are the pupils, so that `interpupil` stays what it is.
@@ -387,7 +392,7 @@ COFW29 = Scheme(
     regions={
         "right_brow": (0, 2, 4, 5), "left_brow": (1, 3, 6, 7),
         "right_eye": (8, 10, 12, 13, 16), "left_eye": (9, 11, 14, 15, 17),
-        "nose": _span(18, 21), "mouth": _span(22, 27), "chin": (28,),
+        "nose": span(18, 21), "mouth": span(22, 27), "chin": (28,),
     },
     distances={"interocular": ((8,), (9,)), "interpupil": ((16,), (17,))},
     normaliser="interocular",

@@ -1,4 +1,4 @@
-"""Pictures of faces and curves, in one style: truth green, prediction magenta, a thin line for the error between."""
+"""Pictures as files, and figures of curves and bars; faces are drawn in `flr.landmarks.draw`."""
 
 import io
 import textwrap
@@ -14,62 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRUTH, PREDICTION, ERROR = (60, 220, 60), (255, 0, 255), (255, 220, 0)
-SHIFT = 4  # sub-pixel bits of OpenCV's drawing
 Spread = tuple[float, float]  # mean and standard deviation over seeds
-
-
-def draw_face(
-    image: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: int,
-    caption: str = "",
-) -> np.ndarray:  # fmt: skip
-    """One crop, enlarged, with its points.
-
-    Args:
-        image: (S, S, C) uint8, C 1 or 3.
-        truth: (K, 2) crop pixels, or None.
-        points: (K, 2) predicted, or None.
-        labelled: (K,) bool: the points whose truth is drawn.
-        side: pixels of the result.
-        caption: a few words along the top.
-
-    Returns:
-        (side, side, 3) RGB uint8.
-    """
-    scale = side / image.shape[0]
-    canvas = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
-    canvas = np.broadcast_to(canvas.reshape(side, side, -1), (side, side, 3)).copy()
-    radius = max(1.2, side / 130)
-
-    def place(values: np.ndarray) -> np.ndarray:
-        values = np.clip(np.nan_to_num((values + 0.5) * scale - 0.5, nan=-1e4), -1e4, 1e4)
-        return np.round(values * 2**SHIFT).astype(int)
-
-    if truth is not None and points is not None:
-        for a, b in zip(place(truth)[labelled].tolist(), place(points)[labelled].tolist(), strict=True):
-            cv2.line(canvas, a, b, ERROR, 1, cv2.LINE_AA, SHIFT)
-    for values, colour, shown in ((truth, TRUTH, labelled), (points, PREDICTION, np.ones_like(labelled))):
-        if values is not None:
-            for centre in place(values)[shown].tolist():
-                cv2.circle(canvas, centre, round(radius * 2**SHIFT), colour, -1, cv2.LINE_AA, SHIFT)
-    if caption:
-        size = side / 400
-        cv2.putText(canvas, caption, (4, int(28 * size) + 2), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(
-            canvas, caption, (4, int(28 * size) + 2), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA
-        )
-    return canvas
-
-
-def sheet(faces: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Equal pictures (side, side, 3) laid out row by row, with a thin gap."""
-    side = faces[0].shape[0]
-    rows = -(-len(faces) // columns)
-    out = np.full((rows * (side + 4) - 4, columns * (side + 4) - 4, 3), 255, np.uint8)
-    for i, face in enumerate(faces):
-        y, x = (i // columns) * (side + 4), (i % columns) * (side + 4)
-        out[y : y + side, x : x + side] = face
-    return out
 
 
 def jpeg(image: np.ndarray) -> bytes:

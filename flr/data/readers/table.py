@@ -38,11 +38,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from flr.data.readers.ibug import beside, portable, read_beside
 from flr.data.readers.ibug_xml import inside, pictures, read_box, read_parts
-from flr.data.readers.text import LARGEST, read_sheet, read_text
+from flr.data.readers.text import LARGEST, read_plain, read_sheet, read_text
 from flr.data.table import UNLABELLED, FaceTable, from_files
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import SCHEMES, Scheme
@@ -54,7 +53,6 @@ SPLITS = ("train", "val", "test", UNLABELLED)
 SUFFIXES = (".csv", ".json", ".xml")
 BOX = ("left", "top", "right", "bottom")
 LONGEST = 400  # characters of a name: in a column of text each face takes the room of the longest
-MAX_SCHEME = 200_000  # characters; a thousand points take a tenth
 UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # what XML or a row of text cannot hold
 SUBSET = re.compile(r"[\w./:-]+( [\w./:-]+)*")  # what may stand in a metric's name
 
@@ -221,36 +219,15 @@ def _nothing(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 # -- the scheme --------------------------------------------------------------------------------------------------------
 
 
-class _Plain(yaml.BaseLoader):
-    """YAML of text, lists and mappings: no tag makes an object, no word is taken for a truth value or a date."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # a few of them can stand for more than memory holds
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: an alias; write it out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a key stands twice in one mapping")
-        return mapping
-
-
 def read_scheme(path: Path) -> Scheme:
     """The scheme of a YAML file (see the module's text).
 
     Raises:
         UserError: it cannot be read, or is no scheme, or has the name of a built-in one that is another.
     """
-    text = read_text(path)
-    if len(text) > MAX_SCHEME:
-        raise UserError(f"{path}: {len(text):,} characters are no scheme; name another file")
+    values = read_plain(path, "scheme")
     try:
-        scheme = Scheme.of(yaml.load(text, _Plain))
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deep for a scheme; mend it") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no sound YAML ({error}); mend it") from error
+        scheme = Scheme.of(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     built_in = SCHEMES.get(scheme.name, scheme)

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mode
+from typing import Any
 
 import numpy as np
+import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from flr.errors import UserError, nearest
 from flr.files import opened
 
 LARGEST = float(np.finfo(np.float32).max)
 MAX_BYTES = 2_000_000_000  # CelebA's largest text is 26 MB
+MAX_YAML = 200_000  # characters; a scheme of a thousand points takes a tenth
 
 
 def to_number(text: str) -> float:
@@ -43,6 +46,38 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or fetch it again") from error
     refuse_foreign(path, data)
     return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+class _Plain(yaml.BaseLoader):
+    """YAML of text, lists and mappings: no tag makes an object, no word is taken for a truth value or a date."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # a few of them can stand for more than memory holds
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: an alias; write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a key stands twice in one mapping")
+        return mapping
+
+
+def read_plain(path: Path, kind: str) -> Any:
+    """A small YAML file as text, lists and mappings; `kind` says in an error what it should have been.
+
+    Raises:
+        UserError: it cannot be read, or is too long, too deep or no YAML.
+    """
+    text = read_text(path)
+    if len(text) > MAX_YAML:
+        raise UserError(f"{path}: {len(text):,} characters are no {kind}; name another file")
+    try:
+        return yaml.load(text, _Plain)
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deep for a {kind}; mend it") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no sound YAML ({error}); mend it") from error
 
 
 def refuse_foreign(path: Path, data: bytes) -> None:

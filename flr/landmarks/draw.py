@@ -1,0 +1,152 @@
+"""Faces with their points, in one style: truth green, prediction magenta, a thin yellow line for the error between.
+
+Dots and lines are as large as the face asks for, so that they can be read on 96 pixels as on 4,000.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from flr.landmarks.outlines import is_closed, outlines_of, smooth
+from flr.landmarks.scheme import Scheme
+
+TRUTH, PREDICTION, ERROR, BOX = (60, 220, 60), (255, 0, 255), (255, 220, 0), (0, 200, 255)
+SHIFT = 4  # sub-pixel bits of OpenCV's drawing
+FAR = 1e5  # pixels: what lies further out is drawn there, within OpenCV's numbers
+
+
+def fixed(values: np.ndarray) -> np.ndarray:
+    """Pixels as OpenCV's whole numbers of `SHIFT` bits; what is no number lies far outside."""
+    return np.round(np.clip(np.nan_to_num(values, nan=-FAR), -FAR, FAR) * 2**SHIFT).astype(np.int32)
+
+
+def canvas_of(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) RGB of a picture (H, W), (H, W, 1) or (H, W, 3) uint8, resized."""
+    canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.broadcast_to(canvas.reshape(height, width, -1), (height, width, 3)).copy()
+
+
+def draw_points(
+    canvas: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: float,
+    scheme: Scheme | None = None, lines: bool = False, indices: bool = False,
+) -> None:  # fmt: skip
+    """Draws one face's points into a picture.
+
+    Args:
+        canvas: (H, W, 3) RGB uint8, changed in place.
+        truth: (K, 2) its pixels, or None.
+        points: (K, 2) predicted, or None.
+        labelled: (K,) bool: the points whose truth is drawn.
+        side: pixels of the face's crop, which the size of all goes by.
+        scheme: of the points; wanted for lines alone.
+        lines: whether the regions' lines are drawn through the points.
+        indices: whether each point's number stands beside it.
+    """
+    radius, thin = max(min(1.2, side / 90), side / 130), max(1, round(side / 400))
+    everywhere = np.ones_like(labelled)
+    shown = [(v, c, s) for v, c, s in ((truth, TRUTH, labelled), (points, PREDICTION, everywhere)) if v is not None]
+    for values, colour, known in shown if lines and scheme is not None else ():
+        for arcs in outlines_of(scheme).values():  # type: ignore[arg-type]
+            at = [i for arc in arcs for i in arc]
+            if known[at].all() and np.isfinite(values[at]).all():
+                curve = fixed(smooth(values, arcs))
+                cv2.polylines(canvas, [curve], is_closed(arcs), colour, thin, cv2.LINE_AA, SHIFT)
+    if truth is not None and points is not None:
+        for a, b in zip(fixed(truth)[labelled].tolist(), fixed(points)[labelled].tolist(), strict=True):
+            cv2.line(canvas, a, b, ERROR, thin, cv2.LINE_AA, SHIFT)
+    for values, colour, known in shown:
+        for centre in fixed(values)[known].tolist():
+            cv2.circle(canvas, centre, round(radius * 2**SHIFT), colour, -1, cv2.LINE_AA, SHIFT)
+    if indices and shown:
+        values, _, known = shown[-1]
+        away, size = np.array([1.3, -0.6]) * radius, max(0.28, side / 1400)
+        for i in np.flatnonzero(known & np.isfinite(values).all(-1)):
+            _write(canvas, str(i), np.clip(values[i] + away, -FAR, FAR), size)
+
+
+def _write(canvas: np.ndarray, text: str, place: Sequence[float] | np.ndarray, size: float) -> None:
+    """White words with a dark rim, their lower left corner at a place."""
+    at, thin = (int(place[0]), int(place[1])), max(1, round(1.4 * size))
+    for colour, thick in (((0, 0, 0), thin + max(2, round(2 * size))), ((255, 255, 255), thin)):
+        cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thick, cv2.LINE_AA)
+
+
+def draw_face(
+    image: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: int,
+    caption: str = "", scheme: Scheme | None = None, lines: bool = False, indices: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """One crop, enlarged, with its points.
+
+    Args:
+        image: (S, S, C) uint8, C 1 or 3.
+        truth: (K, 2) crop pixels, or None.
+        points: (K, 2) predicted, or None.
+        labelled: (K,) bool: the points whose truth is drawn.
+        side: pixels of the result.
+        caption: a few words along the top.
+        scheme: as for `draw_points`, with `lines` and `indices`.
+
+    Returns:
+        (side, side, 3) RGB uint8.
+    """
+    scale = side / image.shape[0]
+    canvas = canvas_of(image, side, side)
+    truth, points = ((v if v is None else (v + 0.5) * scale - 0.5) for v in (truth, points))
+    draw_points(canvas, truth, points, labelled, side, scheme, lines, indices)
+    if caption:
+        _write(canvas, caption, (4, int(28 * side / 400) + 2), side / 400)
+    return canvas
+
+
+def draw_picture(
+    image: np.ndarray, points: np.ndarray, boxes: np.ndarray | None = None, captions: Sequence[str] = (),
+    scheme: Scheme | None = None, lines: bool = False, indices: bool = False, least: int = 0,
+    truth: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """A whole picture with all its faces.
+
+    Args:
+        image: (H, W) grey or (H, W, 3) RGB, uint8.
+        points: (N, K, 2) predicted.
+        boxes: (N, 4) left, top, right, bottom; none are drawn where None.
+        captions: a few words a face, such as its score or number, over its box or points.
+        scheme: as for `draw_points`, with `lines` and `indices`.
+        least: pixels that the longer side has at least: a smaller picture is enlarged, as a still one may be.
+        truth: (N, K, 2), or None; NaN where a point has none.
+
+    Returns:
+        (h, w, 3) RGB uint8, of the picture's size or larger.
+    """
+    height, width = image.shape[:2]
+    scale = max(1, -(-least // max(height, width)))
+    canvas = canvas_of(image, width * scale, height * scale)
+    truth, boxes = ((v if v is None else (v + 0.5) * scale - 0.5) for v in (truth, boxes))
+    for i, face in enumerate((points + 0.5) * scale - 0.5):
+        with np.errstate(invalid="ignore"):
+            box = boxes[i] if boxes is not None else np.concatenate([face.min(0), face.max(0)])
+            span = float(np.nan_to_num(box[2:] - box[:2]).max())
+        own = None if truth is None else truth[i]
+        known = np.ones(len(face), bool) if own is None else np.isfinite(own).all(-1)
+        side = 1.5 * min(max(span, 0.0), 2.0 * max(canvas.shape))  # a crop is about so much larger than its box
+        if boxes is not None:
+            thin = max(1, round(side / 250))
+            corner, other = fixed(box.reshape(2, 2)).tolist()
+            cv2.rectangle(canvas, corner, other, BOX, thin, cv2.LINE_AA, SHIFT)
+        draw_points(canvas, own, face, known, side, scheme, lines, indices)
+        if i < len(captions) and captions[i]:
+            size = float(np.clip(side / 400, 0.35, 3))
+            x, y = np.clip(np.nan_to_num(box[:2]), 0, [canvas.shape[1], canvas.shape[0]])
+            _write(canvas, captions[i], (x, max(y - 6 * size, 24 * size)), size)
+    return canvas
+
+
+def sheet(faces: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Equal pictures (side, side, 3) laid out row by row, with a thin gap."""
+    side = faces[0].shape[0]
+    rows = -(-len(faces) // columns)
+    out = np.full((rows * (side + 4) - 4, columns * (side + 4) - 4, 3), 255, np.uint8)
+    for i, face in enumerate(faces):
+        y, x = (i // columns) * (side + 4), (i % columns) * (side + 4)
+        out[y : y + side, x : x + side] = face
+    return out

@@ -1,0 +1,520 @@
+"""Effects: where they are, what they leave alone, and what they refuse."""
+
+import time
+from pathlib import Path
+
+import cv2
+import hydra
+import numpy as np
+import pytest
+
+from flr.config import CONF, TRUSTED, _bind, build, plain, resolve
+from flr.data.synthetic.renderer import render
+from flr.errors import UserError
+from flr.inference.effects import (
+    LABELS,
+    MAX_PIXELS,
+    Blur,
+    Effect,
+    Mask,
+    Overlay,
+    Paint,
+    apply,
+    areas_of,
+    check,
+    cover,
+    fit_map,
+    read_anchors,
+    read_rgba,
+    whole_face,
+)
+from flr.landmarks.geometry import similarity, transform
+from flr.landmarks.scheme import CELEBA5, COFW29, IBUG68, KAGGLE15, MUCT76, SCHEMES, WFLW98, Scheme
+from tests.fakes import cofw, ibug, wflw
+
+SIDE = 200
+FACE = ibug.faces(1, (SIDE, SIDE))[0].astype(np.float64)
+PICTURE = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+RED = (255, 0, 0)
+
+
+def every(strength: float = 0.7) -> dict[str, Effect]:
+    return {
+        "sunglasses": Overlay(strength=strength),
+        "lips": Paint("lips", RED, strength),
+        "eyes": Paint("eyes", RED, strength),
+        "brows": Paint("brows", RED, strength),
+        "blur": Blur(),
+    }
+
+
+KINDS = sorted(every())
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(H, W) bool."""
+    return (before != after).any(-1)
+
+
+# -- what holds of all -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_effect_changes_the_face_and_nothing_else(kind):
+    wide = cv2.copyMakeBorder(PICTURE, 100, 100, 100, 100, cv2.BORDER_WRAP)
+    points = FACE + 100
+    was = wide.copy()
+    after = every()[kind](wide, points, IBUG68)
+    np.testing.assert_array_equal(wide, was)  # it works on a copy
+    rows, columns = np.nonzero(changed(wide, after))
+    assert len(rows) > 20
+    low, high = whole_face(points, IBUG68).min(0), whole_face(points, IBUG68).max(0)
+    assert columns.min() >= low[0] - 15 and columns.max() <= high[0] + 15
+    assert rows.min() >= low[1] - 3 and rows.max() <= high[1] + 3
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"blur"}))
+def test_strength_0_changes_nothing(kind):
+    np.testing.assert_array_equal(every(0.0)[kind](PICTURE, FACE, IBUG68), PICTURE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mirrored_face_gives_the_mirrored_picture(kind):
+    """Of a symmetric frontal face and of a turned one."""
+    effect = every()[kind]
+    other = FACE[IBUG68.mirror_order] * [-1, 1] + [SIDE - 1, 0]
+    smooth = cv2.GaussianBlur(PICTURE, (0, 0), 5)
+    there = effect(np.ascontiguousarray(smooth[:, ::-1]), other, IBUG68)[:, ::-1].astype(int)
+    off = abs(there - effect(smooth, FACE, IBUG68)).max(-1)
+    assert (off > 12).mean() < 0.001 and off.mean() < 0.3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shift_by_whole_pixels_shifts_the_result(kind):
+    effect = every()[kind]
+    wide = cv2.copyMakeBorder(PICTURE, 60, 60, 60, 60, cv2.BORDER_REFLECT)
+    moved = np.roll(wide, (3, -7), (0, 1))
+    there = effect(moved, FACE + [60 - 7, 60 + 3], IBUG68)
+    off = abs(np.roll(there, (-3, 7), (0, 1)).astype(int) - effect(wide, FACE + 60, IBUG68))
+    assert off.max() <= 1
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mask"])
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.full((68, 2), np.nan),
+        np.full((68, 2), 50.0),
+        np.stack([np.arange(68.0), np.full(68, 9.0)], 1),  # on a line
+        FACE * [1, 0] + [0, 70],
+        np.full((68, 2), 1e30),
+        FACE * 1e4,
+        FACE + [5000, 0],
+        np.where(np.arange(68)[:, None] % 3 == 0, np.inf, FACE),
+        FACE * 1e-4 + 60,
+        np.random.default_rng(0).normal(0, 1e4, (68, 2)),
+    ],
+    ids=["nan", "all equal", "a line", "flat", "far", "huge", "outside", "some inf", "tiny", "scattered"],
+)
+def test_points_that_are_no_face_never_crash(kind, points):
+    effect = Mask() if kind == "mask" else every()[kind]
+    out = effect(PICTURE, points, IBUG68)
+    assert out.dtype == np.uint8 and out.shape[:2] == PICTURE.shape[:2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_face_partly_outside_is_the_same_where_it_is_inside(kind):
+    effect = every()[kind]
+    wide = cv2.copyMakeBorder(PICTURE, 80, 80, 80, 80, cv2.BORDER_REFLECT)
+    points = FACE + [80 - 90, 80 + 20]
+    part = effect(wide[:, 80:].copy(), points - [80, 0], IBUG68)
+    if kind == "blur":  # its cells are of what can be seen
+        assert changed(part, wide[:, 80:]).any()
+    else:
+        off = abs(part.astype(int) - effect(wide, points, IBUG68)[:, 80:])
+        assert (off.max(-1) > 30).mean() < 0.002
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mask"])
+def test_a_face_in_a_large_picture_costs_little_more_than_its_copy(kind):
+    effect = Mask() if kind == "mask" else every()[kind]
+    large = np.zeros((4000, 4000, 3), np.uint8)
+    effect(large, FACE, IBUG68)
+    copies, times = [], []
+    for _ in range(5):
+        start = time.process_time()
+        large.copy()
+        copies.append(time.process_time() - start)
+        start = time.process_time()
+        effect(large, FACE, IBUG68)
+        times.append(time.process_time() - start)
+    assert min(times) < min(copies) + 0.1
+
+
+def test_effects_go_one_after_another_on_all_faces():
+    small = FACE * 0.4
+    faces = np.stack([small, small + [100, 80]])
+    effects = [Paint("lips", RED), Overlay()]
+    by_hand = PICTURE
+    for effect in effects:
+        for face in faces:
+            by_hand = effect(by_hand, face, IBUG68)
+    np.testing.assert_array_equal(apply(effects, PICTURE, faces, IBUG68), by_hand)
+    none = np.zeros((0, 68, 2))
+    np.testing.assert_array_equal(apply(effects, PICTURE, none, IBUG68), PICTURE)
+    labels = apply([Paint("lips", RED), Mask()], PICTURE, none, IBUG68)
+    assert labels.shape == PICTURE.shape[:2] and not labels.any()
+
+
+# -- lips, eyes, brows -------------------------------------------------------------------------------------------------
+
+
+def mouth(gap: float) -> np.ndarray:
+    """The face with its inner lips so many pixels apart."""
+    points = FACE.copy()
+    middle = points[[60, 64], 1].mean()
+    points[[61, 62, 63], 1], points[[67, 66, 65], 1] = middle - gap / 2, middle + gap / 2
+    points[[49, 50, 51, 52, 53], 1] = middle - gap / 2 - 8
+    points[[59, 58, 57, 56, 55], 1] = middle + gap / 2 + 8
+    return points
+
+
+@pytest.mark.parametrize("gap", [4.0, 12.0, 30.0])
+def test_the_inner_mouth_is_untouched(gap):
+    points = mouth(gap)
+    after = Paint("lips", RED, 1.0)(PICTURE, points, IBUG68)
+    inner = cover([points[60:68]], (slice(0, SIDE), slice(0, SIDE))) >= 1
+    inner = cv2.erode(inner.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert inner.any() and not changed(PICTURE, after)[inner].any()
+    for point in (points[51] + points[62], points[57] + points[66]):  # in the middle of either lip
+        x, y = np.rint(point / 2).astype(int)
+        assert (after[y, x] == RED).all()
+
+
+def test_a_closed_mouth_is_painted_through():
+    after = Paint("lips", RED, 1.0)(PICTURE, mouth(0.0), IBUG68)
+    x, y = np.rint(mouth(0.0)[62]).astype(int)
+    assert (after[y - 1, x] == RED).all() and (after[y + 1, x] == RED).all()
+
+
+def test_paint_keeps_to_the_outline_and_its_edge_is_smooth():
+    black = np.zeros((SIDE, SIDE, 3), np.uint8)
+    after = Paint("eyes", (200, 200, 200), 1.0)(black, FACE, IBUG68)[..., 0]
+    exact = sum(
+        cv2.contourArea(FACE[list(IBUG68.regions[eye])].astype(np.float32)) for eye in ("right_eye", "left_eye")
+    )
+    assert exact * 0.95 < after.sum() / 200 < exact * 1.4  # the smooth outline bulges over the polygon
+    assert len(np.unique(after)) > 20
+    assert (after[:, : int(FACE[36, 0]) - 2] == 0).all()
+
+
+def test_the_edge_is_smooth_on_a_small_face_and_a_large_one():
+    for side in (100, 4000):
+        points = FACE * side / SIDE
+        after = Paint("lips", (255, 255, 255), 1.0)(np.zeros((side, side, 3), np.uint8), points, IBUG68)[..., 0]
+        edge = after[(after > 0) & (after < 255)]
+        assert len(np.unique(edge)) > 30
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
+def test_strength_is_the_share_of_the_colour(strength):
+    grey = np.full((SIDE, SIDE, 3), 100, np.uint8)
+    x, y = np.rint(FACE[[48, 59, 58, 67, 60]].mean(0)).astype(int)
+    points = mouth(20)
+    x, y = np.rint((points[51] + points[62]) / 2).astype(int)
+    after = Paint("lips", (200, 0, 100), strength)(grey, points, IBUG68)
+    np.testing.assert_allclose(after[y, x], 100 + strength * np.array([100, -100, 0]), atol=1)
+
+
+def test_closed_eyes_are_not_painted():
+    points = FACE.copy()
+    for low, high in ((41, 37), (40, 38), (47, 43), (46, 44)):
+        points[low] = points[high]
+    after = Paint("eyes", RED, 1.0)(PICTURE, points, IBUG68)
+    assert changed(PICTURE, after).sum() < 90  # the thin line of the lids
+
+
+# -- blur --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["ibug68", "kaggle15", "celeba5"])
+def test_what_was_in_the_cells_cannot_be_told(scheme):
+    """Fine detail of any kind leaves no trace: two faces with equal means come out alike."""
+    points = IBUG68.reduce(FACE, scheme)
+    flat = np.full((SIDE, SIDE, 3), 120, np.uint8)
+    fine = np.clip(120 + 100 * np.sign(np.indices((SIDE, SIDE)).sum(0) % 2 - 0.5), 0, 255).astype(np.uint8)
+    one, two = (Blur()(image, points, SCHEMES[scheme]) for image in (flat, fine[..., None].repeat(3, -1)))
+    inside = cover([whole_face(points, SCHEMES[scheme])], (slice(0, SIDE), slice(0, SIDE))) > 0
+    assert inside.sum() > 5000 and abs(one[inside].astype(int) - two[inside]).max() <= 4
+    assert (two[~inside] == fine[..., None].repeat(3, -1)[~inside]).all()
+
+
+@pytest.mark.parametrize("scheme", ["ibug68", "kaggle15", "celeba5"])
+def test_blur_covers_every_point_of_rendered_faces_also_from_few(scheme):
+    """With five points the chin's and the jaw's own are hidden as well, up to a share that lies at the ears."""
+    hidden = []
+    for i in range(30):
+        face = render(3, i, 256, 3, 0.5)
+        area = whole_face(IBUG68.reduce(face.points.astype(np.float64), scheme), SCHEMES[scheme])
+        inside = [cv2.pointPolygonTest(area.astype(np.float32), p.tolist(), False) >= 0 for p in face.points]
+        hidden.append(inside)
+        brow = face.points[19:25].mean(0)
+        down = face.points[8] - brow
+        assert cv2.pointPolygonTest(area.astype(np.float32), (brow - 0.25 * down).tolist(), False) > 0  # the forehead
+    hidden = np.array(hidden)
+    assert hidden[:, 17:].all()  # brows, eyes, nose, mouth
+    assert hidden.mean() > 0.93
+
+
+# -- masks -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_labels_each_part():
+    labels = Mask()(PICTURE, mouth(16), IBUG68)
+    assert labels.shape == (SIDE, SIDE) and set(np.unique(labels)) == set(LABELS.values())
+
+    def at(point: np.ndarray) -> int:
+        x, y = np.rint(point).astype(int)
+        return int(labels[y, x])
+
+    assert at(FACE[36:42].mean(0)) == LABELS["right_eye"] and at(FACE[42:48].mean(0)) == LABELS["left_eye"]
+    assert at(FACE[19]) == LABELS["right_brow"] and at(FACE[24]) == LABELS["left_brow"]
+    assert at(FACE[30]) == LABELS["skin"] and at(mouth(16)[[62, 66]].mean(0)) == LABELS["mouth"]
+    assert at((mouth(16)[51] + mouth(16)[62]) / 2) == LABELS["lips"] and labels[0, 0] == 0
+
+
+def test_two_faces_share_one_label_image():
+    small = FACE * 0.4
+    both = apply([Mask()], PICTURE, np.stack([small, small + [100, 80]]), IBUG68)
+    np.testing.assert_array_equal(both[80:, 100:][:80, :80], both[:80, :80])
+    np.testing.assert_array_equal(Mask()(Mask()(PICTURE, small, IBUG68), small + [100, 80], IBUG68), both)
+
+
+def test_a_mask_of_few_points_has_the_labels_that_they_carry():
+    assert set(np.unique(Mask()(PICTURE, IBUG68.reduce(FACE, "celeba5"), CELEBA5))) == {0, LABELS["skin"]}
+    fifteen = set(np.unique(Mask()(PICTURE, IBUG68.reduce(FACE, "kaggle15"), KAGGLE15)))
+    assert fifteen == {0, LABELS["skin"], LABELS["right_brow"], LABELS["left_brow"]}
+
+
+def test_a_mask_stands_last():
+    with pytest.raises(UserError, match=r"^effect: mask .* stands last; move it to the end$"):
+        check([Mask(), Blur()], IBUG68)
+
+
+# -- hung pictures -----------------------------------------------------------------------------------------------------
+
+
+def png(path: Path, image: np.ndarray) -> Path:
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.fixture
+def hat(tmp_path: Path) -> tuple[Path, Path]:
+    """A green square with a transparent rim, hung on the eyes; and its anchors."""
+    image = np.full((60, 60, 4), (255, 0, 255, 0), np.uint8)  # what is transparent may have any colour
+    image[10:50, 10:50] = (0, 255, 0, 255)
+    anchors = tmp_path / "hat.yaml"
+    anchors.write_text(
+        "ibug68:\n  - {at: [10, 30], points: [right_eye_0]}\n  - {at: [50, 30], points: 45}\n"
+        "celeba5:\n  - {at: [20, 30], points: right_eye}\n  - {at: [40, 30], points: left_eye}\n"
+    )
+    return png(tmp_path / "hat.png", image), anchors
+
+
+def test_any_picture_hangs_on_its_points(hat):
+    after = Overlay(str(hat[0]), str(hat[1]))(PICTURE, FACE, IBUG68)
+    middle = (FACE[36] + FACE[45]) / 2
+    x, y = np.rint(middle).astype(int)
+    assert (after[y, x] == (0, 255, 0)).all()
+    rows, columns = np.nonzero((after == (0, 255, 0)).all(-1))
+    side = np.linalg.norm(FACE[36] - FACE[45])
+    assert abs(len(rows) / side**2 - 1) < 0.1
+    there = cv2.dilate((after == (0, 255, 0)).all(-1).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    assert not changed(PICTURE, after)[~there].any()  # the transparent rim is nothing
+    black = Overlay(str(hat[0]), str(hat[1]))(PICTURE * 0, FACE, IBUG68)
+    assert black[..., [0, 2]].max() <= 1  # and has no part in the edge
+    assert abs(columns.mean() - middle[0]) < 1.5 and abs(rows.mean() - middle[1]) < 1.5
+
+
+@pytest.mark.parametrize("scheme", [IBUG68, KAGGLE15, CELEBA5], ids=str)
+def test_sunglasses_turn_with_the_head(scheme):
+    move = similarity(0.6, 0.8, FACE.mean(0), FACE.mean(0))
+    grey = np.full((SIDE, SIDE, 3), 200, np.uint8)
+    there = Overlay()(grey, transform(move, IBUG68.reduce(FACE, scheme.name)), scheme)
+    here = Overlay()(grey, IBUG68.reduce(FACE, scheme.name), scheme)
+    turned = cv2.warpAffine(here, move, (SIDE, SIDE), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+    assert abs(there.astype(int) - turned).mean() < 1.5
+    for eye in (36, 45):
+        x, y = np.rint(transform(move, FACE)[eye]).astype(int)
+        assert there[y, x].max() < 120
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 9])
+def test_a_map_is_exact_where_it_can_be(count):
+    source = np.random.default_rng(count).uniform(0, 100, (count, 2))
+    if count == 2:
+        move = similarity(0.3, 1.7, np.zeros(2), np.array([5.0, 9]))
+    else:
+        move = np.array([[1.2, 0.3, 4], [-0.2, 0.8, 7]])
+    found = fit_map(source, transform(move, source))
+    np.testing.assert_allclose(found, [*move, [0, 0, 1]], atol=1e-9)
+
+
+def test_a_map_bends_towards_a_perspective_one():
+    source = np.array([[0.0, 0], [100, 0], [100, 60], [0, 60], [50, 30], [20, 50]])
+    true = np.array([[1, 0, 0], [0, 1, 0], [0.002, 0, 1.0]])
+    moved = np.c_[source, np.ones(6)] @ true.T
+    target = moved[:, :2] / moved[:, 2:]
+    found = np.c_[source, np.ones(6)] @ fit_map(source, target).T
+    affine = np.c_[source, np.ones(6)] @ np.linalg.lstsq(np.c_[source, np.ones(6)], target, rcond=None)[0]
+    assert np.linalg.norm(found[:, :2] / found[:, 2:] - target) < 0.7 * np.linalg.norm(affine - target)
+
+
+def test_anchors_on_a_line_give_a_similarity():
+    source = np.array([[0.0, 0], [10, 0], [20, 0], [30, 0]])
+    move = similarity(0.2, 2.0, np.zeros(2), np.ones(2))
+    np.testing.assert_allclose(fit_map(source, transform(move, source)), [*move, [0, 0, 1]], atol=1e-9)
+
+
+def test_a_16_bit_picture_and_a_large_one_look_like_the_small_one(tmp_path, hat):
+    image = cv2.imread(str(hat[0]), cv2.IMREAD_UNCHANGED)
+    deep = png(tmp_path / "deep.png", image.astype(np.uint16) * 257)
+    np.testing.assert_allclose(read_rgba(deep), read_rgba(hat[0]), atol=1e-6)
+    large = png(tmp_path / "large.png", cv2.resize(image, (3000, 3000), interpolation=cv2.INTER_NEAREST))
+    anchors = tmp_path / "large.yaml"
+    anchors.write_text("ibug68: [{at: [524.5, 1524.5], points: 36}, {at: [2524.5, 1524.5], points: 45}]")
+    off = Overlay(str(large), str(anchors))(PICTURE, FACE, IBUG68).astype(int)
+    off -= Overlay(str(hat[0]), str(hat[1]))(PICTURE, FACE, IBUG68)
+    assert (abs(off).max(-1) > 30).mean() < 0.01
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:60])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p / "none.png", "cannot be read"),
+        (lambda p: p, "cannot be read"),
+        (lambda p: png(p / "a.png", np.zeros((9, 9, 3), np.uint8)), "has no alpha"),
+        (lambda p: png(p / "a.png", np.zeros((9, 9), np.uint16)), "has no alpha"),
+        (lambda p: png(p / "a.jpg", np.zeros((9, 9, 3), np.uint8)), "no PNG"),
+        (lambda p: cut(png(p / "a.png", np.zeros((9, 9, 4), np.uint8))), "a broken PNG"),
+    ],
+    ids=["missing", "folder", "rgb", "grey 16 bit", "jpeg", "cut"],
+)
+def test_a_picture_that_cannot_hang_is_refused(make, words, tmp_path, hat):
+    with pytest.raises(UserError, match=rf"^{tmp_path}.*{words}.*; "):
+        Overlay(str(make(tmp_path)), str(hat[1]))
+
+
+def test_a_huge_picture_is_refused_before_memory_is_taken(tmp_path, hat):
+    data = bytearray(hat[0].read_bytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    path = tmp_path / "huge.png"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="60000 x 60000 pixels are more than a face shows"):
+        read_rgba(path)
+    assert MAX_PIXELS < 60_000**2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no anchors"),
+        ("[]", "no anchors"),
+        ("ibug86: []", "no landmark scheme 'ibug86'.*did you mean 'ibug68'"),
+        ("ibug68: []", "two anchors or more"),
+        ("ibug68: [{at: [1, 2], points: 3}]", "two anchors or more"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 2], points: 4}]", "all anchors are at one place"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1], points: 4}]", r"ibug68\[1\]: at is two numbers"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, x], points: 4}]", "at is two numbers"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, .nan], points: 4}]", "at is two numbers"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: 7, points: 4}]", "at is two numbers"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: {a: 1, b: 2}, points: 4}]", "at is two numbers"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: 68}]", "no point 68; they are counted from 0 to 67"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: nose_99}]", "no point 'nose_99'"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: []}]", "no point is named"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: [[1]]}]", "no point"),
+        ("ibug68: [{at: [1, 2], points: 3}, {to: [1, 3], points: 4}]", "an anchor is"),
+        ("ibug68: [1, 2]", "an anchor is"),
+        ("a: &x [1]\nb: *x", "no sound YAML"),
+        ("!!python/object/apply:os.system [ls]", "no anchors"),
+        ("ibug68: [", "no sound YAML"),
+        ("[" * 5000, "nested too deep"),
+    ],
+)
+def test_an_anchor_file_that_says_something_else_is_refused(text, words, tmp_path):
+    path = tmp_path / "anchors.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"^{path}: .*{words}") as error:
+        read_anchors(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_foreign_anchor_file_is_refused(tmp_path, hat):
+    for path in (tmp_path / "none.yaml", hat[0]):
+        with pytest.raises(UserError, match=rf"^{path}: "):
+            Overlay(str(hat[0]), str(path))
+    with pytest.raises(UserError, match="anchors=FILE"):
+        Overlay(str(hat[0]))
+
+
+# -- schemes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("region", ["lips", "eyes"])
+@pytest.mark.parametrize("scheme", [KAGGLE15, CELEBA5], ids=str)
+def test_points_that_a_scheme_lacks_are_told_with_the_schemes_that_have_them(region, scheme):
+    with pytest.raises(
+        UserError, match=f"{region} needs the outlines .*{scheme.name}.*ibug68, muct76, wflw98, cofw29$"
+    ):
+        Paint(region, RED)(PICTURE, np.zeros((len(scheme), 2)), scheme)
+
+
+def test_a_scheme_of_ones_own_is_refused_by_what_hangs_on_points():
+    own = Scheme("mine", ("a", "b", "c"), (), {}, {}, "box")
+    with pytest.raises(UserError, match="mine reduces to none of them"):
+        check([Overlay()], own)
+    face = np.array([[60.0, 60], [120, 60], [90, 120]])
+    assert changed(PICTURE, Blur()(PICTURE, face, own)).sum() > 500
+
+
+@pytest.mark.parametrize(("scheme", "mean"), [(WFLW98, wflw.MEAN), (COFW29, cofw.MEAN)], ids=["wflw98", "cofw29"])
+def test_all_effects_work_on_the_other_schemes(scheme, mean):
+    points = np.asarray(mean, np.float64)
+    points = (points - points.min(0)) / np.ptp(points, axis=0).max() * 120 + 40
+    for effect in every().values():
+        assert changed(PICTURE, effect(PICTURE, points, scheme)).sum() > 20
+    assert set(np.unique(Mask()(PICTURE, points, scheme))) >= set(LABELS.values()) - {LABELS["mouth"]}
+    assert {"right_eye", "outer_lip", "inner_lip"} <= set(areas_of(MUCT76))
+
+
+# -- config ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "effect").glob("*.yaml")), ids=lambda p: p.stem)
+def test_each_config_is_checked_built_and_draws(path):
+    with hydra.initialize_config_dir(str(CONF / "effect"), version_base="1.3"):
+        cfg = hydra.compose(path.stem)
+    (name,) = cfg
+    assert name == path.stem
+    effect, values = build(cfg[name]), plain(cfg)[name]
+    _bind(values, resolve(values["_target_"], f"effect.{name}", trusted=False), f"effect.{name}", trusted=False)
+    assert effect(PICTURE, FACE, IBUG68).shape[:2] == PICTURE.shape[:2]
+    assert values["_target_"] in TRUSTED["effect"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("strength", 1.5), ("strength", "much"), ("colour", [1, 2]), ("colour", [1, 2, 300]), ("region", "nose")],
+)
+def test_a_wrong_argument_is_told_by_its_key(key, value):
+    node = {"_target_": "flr.inference.effects.Paint", "region": "lips", "colour": [1, 2, 3], key: value}
+    with pytest.raises(UserError, match=rf"effect\.lips\.{key}"):
+        _bind(node, Paint, "effect.lips", trusted=False)
+    with pytest.raises(UserError, match="outside what a run may build"):
+        resolve("flr.inference.effects.read_rgba", "effect.lips", trusted=False)
