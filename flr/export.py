@@ -180,7 +180,7 @@ def write(predictor: "Predictor", text: str, path: Path, form: str, precision: s
                 verbose=False,
             )  # fmt: skip
             assert exported is not None
-            _write_onnx(exported.model_proto, text, path, precision == "int8")
+            write_onnx(exported.model_proto, text, path, precision == "int8")
     except OSError:
         raise  # `writing` tells it
     except Exception as error:  # each exporter has its own kinds
@@ -190,7 +190,8 @@ def write(predictor: "Predictor", text: str, path: Path, form: str, precision: s
         logging.disable(logging.NOTSET)
 
 
-def _write_onnx(model: Any, text: str, path: Path, int8: bool) -> None:
+def write_onnx(model: Any, text: str, path: Path, int8: bool) -> None:
+    """Write an ONNX model with its metadata; with `int8` its weights of 8 bit, by ONNX Runtime's dynamic quantisation."""
     import tempfile
 
     import onnx

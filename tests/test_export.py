@@ -41,14 +41,18 @@ def look(module: LandmarkModule, channels: int) -> None:
     pictures = torch.randn(16, channels, module.size, module.size)
     net(pictures)
     net.eval()
-    last = [layer for layer in net.modules() if getattr(layer, "weight", None) is not None and layer.weight.ndim > 1][-1]
+    last = [weight for weight in net.parameters() if weight.ndim > 1][-1]
     for _ in range(20):
         if module.objective.decode(net(pictures), module.size).std(0).max() > 2:
             break
-        last.weight *= 3
+        last *= 3
     if module.ema_net is not None:
         module.ema_net.load_state_dict(net.state_dict())
     module.eval()
+
+
+def described(predictor: Predictor) -> str:
+    return export.describe(predictor, {"flr": {"protocol": {"form": "table"}}}, None, Path(), "fp32")
 
 
 def pictures(count: int, channels: int = 1, size: int = SIZE) -> np.ndarray:
@@ -73,7 +77,7 @@ def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
     crops = pictures(7, size=predictor.crop.size)
     before = predictor.run(crops)
     assert before.std(0).max() > 1  # a net that looks
-    export.write(predictor, export.describe(predictor, ABOUT, None, Path(), "fp32"), tmp_path / "a.onnx", "onnx", "fp32")
+    export.write(predictor, described(predictor), tmp_path / "a.onnx", "onnx", "fp32")
     light = OnnxPredictor.load(tmp_path / "a.onnx")
     np.testing.assert_allclose(light.run(crops), before, atol=0.01)
     np.testing.assert_allclose(light.run(crops[:1]), before[:1], atol=0.01)
@@ -82,16 +86,13 @@ def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(light([image] * 2, boxes), predictor([image] * 2, boxes), atol=0.05)
 
 
-ABOUT = {"flr": {"protocol": {"form": "table"}}}
-
-
 @pytest.mark.parametrize("form", ["torchscript", "pt2"])
 @pytest.mark.parametrize(("name", "words"), [("heatmap_fpn", ("tta=true", "data.crop.channels=3")), ("ytf_cnn", ())])
 def test_torchs_own_forms(form: str, name: str, words: tuple[str, ...], tmp_path: Path) -> None:
     predictor = net_of(name, *words)
     crops = pictures(7, predictor.crop.channels)
     before, path = predictor.run(crops), tmp_path / f"a.{form}"
-    text = export.describe(predictor, ABOUT, None, Path(), "fp32")
+    text = described(predictor)
     export.write(predictor, text, path, form, "fp32")
     for count in (1, 7):
         np.testing.assert_allclose(export.reader(path, form)(crops[:count]), before[:count], atol=0.01)
@@ -115,7 +116,7 @@ def test_the_averaged_weights_and_the_mirror_go_along(tmp_path: Path) -> None:
     predictor.module.tta = False
     assert np.abs(predictor.run(crops) - before).max() > 0.5
     predictor.module.tta = True
-    export.write(predictor, export.describe(predictor, ABOUT, None, Path(), "fp32"), tmp_path / "a.onnx", "onnx", "fp32")
+    export.write(predictor, described(predictor), tmp_path / "a.onnx", "onnx", "fp32")
     np.testing.assert_allclose(OnnxPredictor.load(tmp_path / "a.onnx").run(crops), before, atol=0.01)
 
 
