@@ -165,6 +165,7 @@ def write(predictor: "Predictor", text: str, path: Path, form: str, precision: s
     size, channels = predictor.crop.size, predictor.crop.channels
     graph, crops = graph_of(predictor, precision == "fp16"), torch.zeros(2, size, size, channels, dtype=torch.uint8)
     dynamic = ({0: torch.export.Dim("batch")},)
+    told = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the exporters' remarks on packages that are not needed
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
@@ -187,7 +188,7 @@ def write(predictor: "Predictor", text: str, path: Path, form: str, precision: s
         net = type(predictor.module.best_net).__name__
         raise UserError(f"format={form}: torch cannot export {net} ({error!s:.200}); try another format") from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(told)
 
 
 def write_onnx(model: Any, text: str, path: Path, int8: bool) -> None:
