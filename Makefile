@@ -41,6 +41,7 @@ bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants F
 	$(BIN)/python -m benchmarks.training model=celeba_cnn
 	ROUNDS=3 $(BIN)/python -m benchmarks.speedrun experiment=records/speedrun
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.inference
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -90,3 +91,22 @@ def test_the_speedrun_tells_when_each_goal_was_met(
     (row,) = json.loads((tmp_path / "speedrun.json").read_text())["rounds"]
     assert 1 < row["seconds to"]["1000.0 %"] < 200 and row["seconds to"]["0.001 %"] is None
     assert row["val/nme"] > 0 and row["test/nme"] > 0
+
+
+def test_nets_are_timed_as_files_and_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("benchmarks.inference")
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.setattr(module, "ROUNDS", 1)
+    monkeypatch.setattr(module, "SECONDS", 0.01)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "muct_cnn"])
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        module.main()
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+        logging.disable(logging.NOTSET)
+    written = json.loads((tmp_path / "inference.json").read_text())
+    row = written["nets"]["muct_cnn"]
+    assert set(row["ms"]) == {"torch", "fp32", "int8"} and min(row["ms"].values()) > 0
+    assert row["bytes"]["int8"] < 0.3 * row["bytes"]["fp32"] and min(written["haar ms a 640x480 picture"]) > 0
