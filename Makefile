@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui test reproduce bench lint pictures lock clean
+.PHONY: help env demo ui team-env team-server test test-team test-cluster reproduce bench lint pictures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,8 +24,21 @@ demo: env ## train on synthetic faces, about a minute, and say where to look
 ui: env ## the MLflow UI on loopback (PORT=5000)
 	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$$(realpath -m $${FLR_OUTPUT:-outputs})/mlflow.db}"
 
+team-env: env ## what a team's server needs beside
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,team]'
+
+team-server: team-env ## a team's tracking server: PostgreSQL and MLflow with accounts, all of it in TEAM=DIR (HOST, PORT, PGPORT)
+	PORT=$(PORT) BIN=$(BIN) scripts/team_tracking.sh "$(TEAM)"
+
 test: env ## all tests
 	$(BIN)/python -m pytest -n 2
+
+test-team: team-env ## the tests that track, and those of accounts, against a team's server (wants PostgreSQL)
+	$(BIN)/python -m pytest -p tests.team -n 2 --dist loadfile
+
+test-cluster: env ## the launchers on a real SLURM and a real Ray, started here (wants apt-get install slurm-wlm)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 reproduce: env ## each published config, a few steps on rendered faces, against its record
 	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done
@@ -42,6 +55,8 @@ bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants F
 	ROUNDS=3 $(BIN)/python -m benchmarks.speedrun experiment=records/speedrun
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.sweep
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check

@@ -1,9 +1,11 @@
-"""What runs beside a training: progress with the time left, checkpoints, validation pictures."""
+"""What runs beside a training: progress with the time left, an early end, checkpoints, validation pictures."""
 
 import io
+import math
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,28 @@ class Progress(TQDMProgressBar):
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # a run's id tells nothing while it trains
         return metrics
+
+
+class Stop(pl.Callback):
+    """Ends a training of one device after a validation.
+
+    Args:
+        hopeless: asked with the epoch, from 0, and its ``val/nme``, where that is a number.
+
+    Attributes:
+        begun: whether the training came to its first step.
+    """
+
+    def __init__(self, hopeless: Callable[[int, float], bool]) -> None:
+        self.hopeless, self.begun = hopeless, False
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.begun = True
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        nme = float(trainer.callback_metrics["val/nme"])
+        if math.isfinite(nme) and self.hopeless(trainer.current_epoch, nme):
+            trainer.should_stop = True
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -73,12 +73,13 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
     from mlflow.exceptions import MlflowException
 
     from flr.tracking.registry import run_of
-    from flr.tracking.store import GRID, PREFIX, connect
+    from flr.tracking.store import GRID, PREFIX, connect, permitted
 
     client = connect(uri, create=False)
     run = run_of(client, run) if version else run
     try:
-        stored = client.get_run(run)
+        with permitted(uri, f"run={run}"):
+            stored = client.get_run(run)
     except MlflowException as error:
         raise UserError(f"run={run}: no such folder, and {uri} knows no run of this id; set tracking.uri") from error
     if stored.info.lifecycle_stage != "active":

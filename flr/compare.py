@@ -379,7 +379,7 @@ def predict(
 
     print(f"Predicting {len(chosen)} faces by {result.run.name}")
     quiet()
-    best = fetch(client, result.run.run_id, "checkpoints/best.ckpt", folder)
+    best = fetch(client, result.run, "checkpoints/best.ckpt", folder)
     checkpoint = load_checkpoint(best)
     own = as_config(checkpoint["flr"]["config"])
     own.paths = paths

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -60,6 +60,9 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "schedule": ("flr.schedules",),
     "tracking": ("flr.tracking.mlflow.Tracker",),
     "trainer": ("pytorch_lightning.Trainer", "pytorch_lightning.trainer.trainer.Trainer"),
+    "tune": ("flr.config.Search",),
+    "tune.pruner": ("optuna.pruners",),
+    "tune.sampler": ("optuna.samplers",),
 }
 CLASSES = {"augment.transforms"}  # of these places classes alone: albumentations' functions also read and write files
 PARTIAL = {"data.reader", "optim", "schedule"}  # built in two steps: the rest of their arguments comes later
@@ -99,7 +102,9 @@ SWEEP = "FLR_SWEEP"
 AT_END = contextlib.ExitStack()
 
 OmegaConf.register_new_resolver(
-    "flr.sqlite", lambda folder: f"sqlite:///{Path(folder).expanduser().absolute()}/mlflow.db", replace=True
+    "flr.sqlite",
+    lambda folder, name="mlflow.db": f"sqlite:///{Path(folder).expanduser().absolute()}/{name}",
+    replace=True,
 )
 
 
@@ -159,6 +164,40 @@ class Train:
     paths: Any
     again: bool = False  # the configs of older runs have none
     accept_data: bool = False
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a study searches.
+
+    Attributes:
+        space: config key -> its `flr.tune.Range` or `flr.tune.Choice`; dots may be levels.
+        sampler: what chooses the values, of ``optuna.samplers``; its seed is a function of `seed` and the trial's number.
+        pruner: what stops a hopeless trial after a validation, of ``optuna.pruners``.
+        trials: of the whole study, whatever the number of its processes.
+        timeout: minutes after which this process begins no further trial; null for none.
+        study: its name; null makes one of what is tuned.
+        storage: of the study, which all its processes share: ``sqlite:///`` and an absolute path, or ``postgresql://``.
+        seed: of what the sampler draws.
+        enqueue: whether the first trial is that of the config's own values.
+    """
+
+    space: dict[str, Any]
+    sampler: Any
+    pruner: Any
+    trials: typing.Annotated[int, Ge(1)]
+    timeout: typing.Annotated[float, Gt(0)] | None
+    study: str | None
+    storage: str
+    seed: typing.Annotated[int, Ge(0), Lt(2**32)]
+    enqueue: bool
+
+
+@dataclass(frozen=True)
+class Tune(Train):
+    """The top level of a study's config: a training's, and `Search` under ``tune``."""
+
+    tune: Any = None
 
 
 @dataclass(frozen=True)
@@ -405,25 +444,27 @@ def _explain(error: Exception, config_name: str) -> str:
             nearest(choice, options) if options else f"; see the folders of {CONF.name}/"
         )
     if found := re.search(r"Could not override '([\w.@/]+)'. No match in the defaults list", text):
-        return f"no config group '{found[1]}'{nearest(found[1], _groups())}"
+        return f"no config group '{found[1]}'{nearest(found[1], groups())}"
     return text
 
 
-def _groups() -> list[str]:
+def groups() -> list[str]:
+    """The config's groups, as ``model``."""
     return [str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()]
 
 
 def _known_keys(config_name: str) -> list[str]:
     GlobalHydra.instance().clear()
-    groups = _groups()
-    choices = [word for word in sys.argv[1:] if word.split("=")[0] in groups and "," not in word]
+    known = groups()
+    choices = [word for word in sys.argv[1:] if word.split("=")[0] in known and "," not in word]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             cfg = hydra.compose(config_name, choices, return_hydra_config=True)
         except HydraException:  # a choice is what is wrong
             cfg = hydra.compose(config_name, return_hydra_config=True)
-    own = [group for group in groups if group in cfg.hydra.runtime.choices]
-    return [*own, *(key for key, _ in flat(OmegaConf.to_container(cfg)) if not key.startswith("hydra."))]
+    own = [group for group in known if group in cfg.hydra.runtime.choices]
+    keys = [key for key, _ in flat(OmegaConf.to_container(cfg))]
+    return [*own, *(key for key in keys if not key.startswith("hydra.") or key.startswith("hydra.launcher."))]
 
 
 def quiet() -> None:
@@ -490,6 +531,15 @@ def grid_of(config: DictConfig) -> Grid:
     return Grid(preset, values, jobs)
 
 
+def check_launcher(config: DictConfig) -> None:
+    """Bind the launcher's keys to its signature, as `check` does those of what trains.
+
+    Raises:
+        UserError: as `check`.
+    """
+    _walk(plain(config.hydra.launcher), Any, "hydra.launcher", trusted=True)
+
+
 def key_of(word: str) -> str:
     """The key of an override."""
     return word.lstrip("+~").partition("=")[0]
@@ -497,10 +547,10 @@ def key_of(word: str) -> str:
 
 def label_of(words: list[str], keys: Collection[str]) -> str:
     """A job's name, by what varies: ``model=sepconv optim.lr=1e-3 seed=1`` is ``sepconv lr 1e-3 seed 1``."""
-    groups = set(_groups())
+    known = set(groups())
     said = [(key_of(word), word.partition("=")[2]) for word in words if key_of(word) in keys]
-    said.sort(key=lambda pair: pair[0] not in groups)
-    return " ".join(value if key in groups else f"{key.rpartition('.')[2]} {value}" for key, value in said)
+    said.sort(key=lambda pair: pair[0] not in known)
+    return " ".join(value if key in known else f"{key.rpartition('.')[2]} {value}" for key, value in said)
 
 
 def sweep_folder() -> Path | None:
@@ -543,13 +593,14 @@ def as_config(values: Mapping[str, Any]) -> DictConfig:
 # -- checking ----------------------------------------------------------------------------------------------------------
 
 
-def check(cfg: DictConfig, schema: type, trusted: bool = True) -> None:
+def check(cfg: DictConfig, schema: type, trusted: bool = True, path: str = "") -> None:
     """Bind every node's keys to the signature of its ``_target_``, and every value to its type, before work starts.
 
     Args:
         cfg: a composed config.
         schema: the dataclass of its top level.
         trusted: False to hold every target to `TRUSTED`, as for a config that came with a run or checkpoint.
+        path: where it stands, said in errors.
 
     Raises:
         UserError: an unknown or missing key, a wrong type, a target that does not exist or is not allowed.
@@ -559,7 +610,7 @@ def check(cfg: DictConfig, schema: type, trusted: bool = True) -> None:
     for name in (name for name in TRUSTED if name in keys):
         if not (isinstance(values.get(name), dict) and "_target_" in values[name]):
             raise UserError(f"{name} is no node with a _target_; choose one by {name}=NAME")
-    _bind(values, schema, "", trusted)
+    _bind(values, schema, path, trusted)
 
 
 def _bind(node: dict[str, Any], target: Callable[..., Any], path: str, trusted: bool) -> None:

@@ -53,6 +53,7 @@ def main(cfg: DictConfig) -> None:
     from flr.checkpoints import RunFolder, find_run, load_checkpoint
     from flr.landmarks.scheme import SCHEMES
     from flr.tracking.mlflow import Tracker
+    from flr.tracking.store import permitted
 
     if cfg.run is None:
         raise UserError("name what to score: run=ID, run=FOLDER or run=FILE.ckpt")
@@ -108,8 +109,9 @@ def main(cfg: DictConfig) -> None:
         note = folder.note()
         tracker: Tracker = build(own.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"])
         tracker.attach(note["run_id"])
-        log(result, tracker, where, step=int(checkpoint["global_step"]), prefix="" if same else f"{where.name}/")
-        tracker.save()
+        with permitted(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
+            log(result, tracker, where, step=int(checkpoint["global_step"]), prefix="" if same else f"{where.name}/")
+            tracker.save()
     show(result)
     print(where / "evaluation.json")
 

@@ -256,6 +256,11 @@ def started_outside() -> bool:
         raise UserError(f"SLURM: {error}") from error
 
 
+def first_outside() -> bool:
+    """Whether this is rank 0, of those that torchrun or SLURM have started."""
+    return not started_outside() or _environment().global_rank() == 0
+
+
 def _environment() -> ClusterEnvironment:
     """Who starts the ranks, as Lightning's Trainer finds it."""
     for kind in (TorchElasticEnvironment, SLURMEnvironment):

@@ -5,8 +5,10 @@ has a tag for each job that was begun, by number, which names the job's run. A j
 experiment has its recipe (the config, less what changes no result), its code and its data.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -19,13 +21,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback
 
 from flr.checkpoints import RunFolder, find_run, load_last
 from flr.config import NO_RESULT, Grid, flat, key_of, label_of, plain, under
 from flr.errors import UserError
 from flr.tracking.mlflow import Tracker
 from flr.tracking.provenance import code_digest
-from flr.tracking.store import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run
+from flr.tracking.store import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run, permitted
 
 LONGEST = 5000  # characters of a tag, as servers of before took them
 CRASH, REFUSED = 1, 2  # exit codes
@@ -63,13 +66,14 @@ def name_of(grid: Grid, experiment: str, again: bool) -> str:
     return f"{about[:60]}-{hashlib.sha256(json.dumps([experiment, jobs]).encode()).hexdigest()[:8]}"
 
 
-def _tracker(cfg: DictConfig) -> Tracker:
+def tracker_of(cfg: DictConfig) -> Tracker:
+    """A tracker of a sweep or a study itself, which trains nothing."""
     artifacts = Path(cfg.paths.output_dir).absolute() / "artifacts"
     uri, experiment = str(cfg.tracking.uri), str(cfg.tracking.experiment)
     return Tracker(uri, experiment, artifacts, system_metrics=False, register=False)
 
 
-def _reach(tracker: Tracker) -> None:
+def reach(tracker: Tracker) -> None:
     """Open the store; a server that is away for some minutes shall not fail all jobs that come meanwhile."""
     for wait in PATIENCE:
         try:
@@ -124,7 +128,7 @@ def begin(cfg: DictConfig, name: str, grid: Grid, folder: Path) -> Tracker:
         grid: its jobs.
         folder: of the sweep.
     """
-    tracker = _tracker(cfg)
+    tracker = tracker_of(cfg)
     tracker.open()
     found = find_runs(tracker.client, tracker.experiment, _named(name), sweeps=True)
     title = f"{cfg.name}: " if cfg.name else ""
@@ -139,27 +143,31 @@ def begin(cfg: DictConfig, name: str, grid: Grid, folder: Path) -> Tracker:
 
 
 def discard(tracker: Tracker, name: str) -> None:
-    """Delete the run of a sweep that no job ever came to."""
+    """Delete the run of a sweep that no job ever came to, where this account may delete."""
     if not find_runs(tracker.client, tracker.experiment, _named(name)):
-        tracker.discard()
+        with contextlib.suppress(UserError), permitted(tracker.uri, "deleting"):
+            tracker.discard()
 
 
-def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:
+def rows(tracker: Tracker, grid: Grid, folder: Path, over: bool) -> list[Row]:
     """What came of each job.
 
     Args:
         tracker: of the sweep's run.
         grid: its jobs.
+        folder: with the output of those that had a process of their own.
         over: whether no job is left that may still run.
     """
-    _reach(tracker)  # closes the runs of jobs that died here
+    reach(tracker)  # closes the runs of jobs that died here
     client, found = tracker.client, []
     tags = get_run(client, tracker.run_id).tags
     known = {int(key[4:]): json.loads(value) for key, value in tags.items() if key.startswith("job.")}
     for number in sorted({*known, *range(len(grid.jobs))}):
+        log = folder / f"{number}.log"
+        where = f"see {log.name}" if log.is_file() else ""
         if number not in known:
             label = label_of(grid.jobs[number], grid.values) or f"job {number}"
-            found.append(Row(label, "not started"))
+            found.append(Row(label, "not started", reason=where))
             continue
         about = known[number]
         run = get_run(client, about["run"])
@@ -173,7 +181,8 @@ def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:
         nme = [point.value for point in client.get_metric_history(run.run_id, "val/nme")]
         row = Row(
             about["job"], run.status, run.run_id, about["kept"], min(nme, default=None), run.metrics.get("test/nme"),
-            "" if done else run.tags.get("end", ""), 0 if done else int(run.tags.get("exit", CRASH)),
+            "" if done else "; ".join(filter(None, (run.tags.get("end"), where))),
+            0 if done else int(run.tags.get("exit", CRASH)),
         )  # fmt: skip
         found.append(row)
     return found
@@ -182,7 +191,68 @@ def rows(tracker: Tracker, grid: Grid, over: bool) -> list[Row]:
 # -- a job -------------------------------------------------------------------------------------------------------------
 
 
-class Job:
+class Child:
+    """A training's run below that of a sweep or a study, begun by either so that it also tells why none came of it.
+
+    Args:
+        cfg: the training's composed config.
+        parent: the run above.
+
+    Attributes:
+        label: its name.
+        tags: of its run.
+        callbacks: what its training has beside the config's.
+        tested: whether the test part is scored when it has trained.
+        cut: why its training ended before its plan; empty where it did not.
+
+    Raises:
+        UserError: the tracking store does not answer.
+    """
+
+    def __init__(self, cfg: DictConfig, parent: str) -> None:
+        self.cfg, self.parent, self._tracker = cfg, parent, tracker_of(cfg)
+        self.label, self.cut, self.tested = "", "", True
+        self.tags: dict[str, str] = {}
+        self.callbacks: list[Callback] = []
+        reach(self._tracker)
+
+    @property
+    def run_id(self) -> str:
+        """Its run, once it has begun."""
+        return self._tracker.run_id
+
+    def start(self, run_id: str | None = None) -> str:
+        """Begin a run, or go on with one; returns its id."""
+        return self._tracker.start(self.label, self.tags, run_id, self.parent)
+
+    def left(self, run_id: str) -> tuple[RunFolder, dict[str, Any] | None]:
+        """What a run that was stopped has left: its folder and the ``flr`` part of its last checkpoint.
+
+        Raises:
+            UserError: nothing.
+            Timeout: another process is at it.
+        """
+        folder = find_run(run_id, self._tracker.uri, Path(self.cfg.paths.output_dir))
+        before = load_last(folder)
+        with FileLock(folder.path / "run.lock", timeout=0):
+            return folder, before["flr"] if before else None
+
+    def failed(self, error: Exception) -> None:
+        """Have the run say why it failed."""
+        refused = isinstance(error, UserError)
+        reason = str(error) if refused else f"{type(error).__name__}: {first_line(error)}"
+        self._tracker.tag(end=reason[:LONGEST], exit=str(REFUSED if refused else CRASH))
+        if not refused:
+            self._tracker.text("".join(traceback.format_exception(error)), "error.txt")
+        self._tracker.end("FAILED")
+
+    def stopped(self) -> None:
+        """Close the run, where its training has not done so."""
+        if self.run_id and get_run(self._tracker.client, self.run_id).status == "RUNNING":
+            self._tracker.end("KILLED")
+
+
+class Job(Child):
     """One job of a sweep.
 
     Args:
@@ -191,23 +261,18 @@ class Job:
         given: what `flr.config.SWEEP` holds.
         otherwise: its name where nothing varies.
 
-    Attributes:
-        label: its name.
-        sweep: its sweep's name.
-        tags: of its run.
-        run_id: its run, once it has begun.
-
     Raises:
         UserError: the tracking store does not answer, or does not know the sweep.
     """
 
     def __init__(self, cfg: DictConfig, words: Sequence[str], given: str, otherwise: str) -> None:
-        self.parent, _, self.number = given.partition("/")
-        self.cfg, self._tracker = cfg, _tracker(cfg)
-        _reach(self._tracker)
+        parent, _, self.number = given.partition("/")
+        super().__init__(cfg, parent)
         about = get_run(self._tracker.client, self.parent).tags
         keys = json.loads(about["keys"])
         self.label = label_of(list(words), keys) or otherwise
+        # Of SLURM, which starts a job again under its number.
+        self._attempt = ".".join(os.environ.get(f"SLURM_{key}", "") for key in ("JOB_ID", "RESTART_COUNT"))
         more = [word for word in words if key_of(word) in keys and under(key_of(word), NO_RESULT)]
         self.tags = {"sweep": about["sweep"], "job": self.label, "recipe": recipe(cfg, more), "code": code_digest()}
         query = f"tags.`{PREFIX}recipe` = '{self.tags['recipe']}'"
@@ -218,10 +283,6 @@ class Job:
 
     def _mine(self, run: StoredRun) -> bool:
         return run.tags.get("sweep") == self.tags["sweep"]
-
-    @property
-    def run_id(self) -> str:
-        return self._tracker.run_id
 
     def done(self, fingerprint: Callable[[], str]) -> StoredRun | None:
         """The finished run that stands for this job, where there is one.
@@ -243,6 +304,23 @@ class Job:
             print(f"note: run {others[-1].run_id} had this config, but other {what}, so {self.label} is trained anew")
         return None
 
+    def wait(self) -> tuple[RunFolder | None, dict[str, Any] | None] | None:
+        """What rank 0 of this job, which SLURM has started with this one, gets of `begin`; None where it trains nothing.
+
+        It may never say: SLURM then ends this rank with it.
+        """
+        about: dict[str, Any] = {}
+        while about.get("attempt") != self._attempt:
+            time.sleep(0.2)
+            tags = get_run(self._tracker.client, self.parent).tags
+            about = json.loads(tags.get(f"job.{self.number}", "{}"))
+        if about["kept"]:
+            return None
+        folder = RunFolder(Path(get_run(self._tracker.client, about["run"]).tags.get("folder", "")))
+        # A new run has no checkpoint before all its ranks are there.
+        last = load_last(folder)
+        return (folder, last["flr"]) if last else (None, None)
+
     def begin(self) -> tuple[RunFolder | None, dict[str, Any] | None]:
         """Begin the job's run, or go on with one that was stopped, from its last checkpoint where there is one.
 
@@ -257,47 +335,34 @@ class Job:
             if run.status == "RUNNING" and not ("folder" in run.tags and local.is_dir()):
                 continue  # on a machine of which nothing is known here
             if "folder" not in run.tags:  # it never came to train
-                self._start(run.run_id)
+                self.start(run.run_id)
                 return None, None
             try:
-                folder = find_run(run.run_id, self._tracker.uri, Path(self.cfg.paths.output_dir))
-                before = load_last(folder)
+                found = self.left(run.run_id)
             except UserError:
                 continue  # nothing of it is left
-            try:
-                with FileLock(folder.path / "run.lock", timeout=0):
-                    pass
             except Timeout as error:
                 raise UserError(f"another process is training it, run {run.run_id}; wait for it or stop it") from error
-            self._start(run.run_id)
+            self.start(run.run_id)
             print(f"going on with run {run.run_id}")
-            return folder, before["flr"] if before else None
-        self._start(None)
+            return found
+        self.start()
         return None, None
 
-    def _start(self, run_id: str | None) -> None:
-        self._register(self._tracker.start(self.label, self.tags, run_id, self.parent))
+    def start(self, run_id: str | None = None) -> str:
+        self._register(super().start(run_id))
+        return self.run_id
 
     def _register(self, run_id: str, kept: bool = False) -> None:
-        sweep = _tracker(self.cfg)
+        sweep = tracker_of(self.cfg)
         sweep.attach(self.parent)
-        sweep.tag(**{f"job.{self.number}": json.dumps({"run": run_id, "job": self.label, "kept": kept})})
+        about = {"run": run_id, "job": self.label, "kept": kept, "attempt": self._attempt}
+        sweep.tag(**{f"job.{self.number}": json.dumps(about)})
 
     def failed(self, error: Exception) -> None:
-        """Have the job's run say why it failed; one that failed early gets its run now."""
-        if not self.run_id:
+        if not self.run_id:  # it failed early, and gets its run now
             early = [
                 run for run in self._known if self._mine(run) and "folder" not in run.tags and run.status == "FAILED"
             ]
-            self._start(early[-1].run_id if early else None)
-        refused = isinstance(error, UserError)
-        reason = str(error) if refused else f"{type(error).__name__}: {first_line(error)}"
-        self._tracker.tag(end=reason[:LONGEST], exit=str(REFUSED if refused else CRASH))
-        if not refused:
-            self._tracker.text("".join(traceback.format_exception(error)), "error.txt")
-        self._tracker.end("FAILED")
-
-    def stopped(self) -> None:
-        """Close the job's run, where its training has not done so."""
-        if self.run_id and get_run(self._tracker.client, self.run_id).status == "RUNNING":
-            self._tracker.end("KILLED")
+            self.start(early[-1].run_id if early else None)
+        super().failed(error)

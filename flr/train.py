@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,11 +21,13 @@ from flr.config import (
     assemble,
     build,
     check,
+    check_launcher,
     door,
     ending,
     flat,
     grid_of,
     key_of,
+    label_of,
     plain,
     quiet,
     sweep_folder,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from flr.checkpoints import RunFolder
     from flr.data.datamodule import FaceData
-    from flr.sweep import Job, Row
+    from flr.sweep import Child, Row
     from flr.tracking.mlflow import Tracker
 
 # Batches are 32 bit, whatever the products inside the net.
@@ -120,7 +122,7 @@ def follow(given: str) -> None:
 
 def run(
     cfg: DictConfig, overrides: list[str], folder: "RunFolder | None" = None, before: dict[str, Any] | None = None,
-    job: "Job | None" = None,
+    job: "Child | None" = None,
 ) -> None:  # fmt: skip
     """One training from start to tested end, under a checked config.
 
@@ -129,7 +131,7 @@ def run(
         overrides: what the user typed to get it.
         folder: of the run to go on with; None starts one.
         before: the ``flr`` part of the checkpoint to go on from; None for a run that was stopped in its first epoch.
-        job: of a sweep, which has begun the run.
+        job: of a sweep or a study, which has begun the run.
     """
     import errno
     from dataclasses import asdict
@@ -229,6 +231,8 @@ def run(
         }  # fmt: skip
         if job:
             tags |= job.tags
+            if not job.tested:
+                del tags["recipe"]  # by which a sweep would take it for a job that is done
         elif sweep := sweep_folder():
             tags["sweep"] = sweep.name
         known = job.run_id if job else folder.note()["run_id"] if folder else None
@@ -257,6 +261,7 @@ def run(
         )  # fmt: skip
         last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
         extra = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
+        extra += job.callbacks if job else []
         trainer = trainer_of(
             cfg, logger=tracker, callbacks=[*extra, best, last, ranks],
             default_root_dir=str(folder.path if folder else output),
@@ -269,24 +274,31 @@ def run(
         trainer.fit(module, data, ckpt_path=str(folder.last) if folder and before is not None else None)
         if trainer.interrupted or trainer.state.status != "finished":
             raise KeyboardInterrupt
-        result = evaluate.score(trainer, module, data, best.best_model_path or None)
+        result = None
+        if job is None or job.tested:
+            result = evaluate.score(trainer, module, data, best.best_model_path or None)
         if ranks.first:
             assert folder
-            evaluate.write(result, folder.path, str(folder.best))
-            evaluate.log(result, tracker, folder.path, step=trainer.global_step)
+            if result:
+                evaluate.write(result, folder.path, str(folder.best))
+                evaluate.log(result, tracker, folder.path, step=trainer.global_step)
             tracker.figure(curves_figure(tracker.history), "curves.png")
-            tracker.file(folder.best, "checkpoints")
-            evaluate.show(result)
-            scores = {} if best.best_model_score is None else {"val/nme": float(best.best_model_score)}
-            scores |= {f"test/{key}": result.metrics[key] for key in ("nme", "fr8", "auc8")}
-            scores |= {f"cost/{key}": result.cost[key] for key in ("parameters", "latency_ms")}
-            about = {key: f"{value:.5g}" for key, value in scores.items()}
-            about |= {key: tags[key] for key in tags if key not in ("lock", "dirty", "recipe", "code", "job")}
-            about |= {f"model.{key}": str(value) for key, value in flat(values["model"]) if key != "_target_"}
-            more = ("timm",) if "timm" in cfg.model._target_ else ()
-            tracker.register(f"{cfg.data.name}-{tags['model'].lower()}", len(data.scheme), about, more)
+            if job and job.cut:
+                tracker.tag(end=job.cut)
+            else:
+                tracker.file(folder.best, "checkpoints")
+            if result:
+                evaluate.show(result)
+                scores = {} if best.best_model_score is None else {"val/nme": float(best.best_model_score)}
+                scores |= {f"test/{key}": result.metrics[key] for key in ("nme", "fr8", "auc8")}
+                scores |= {f"cost/{key}": result.cost[key] for key in ("parameters", "latency_ms")}
+                about = {key: f"{value:.5g}" for key, value in scores.items()}
+                about |= {key: tags[key] for key in tags if key not in ("lock", "dirty", "recipe", "code", "job")}
+                about |= {f"model.{key}": str(value) for key, value in flat(values["model"]) if key != "_target_"}
+                more = ("timm",) if "timm" in cfg.model._target_ else ()
+                tracker.register(f"{cfg.data.name}-{tags['model'].lower()}", len(data.scheme), about, more)
             print(f"run {run_id}  {folder.path}")
-        status = "FINISHED"
+        status = "KILLED" if job and job.cut else "FINISHED"
     except SIGTERMException:
         status = "KILLED"
         sys.exit(143)
@@ -296,7 +308,9 @@ def run(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        raise UserError(f"{error.filename or output}: {error.strerror}; free space or set paths.output_dir") from error
+        # Of two files that is where the first was to go.
+        where = error.filename2 or error.filename or output
+        raise UserError(f"{where}: {error.strerror}; free space or set paths.output_dir") from error
     finally:
         end = sys.exception()
         ranks.hold(end)
@@ -338,8 +352,12 @@ def sweep(config: DictConfig) -> None:
     from flr.ranks import started_outside
 
     logging.getLogger("hydra").setLevel(logging.WARNING)  # the jobs name themselves
-    grid = grid_of(config)
-    if any(key_of(word) == "run" for word in [*config.hydra.overrides.task, *grid.values]) or started_outside():
+    quiet()
+    grid, outside = grid_of(config), started_outside()
+    check_launcher(config)
+    if outside and not str(config.hydra.launcher._target_).endswith(".BasicLauncher"):
+        raise UserError("hydra/launcher starts the jobs itself; leave out torchrun or srun, or hydra/launcher")
+    if any(key_of(word) == "run" for word in [*config.hydra.overrides.task, *grid.values]) or outside:
         return  # runs that go on have their sweeps; torchrun's ranks have no master
     if odd := [key for key in grid.values if under(key, ("tracking", "paths", "again", "name"))]:
         raise UserError(f"{odd[0]} cannot vary in a sweep, which is one table in one place; set it to one value")
@@ -377,7 +395,7 @@ def sweeping(cfg: DictConfig, grid: Grid, folder: Path) -> Iterator[str]:
             yield tracker.run_id
         finally:
             end = sys.exception()
-            found = rows(tracker, grid, over=end is None)
+            found = rows(tracker, grid, folder, over=end is None)
             codes = {row.exit_code for row in found} - {0}
             if isinstance(end, Exception) and not any(row.run_id for row in found):
                 tracker.end("FAILED")
@@ -419,6 +437,46 @@ def table(tracker: "Tracker", found: "list[Row]", folder: Path) -> None:
     tracker.log_metrics({"jobs/all": len(found), "jobs/finished": done, "jobs/failed": len(found) - done})
 
 
+def launch(launcher: Any, config: DictConfig, jobs: Sequence[Sequence[str]], first: int) -> None:
+    """Run jobs by a launcher of ours, each in a process of its own.
+
+    Args:
+        launcher: as `flr.launchers.Launcher` says.
+        config: of the sweep, composed, with its ``hydra`` node.
+        jobs: the words of each.
+        first: the number of the first.
+    """
+    import re
+
+    from flr.launchers import Task
+    from flr.launchers import launch as run_all
+
+    keys, folder = grid_of(config).values, Path(config.hydra.sweep.dir).absolute()
+    devices, nodes = config.trainer.devices, config.trainer.get("num_nodes", 1)
+    known = isinstance(devices, int) and devices > 0 and not keys.keys() & {"trainer", "trainer.devices", "experiment"}
+    launcher.prepare(devices * nodes if known else None, str(config.trainer.accelerator))
+    parent = re.search(rf"env_set\.{SWEEP}='(.*?)/", " ".join(hydra_words(config)))
+    tasks = []
+    for number, words in enumerate(jobs, first):
+        given = {SWEEP: f"{parent[1]}/{number}"} if parent else {}
+        log = folder / f"{number}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # of an earlier start
+        tasks.append(Task(label_of(list(words), keys) or f"job {number}", command(config, words), given, log))
+    run_all(launcher, tasks)
+
+
+def hydra_words(config: DictConfig) -> list[str]:
+    """What was said to Hydra itself, as it was said: one of its words names the number of a job."""
+    return cast(list[str], OmegaConf.to_container(config.hydra.overrides.hydra))
+
+
+def command(config: DictConfig, words: Sequence[str]) -> list[str]:
+    """What follows ``python -m flr.train`` for a job in a process of its own."""
+    more = [word for word in hydra_words(config) if key_of(word) == "hydra.searchpath"]
+    return [*words, *more, "hydra.mode=RUN"]
+
+
 def job(cfg: DictConfig, given: str) -> None:
     """One job of a sweep: done before, gone on with, or trained. Its failure is told and kept, and stops no other.
 
@@ -429,19 +487,28 @@ def job(cfg: DictConfig, given: str) -> None:
     import traceback
 
     from flr.parallel import end_with
-    from flr.sweep import Job
+    from flr.sweep import CRASH, REFUSED, Job
 
     words, own = task_overrides(), HydraConfig.get().mode == RunMode.RUN
     if not own and cfg.trainer.devices != 1:
         apart(words, given)
         return
+    first = True
     if own:
         import signal
 
+        from flr.ranks import first_outside
+
         end_with(os.getppid(), signal.SIGTERM)
-    one = None
+        quiet()
+        first = first_outside()
+    one, failed = None, 0
     try:
         one = Job(cfg, words, given, default_name(cfg))
+        if not first:
+            if (begun := one.wait()) is not None:
+                run(cfg, words, *begun)
+            return
         print(f"Job {one.number}: {one.label}")
         check(cfg, Train, trusted=False)
         if twin := one.done(lambda: fingerprint(cfg)):
@@ -454,12 +521,15 @@ def job(cfg: DictConfig, given: str) -> None:
             print(f"flr: {one.label if one else words}: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
-        if one:
+        if one and first:
             one.failed(error)
+        failed = REFUSED if isinstance(error, UserError) else CRASH
     except BaseException:
-        if one:
+        if one and first:
             one.stopped()
         raise
+    if own and failed:
+        sys.exit(failed)
 
 
 def apart(words: list[str], given: str) -> None:
@@ -467,9 +537,10 @@ def apart(words: list[str], given: str) -> None:
     import signal
     import subprocess
 
-    more = [word for word in HydraConfig.get().overrides.hydra if key_of(word) == "hydra.searchpath"]
-    command = [sys.executable, "-m", "flr.train", *words, *more, "hydra.mode=RUN"]
-    process = subprocess.Popen(command, env=os.environ | {SWEEP: given})
+    config = DictConfig({"hydra": HydraConfig.get()})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flr.train", *command(config, words)], env=os.environ | {SWEEP: given}
+    )
     try:
         code = process.wait()
     except BaseException:

@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
+from uuid import uuid4
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +22,11 @@ from flr.config import door
 
 # Two cores and two test workers: threads of one would wait for those of the other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The server on which the tests track in place of a sqlite file each, an experiment each; see tests/team.py.
+SERVER = os.environ.get("FLR_TEST_TRACKING")
+# The model of which `trained` is the only version: a server's models share their names with those of other tests.
+MODEL = f"synthetic-heatmapfpn-{uuid4().hex}" if SERVER else "synthetic-heatmapfpn"
 
 # A whole run in seconds: the same code paths on small pictures, a narrow net and few faces.
 TINY = (
@@ -39,10 +45,11 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with its own outputs and database; the crop and render caches are shared by a test session."""
+    """A folder with its own outputs and runs; the crop and render caches are shared by a test session."""
 
     path: Path
     cache: Path
+    experiment: str = field(default_factory=lambda: f"test-{uuid4().hex}" if SERVER else "flr")
 
     @property
     def outputs(self) -> Path:
@@ -50,11 +57,14 @@ class Workspace:
 
     @property
     def uri(self) -> str:
-        return f"sqlite:///{self.outputs}/mlflow.db"
+        return SERVER or f"sqlite:///{self.outputs}/mlflow.db"
 
     @property
     def env(self) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "FLR_"))}
+        if SERVER:
+            account = {key: os.environ[key] for key in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
+            env |= {"MLFLOW_TRACKING_URI": SERVER, "MLFLOW_EXPERIMENT_NAME": self.experiment, **account}
         return env | {"FLR_OUTPUT": str(self.outputs), "FLR_CACHE": str(self.cache), "COLUMNS": "200"}
 
     def start(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
@@ -113,10 +123,15 @@ class Workspace:
 
         return MlflowClient(self.uri)
 
-    def only_run(self):
-        """The one run of this workspace's database."""
+    def stored(self) -> list:
+        """All its runs, oldest first."""
         client = self.client()
-        (run,) = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+        found = client.get_experiment_by_name(self.experiment)
+        return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time"]))
+
+    def only_run(self):
+        """Its one run."""
+        (run,) = self.stored()
         return run
 
     def folder(self, run_id: str) -> Path:
@@ -137,7 +152,8 @@ def workspace(tmp_path: Path, shared_cache: Path) -> Workspace:
 def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Iterator[tuple[Workspace, str]]:
     """One finished tiny run, for tests that only read it."""
     workspace = Workspace(tmp_path_factory.mktemp("trained"), shared_cache)
-    workspace.train("augment=standard", "callbacks.pictures.every=1")
+    name = [f"tracking.register={MODEL}"] if SERVER else []
+    workspace.train("augment=standard", "callbacks.pictures.every=1", *name)
     yield workspace, workspace.only_run().info.run_id
 
 

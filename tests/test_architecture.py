@@ -18,7 +18,7 @@ ROOT = Path(flr.__file__).parent
 # From the ground up: a module imports from its own part, and from parts below. A new part has to be placed here.
 STOREYS = (
     {"errors"},
-    {"landmarks", "files", "parallel", "ranks", "schedules"},
+    {"landmarks", "files", "launchers", "parallel", "ranks", "schedules"},
     {"models", "objectives", "metrics", "augment"},
     {"data", "tracking"},
     {"module", "checkpoints"},
@@ -161,7 +161,8 @@ def test_no_module_imports_upward(name):
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]], ids=" ".join)
 @pytest.mark.parametrize(
-    "door", ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce", "flr.export"]
+    "door",
+    ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce", "flr.tune", "flr.export"],
 )
 def test_showing_the_config_imports_no_torch(door, words, tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", door, *words]
@@ -170,5 +171,5 @@ def test_showing_the_config_imports_no_torch(door, words, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "hydra" in loaded  # the list is what it should be
-    assert not loaded & {"torch", "mlflow", "pytorch_lightning"}
+    assert not loaded & {"torch", "mlflow", "pytorch_lightning", "optuna"}
     assert list(tmp_path.iterdir()) == []

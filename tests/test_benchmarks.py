@@ -33,6 +33,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the
              "model.blocks=1"], "switches_heatmapfpn",
         ),
         ("start", {"ROUNDS": 1}, [*TINY, *SMALL_SET], "start"),
+        ("tracking", {"ROUNDS": 1, "RUNS": 4, "NETS": 2, "EPOCHS": 2, "FACES": 9}, [], "tracking_sqlite"),
+        ("sweep", {"JOBS": 1, "ALONE": 1}, [], "sweep"),
     ],
 )  # fmt: skip
 def test_a_benchmark_runs(

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param
 
 from flr.metrics.comparison import differences
-from tests.conftest import Workspace
+from tests.conftest import SERVER, Workspace
 
 WIDE, NARROW = "[8, 8, 8, 8]", "[4, 4, 4, 4]"
 LEARN = ("trainer.max_epochs=6", "ema=0", "optim.lr=0.02", "callbacks.pictures=null")  # enough to tell nets apart
@@ -26,7 +26,7 @@ LEARN = ("trainer.max_epochs=6", "ema=0", "optim.lr=0.02", "callbacks.pictures=n
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Workspace:
-    """Two nets with two seeds each, as experiment flr; a run that was stopped and one without a test."""
+    """Two nets with two seeds each, as its experiment; a run that was stopped and one without a test."""
     workspace = Workspace(tmp_path_factory.mktemp("runs"), shared_cache)
     for widths in (WIDE, NARROW):
         for seed in (0, 1):
@@ -37,14 +37,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Worksp
     return workspace
 
 
-def experiment_of(workspace: Workspace, name: str = "flr") -> str:
-    found = workspace.client().get_experiment_by_name(name)
+def experiment_of(workspace: Workspace, name: str | None = None) -> str:
+    found = workspace.client().get_experiment_by_name(name or workspace.experiment)
     if found:
         return found.experiment_id
-    return workspace.client().create_experiment(name, (workspace.outputs / "artifacts" / name).as_uri())
+    return workspace.client().create_experiment(
+        name, None if SERVER else (workspace.outputs / "artifacts" / name).as_uri()
+    )
 
 
-def with_result(workspace: Workspace, experiment: str = "flr") -> list[Any]:
+def with_result(workspace: Workspace, experiment: str | None = None) -> list[Any]:
     found = workspace.client().search_runs([experiment_of(workspace, experiment)], order_by=["attributes.start_time"])
     return [run for run in found if "test/nme" in run.data.metrics]
 
@@ -449,7 +451,10 @@ def test_the_page_looks_right_in_a_browser(runs: Workspace, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["tracking.experiment=flrr"], "no such experiment there (did you mean 'flr'?)"),
+        pytest.param(
+            ["tracking.experiment=flrr"], "no such experiment there (did you mean 'flr'?)",
+            marks=pytest.mark.sqlite("no other test's experiments beside it"),
+        ),
         (["filter=metrics.`test/nme` < 0"], "no run fits filter="),
         (["filter=metrics >"], "filter=metrics >: the tracking store says"),
         (["group=modle"], "group: no run has a tag or parameter 'modle' (did you mean 'model'?)"),
@@ -483,6 +488,7 @@ def test_where_that_leaves_nothing(runs: Workspace) -> None:
     assert "no run fits all of where=" in runs.refuse("flr.compare", *words)
 
 
+@pytest.mark.sqlite("a file that is not there")
 def test_a_store_that_is_not_there(workspace: Workspace, free_port: int) -> None:
     assert "no such database" in workspace.refuse("flr.compare")
     assert not workspace.outputs.exists()  # asking makes nothing

@@ -1,5 +1,6 @@
 """Several ranks: the training of one device, one run, and one end."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -52,6 +53,16 @@ def family(*processes: "subprocess.Popen[str]") -> list[psutil.Process]:
 def none_is_left(processes: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive
+
+
+def processes_of(workspace: Workspace) -> list[psutil.Process]:
+    """Whatever runs that a command of this workspace has started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("FLR_OUTPUT") == str(workspace.outputs):
+                found.append(process)
+    return found
 
 
 def checkpoint(workspace: Workspace) -> dict:
@@ -184,14 +195,14 @@ def test_two_ranks_train_as_one_device(workspace: Workspace, monkeypatch: pytest
     assert [path.name for path in (two.outputs / "runs").iterdir()] == [run.info.run_id]
 
 
-def test_a_sweep_of_two_ranks_makes_a_run_a_job(workspace: Workspace) -> None:
-    """Of the first job rank 1 fails in its second epoch, which ends that job alone."""
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_of_two_ranks_makes_a_run_a_job(workspace: Workspace, launcher: str) -> None:
+    """Of the first job rank 1 fails in its second epoch, which ends that job alone, and leaves no rank."""
     (workspace.path / "own.py").write_text(OWN)
     words = (*TINY, *SMALL_SET, *TWO, "trainer.max_epochs=2,1", "+callbacks.fails._target_=own.Fails")
-    done = workspace.apart("flr.train", "-m", *words, code=1, FLR_TRUST="own")
-    client = workspace.client()
-    runs = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
-    jobs = {run.info.run_name: run for run in runs}
+    done = workspace.apart("flr.train", "-m", f"hydra/launcher={launcher}", *words, code=1, FLR_TRUST="own")
+    none_is_left(processes_of(workspace))
+    jobs = {run.info.run_name: run for run in workspace.stored()}
     assert {name: (run.data.tags.get("flr.ranks"), run.info.status) for name, run in jobs.items()} == {
         "max_epochs 2": ("2", "FAILED"), "max_epochs 1": ("2", "FINISHED"),
         "sweep of trainer.max_epochs on synthetic": (None, "FAILED"),

@@ -2,12 +2,13 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import hydra
 import pytest
 
-from flr.config import CONF, Prepare, Reproduce, Train, check
+from flr.config import CONF, Prepare, Reproduce, Train, Tune, check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def commands(module: str) -> list[list[str]]:
     """The words of each `python -m MODULE` line, less its comment."""
-    return [line.split("#")[0].split() for line in re.findall(rf"^python -m {module}(.*)$", README, re.MULTILINE)]
+    return [shlex.split(line, comments=True) for line in re.findall(rf"^python -m {module}(.*)$", README, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("words", [w for w in commands("flr.train") if not {"-m", "--cfg"} & set(w)], ids=" ".join)
@@ -38,9 +39,15 @@ def test_every_reproduction_in_the_readme_composes(words: list[str]) -> None:
     assert (CONF / "experiment" / f"{cfg.name}.yaml").is_file()
 
 
+@pytest.mark.parametrize("words", commands("flr.tune"), ids=" ".join)
+def test_every_study_in_the_readme_composes(words: list[str]) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        check(hydra.compose("tune", words), Tune, trusted=False)
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(commands("flr.train")) >= 9 and len(commands("flr.evaluate")) >= 3 and len(commands("flr.prepare")) >= 2
-    assert len(commands("flr.reproduce")) >= 3
+    assert len(commands("flr.reproduce")) >= 3 and len(commands("flr.tune")) >= 4
 
 
 def test_every_set_stands_in_the_data_table() -> None:
@@ -58,12 +65,12 @@ def test_every_set_stands_in_the_data_table() -> None:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"help", *re.findall(r"make ([a-z]+)", README)} - {"sure"} <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"help", *re.findall(r"make ([a-z-]+)", README)} - {"sure"} <= targets
 
 
 def test_choices_of_the_table_exist() -> None:
-    for group in ("data", "model", "augment", "trainer", "debug", "sweep"):
+    for group in ("data", "model", "augment", "trainer", "debug", "sweep", "tune"):
         (row,) = re.findall(rf"^\| `{group}=` \| (.*) \|$", README, re.MULTILINE)
         first = re.findall(r"`([a-z_0-9]+)`", row)
         choices = {path.stem for path in (CONF / group).glob("*.yaml")}

@@ -226,9 +226,7 @@ class Reproduced(NamedTuple):
 
     def runs(self) -> dict[str, str]:
         """Seed -> run id."""
-        client = self.workspace.client()
-        found = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
-        return {run.data.tags["flr.seed"]: run.info.run_id for run in found}
+        return {run.data.tags["flr.seed"]: run.info.run_id for run in self.workspace.stored()}
 
 
 RECIPE = """# @package _global_

@@ -64,8 +64,7 @@ def sweep(workspace: Workspace, *words: str, code: int = 0) -> Done:
 
 def runs(workspace: Workspace) -> tuple[list, dict]:
     """The runs of sweeps, oldest first, and those of jobs by name, the newest of each."""
-    client = workspace.client()
-    found = client.search_runs([client.get_experiment_by_name("flr").experiment_id], order_by=["start_time"])
+    found = workspace.stored()
     sweeps = [run for run in found if "flr.grid" in run.data.tags]
     return sweeps, {run.info.run_name: run for run in found if "flr.grid" not in run.data.tags}
 
@@ -270,7 +269,7 @@ def test_what_is_no_sweep_is_refused(workspace: Workspace) -> None:
     ):
         assert told in workspace.refuse("flr.train", "-m", *words)
     assert runs(workspace) == ([], {})
-    folder = workspace.outputs / "sweeps" / name_of(grid("seed=0,1"), "flr", False)
+    folder = workspace.outputs / "sweeps" / name_of(grid("seed=0,1"), workspace.experiment, False)
     folder.mkdir(parents=True)
     with FileLock(folder / "sweep.lock"):
         assert "another process runs this sweep" in workspace.refuse("flr.train", "-m", "seed=0,1")

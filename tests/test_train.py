@@ -156,8 +156,7 @@ def test_every_optimiser_and_schedule_trains(workspace: Workspace, model: str, o
 
 def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
     workspace.apart("flr.train", "-m", *TINY, *SMALL_SET, "trainer.max_epochs=1", "seed=0,1")
-    client = workspace.client()
-    runs = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+    client, runs = workspace.client(), workspace.stored()
     assert {run.info.status for run in runs} == {"FINISHED"}
     runs = [run for run in runs if "mlflow.parentRunId" in run.data.tags]  # less the sweep's own, see test_sweep
     assert {run.data.tags["flr.seed"] for run in runs} == {"0", "1"}
@@ -184,8 +183,7 @@ def test_two_first_runs_at_once_share_a_new_database(workspace: Workspace) -> No
     for process in processes:
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err[-3000:]
-    client = workspace.client()
-    assert len(client.search_runs([client.get_experiment_by_name("flr").experiment_id])) == 2
+    assert len(workspace.stored()) == 2
 
 
 def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, free_port: int) -> None:
@@ -206,7 +204,7 @@ def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, free_
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
-        (run,) = client.search_runs([client.get_experiment_by_name("flr").experiment_id])
+        (run,) = client.search_runs([client.get_experiment_by_name(workspace.experiment).experiment_id])
         assert run.info.status == "FINISHED" and "test/nme" in run.data.metrics
         assert "checkpoints/best.ckpt" in artifacts(client, run.info.run_id)
         # A sweep takes that run for one of its jobs and trains the other.

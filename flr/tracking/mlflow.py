@@ -20,7 +20,7 @@ from flr.errors import UserError
 from flr.tracking.outbox import Outbox
 from flr.tracking.provenance import process_alive, process_tag
 from flr.tracking.registry import MODEL_NAME
-from flr.tracking.store import PREFIX, connect, first_line, one_at_a_time
+from flr.tracking.store import PREFIX, connect, first_line, one_at_a_time, permitted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,10 +67,10 @@ class Tracker(Logger):
     def open(self) -> None:
         """Connect, make the experiment, and close what dead processes of this host left running."""
         self.client = connect(self.uri)
-        with one_at_a_time(self.uri):
+        local = self.uri.startswith("sqlite:///")
+        with one_at_a_time(self.uri), permitted(self.uri, f"tracking.experiment={self.experiment}"):
             found = self.client.get_experiment_by_name(self.experiment)
             if found is None:
-                local = self.uri.startswith("sqlite:///")
                 location = (self.artifacts.absolute() / self.experiment).as_uri() if local else None
                 self.experiment_id = self.client.create_experiment(self.experiment, location, TRAINING)
             elif found.lifecycle_stage != "active":
@@ -79,6 +79,9 @@ class Tracker(Logger):
                 )
             else:
                 self.experiment_id = found.experiment_id
+                # An account that may only read is told now, not when the data are prepared.
+                for key, value in TRAINING.items() if not local else ():
+                    self.client.set_experiment_tag(self.experiment_id, key, found.tags.get(key, value))
         self._deliver_left()
         self._close_dead()
 

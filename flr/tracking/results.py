@@ -5,6 +5,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ PROTOCOL = ("form", "scheme", "normaliser", "policy", "held_out", "counts", "fin
 # Parameters that say where and for whom a run ran, not what it did.
 NO_SETTING = ("run", "name", "seed", "overrides", "callbacks.", "hardware.", "paths.", "tracking.", "version.",
               "data.root", "data.workers")  # fmt: skip
+AT_ONCE = 8  # runs that are read at the same time
 NAMED = 6  # parameters that a note lists
 
 
@@ -159,14 +161,19 @@ def read_results(
     Raises:
         UserError: no run has a result.
     """
-    tested, left_out = [], []
-    for run in runs:
+
+    def read(run: StoredRun) -> Tested | str:
         try:
             if run.status != "FINISHED" and not named:
                 raise UserError(f"not finished ({run.status})")
-            tested.append(read_result(client, run, folder / run.run_id))
+            return read_result(client, run, folder / run.run_id)
         except UserError as error:
-            left_out.append(f"{run.name} ({run.run_id}): {error}")
+            return f"{run.name} ({run.run_id}): {error}"
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # a server's answers are waited for together
+        found = list(pool.map(read, runs))
+    tested = [one for one in found if isinstance(one, Tested)]
+    left_out = [one for one in found if isinstance(one, str)]
     if not tested:
         raise UserError(
             f"none of {len(runs)} run(s) can be compared: {'; '.join(left_out[:3])}"
@@ -184,12 +191,12 @@ def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> Tested:
     if "test/nme" not in run.metrics:
         raise UserError("no test result")
     try:
-        about = json.loads(fetch(client, run.run_id, "evaluation.json", folder).read_text(encoding="utf-8"))
+        about = json.loads(fetch(client, run, "evaluation.json", folder).read_text(encoding="utf-8"))
         protocol, parts = str(about["protocol"]), {key: about.get(key) for key in PROTOCOL}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"evaluation.json is damaged or of another version of flr ({error})") from error
     try:
-        with fetch(client, run.run_id, "errors.csv", folder).open(newline="", encoding="utf-8") as file:
+        with fetch(client, run, "errors.csv", folder).open(newline="", encoding="utf-8") as file:
             rows = sorted((row["face"], float(row["nme"]) / 100, row.get("group")) for row in csv.DictReader(file))
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"errors.csv is damaged ({error})") from error

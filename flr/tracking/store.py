@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
 PREFIX = "flr."  # of the project's own tags
 GRID = "grid"  # the tag that a sweep's own run has, beside those of its jobs
+# A URI's part up to a password: before the last @ (an unescaped one may hold any sign), or among the query's words.
+PASSWORD = re.compile(r"^(?!sqlite:)([^:]+://)(?:[^@]*:.*@|.*[?&]password=).*", re.DOTALL)
 
 
 class Away(UserError):
@@ -35,8 +38,14 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
 
     Raises:
         Away: no server answers there.
-        UserError: the database's folder cannot be written.
+        UserError: it does not take this account, the database's folder cannot be written, or
+            `uri` holds a password, which would be kept with every run.
     """
+    if secret := PASSWORD.match(uri):
+        raise UserError(
+            f"tracking.uri={secret[1]}...: holds a password, which would be kept with every run; leave it out, and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (of a PostgreSQL database: PGPASSWORD)"
+        )
     if uri.startswith(("http://", "https://")):
         import requests
 
@@ -83,7 +92,7 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
 
     mlflow.set_tracking_uri(uri)
     try:
-        with one_at_a_time(uri):
+        with one_at_a_time(uri), permitted(uri, "its experiments"):
             client = mlflow.MlflowClient(uri)
             client.search_experiments(max_results=1)
     except UserError:
@@ -109,6 +118,35 @@ def one_at_a_time(uri: str) -> Iterator[None]:
         raise UserError(f"tracking.uri={uri}: cannot be written ({error.strerror}); set another") from error
 
 
+@contextlib.contextmanager
+def permitted(uri: str, what: str) -> Iterator[None]:
+    """Tells what a server with accounts refuses as the user's error that it is.
+
+    Args:
+        uri: of the store.
+        what: is read or written.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    try:
+        yield
+    except (MlflowException, HTTPError) as error:
+        status = error.response.status_code if isinstance(error, HTTPError) else error.get_http_status_code()
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        if status == 401:
+            told = f"does not know {user} by this password" if user else "wants to know who you are"
+            raise UserError(
+                f"tracking.uri={uri}: the server {told}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from error
+        if status == 403:
+            raise UserError(
+                f"tracking.uri={uri}: {user or 'this account'} lacks the permission for {what}; ask an admin of the "
+                "server for it, or name another"
+            ) from error
+        raise
+
+
 def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -128,6 +166,7 @@ class StoredRun:
         params: the flattened config and what else was recorded once.
         metrics: the last value of each.
         minutes: wall time from its first start to its end; 0 where it has not ended.
+        artifacts: the address of its files.
     """
 
     run_id: str
@@ -137,6 +176,7 @@ class StoredRun:
     params: dict[str, str]
     metrics: dict[str, float]
     minutes: float
+    artifacts: str
 
     def get(self, key: str) -> str | None:
         """The tag of that name, or else the parameter."""
@@ -177,22 +217,27 @@ def get_run(client: "MlflowClient", run_id: str) -> StoredRun:
     from mlflow.exceptions import MlflowException
 
     try:
-        return _stored(client.get_run(run_id))
+        with permitted(client.tracking_uri, f"run {run_id}"):
+            return _stored(client.get_run(run_id))
     except MlflowException as error:
         raise UserError(f"no run {run_id} in the tracking store; mend the id or set tracking.uri") from error
 
 
-def fetch(client: "MlflowClient", run_id: str, path: str, folder: Path) -> Path:
+def fetch(client: "MlflowClient", run: StoredRun, path: str, folder: Path) -> Path:
     """A copy of a run's artifact under `folder`, wherever the store keeps it.
+
+    By the address of the run's files, since by its id MLflow would read the whole run twice for each of them.
 
     Raises:
         UserError: it is not there.
     """
+    from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     folder.mkdir(parents=True, exist_ok=True)
+    address = f"{run.artifacts}/{path}"
     try:
-        found = Path(client.download_artifacts(run_id, path, str(folder)))
+        found = Path(download_artifacts(address, dst_path=str(folder), tracking_uri=client.tracking_uri))
         if found.is_file():
             return found
     except (MlflowException, OSError):
@@ -205,8 +250,9 @@ def _stored(run: Any) -> StoredRun:
     info = run.info
     minutes = (info.end_time - info.start_time) / 60_000 if info.end_time else 0.0
     return StoredRun(
-        info.run_id, info.run_name, info.status, tags, dict(run.data.params), dict(run.data.metrics), minutes
-    )
+        info.run_id, info.run_name, info.status, tags, dict(run.data.params), dict(run.data.metrics), minutes,
+        info.artifact_uri,
+    )  # fmt: skip
 
 
 def pages(search: Callable[..., Any], **words: Any) -> Iterator[Any]:

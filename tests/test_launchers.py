@@ -1,0 +1,207 @@
+"""Several jobs of a sweep at once on this machine; what no launcher may be asked. Clusters: see tests/cluster."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flr import launchers
+from flr.errors import UserError
+from flr.tracking.provenance import code_digest
+from tests.conftest import Done, Workspace
+from tests.test_ranks import none_is_left, processes_of, told
+from tests.test_sweep import runs, table, typed
+
+# A user's own callback, which acts by the seed.
+OWN = """
+import json, os, signal, time
+from pathlib import Path
+import pytorch_lightning as pl
+import torch
+from flr.errors import UserError
+
+class Own(pl.Callback):
+    def on_fit_start(self, trainer, module):
+        if module.seed == 7 and not Path("mended").exists():
+            raise UserError("no seed 7 here; take another")
+        about = {"cores": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
+                 "threads": [os.environ["OMP_NUM_THREADS"], torch.get_num_threads()], "start": time.time()}
+        self.path = Path(f"job{os.getpid()}")
+        self.path.write_text(json.dumps(about))
+
+    def on_train_epoch_start(self, trainer, module):
+        if module.seed == 8 and trainer.current_epoch == 1 and not Path("mended").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.current_epoch == 1 and Path("epochs").exists():
+            with Path("epochs").open("w") as file:
+                file.write(f"{os.getpid()} ")
+
+    def on_fit_end(self, trainer, module):
+        self.path.write_text(json.dumps({**json.loads(self.path.read_text()), "end": time.time()}))
+"""
+WORDS = ("hydra/launcher=joblib", "+callbacks.own._target_=own.Own")
+
+
+@pytest.fixture
+def own(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with the user's module in it."""
+    (workspace.path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(workspace.path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    code_digest.cache_clear()
+    yield workspace
+    code_digest.cache_clear()
+
+
+def sweep(workspace: Workspace, *words: str, code: int = 0, **env: str) -> Done:
+    return workspace.run("flr.train", *typed(("-m", *WORDS, *words)), code=code, FLR_TRUST="own", **env)
+
+
+def listen(workspace: Workspace) -> int:
+    """A pipe into which each training writes its pid when it has come to its second epoch."""
+    os.mkfifo(workspace.path / "epochs")
+    return os.open(workspace.path / "epochs", os.O_RDWR)  # its own writer: it never ends
+
+
+def hear(pipe: int, process: "subprocess.Popen[str]", count: int) -> list[psutil.Process]:
+    """So many trainings, once they are there, of a sweep that lives."""
+    text = ""
+    while len(text.split()) < count:
+        while not select.select([pipe], [], [], 1)[0]:
+            assert process.poll() is None, process.communicate()
+        text += os.read(pipe, 1000).decode()
+    return [psutil.Process(int(pid)) for pid in text.split()]
+
+
+def test_jobs_at_once_share_out_gpus_and_cores_and_give_the_same_table(own: Workspace) -> None:
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("one core cannot be shared out")
+    tables = []
+    for output, more in (("one", ("hydra/launcher=basic",)), ("two", ("hydra.launcher.jobs=2",))):
+        space = Workspace(own.path / output, own.cache)
+        space.path.mkdir()
+        sweep(space, "trainer.max_epochs=1", "model.blocks=1,2", "seed=0,1", *more, CUDA_VISIBLE_DEVICES="4,GPU-6")
+        (parent,), _ = runs(space)
+        rows = table(space, parent.data.tags["flr.sweep"])
+        tables.append({name: (row["status"], row["val"], row["test"]) for name, row in rows.items()})
+    assert tables[0] == tables[1] and len(tables[0]) == 4
+    assert {row[0] for row in tables[0].values()} == {"FINISHED"}
+
+    jobs = [json.loads(path.read_text()) for path in space.path.glob("job*")]
+    assert len(jobs) == 4 and {job["gpu"] for job in jobs} == {"4", "GPU-6"}
+    together = 0
+    for job in jobs:
+        assert len(job["cores"]) == len(cores) // 2 and job["threads"] == ["1", 1]
+        for other in jobs:
+            if other is not job and job["start"] < other["end"] and other["start"] < job["end"]:
+                assert other["gpu"] != job["gpu"] and not set(other["cores"]) & set(job["cores"])
+                together += 1
+    assert together  # or the test has seen nothing
+
+
+def test_a_job_that_is_killed_stops_no_other(own: Workspace) -> None:
+    done = sweep(own, "seed=7,8,0,1", code=1)
+    (parent,), jobs = runs(own)
+    assert {name: run.info.status for name, run in jobs.items()} == {
+        "seed 0": "FINISHED", "seed 1": "FINISHED", "seed 7": "FAILED", "seed 8": "KILLED"
+    }  # fmt: skip
+    rows = table(own, parent.data.tags["flr.sweep"])
+    assert rows["seed 8"]["reason"] == "its process died; see 1.log" and rows["seed 8"]["exit_code"] == "1"
+    assert rows["seed 7"]["reason"] == "no seed 7 here; take another; see 0.log"
+    assert rows["seed 0"]["reason"] == ""
+    lines = told(done.stderr)
+    assert len(lines) == 2 and "Traceback" not in done.stderr
+    (killed,) = [line for line in lines if "seed 8" in line]
+    assert "killed by SIGKILL, as when memory runs out" in killed and "1.log" in killed
+    (refused,) = [line for line in lines if "seed 7" in line]
+    assert "ended with exit code 2" in refused and "no seed 7 here" in refused
+
+    (own.path / "mended").touch()
+    done = sweep(own, "seed=7,8,0,1")
+    assert "4 of 4 jobs finished" in done.stdout and "done before" in done.stdout
+    (_,), after = runs(own)
+    assert {name: run.info.run_id for name, run in after.items()} == {
+        name: run.info.run_id for name, run in jobs.items()
+    }
+    steps = [point.step for point in own.client().get_metric_history(after["seed 8"].info.run_id, "val/nme")]
+    assert steps == [1, 3]  # from its checkpoint on
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+def test_jobs_end_with_the_sweep_and_go_on_with_it(own: Workspace, sent: signal.Signals, code: int) -> None:
+    pipe = listen(own)
+    words = typed(("-m", *WORDS, "seed=0,1,2", "hydra.launcher.jobs=2", "hydra.launcher.cores=1"))
+    given = {"FLR_TRUST": "own", "PYTHONPATH": f"{Path(launchers.__file__).parents[1]}:{own.path}"}
+    process = own.start("flr.train", *words, "trainer.max_epochs=400", **given)
+    every = hear(pipe, process, 2)
+    process.send_signal(sent)
+    process.wait(timeout=100)
+    none_is_left(every)
+    none_is_left(processes_of(own))
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == code and "Traceback" not in err, err
+    (parent,), jobs = runs(own)
+    assert set(jobs) == {"seed 0", "seed 1"} and {run.info.status for run in jobs.values()} == {"KILLED"}
+    if sent != signal.SIGKILL:
+        assert parent.info.status == "KILLED" and "not started" in out and "0 of 3 jobs finished" in out
+
+
+def test_what_a_launcher_refuses(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*words: str, **env: str) -> str:
+        return workspace.refuse("flr.train", "-m", "seed=0,1", *words, **env)
+
+    assert "did you mean 'hydra.launcher.gpus'" in refuse("hydra/launcher=joblib", "hydra.launcher.gpu=1")
+    assert "did you mean 'gpus'" in refuse("hydra/launcher=joblib", "+hydra.launcher.gpu=1")
+    assert "hydra.launcher.jobs=0 does not fit" in refuse("hydra/launcher=joblib", "hydra.launcher.jobs=0")
+    assert "hydra.launcher.minutes=1h does not fit" in refuse("hydra/launcher=slurm", "hydra.launcher.minutes=1h")
+    assert "did you mean 'joblib'" in refuse("hydra/launcher=jobli")
+    line = refuse("hydra/launcher=joblib", "hydra.launcher.jobs=2", CUDA_VISIBLE_DEVICES="0")
+    assert "2 job(s) of 1 GPU(s) at once, and 1 are here" in line
+    for launcher, module in (("slurm", "submitit"), ("ray", "ray")):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            assert f"needs {module}" in (line := refuse(f"hydra/launcher={launcher}")) and "flr[cluster]" in line
+    ranks = {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    ranks |= {"SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train"}
+    assert "starts the jobs itself" in refuse("hydra/launcher=joblib", **ranks)
+    assert runs(workspace) == ([], {})
+
+
+def shares(monkeypatch: pytest.MonkeyPatch, ranks: int | None = 1, gpus: str = "", **wanted: int) -> list:
+    monkeypatch.setattr(launchers.os, "sched_getaffinity", lambda _: set(range(4, 12)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    launcher = launchers.Joblib(**wanted)
+    launcher.prepare(ranks, "auto")
+    return launcher._shares
+
+
+def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shares(monkeypatch) == [([core], None) for core in range(4, 12)]
+    assert shares(monkeypatch, cores=4) == [([4, 5, 6, 7], None), ([8, 9, 10, 11], None)]
+    assert shares(monkeypatch, ranks=2, jobs=3) == [([4, 5], None), ([6, 7], None), ([8, 9], None)]
+    assert shares(monkeypatch, gpus="0,2") == [([4, 5, 6, 7], ["0"]), ([8, 9, 10, 11], ["2"])]
+    assert shares(monkeypatch, ranks=2, gpus="0,1,2") == [([*range(4, 12)], ["0", "1"])]
+    assert not capsys.readouterr().err
+    assert len(shares(monkeypatch, jobs=9)) == 9
+    assert "9 jobs at once of 1 core(s) each, and 8 cores are here" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has 8; set that or fewer"):
+        shares(monkeypatch, cores=9)
+
+
+def test_without_sbatch_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="no sbatch here"):
+        launchers.Slurm().prepare(1, "auto")
+
+
+def test_hydra_loads_the_launchers_at_no_cost() -> None:
+    code = "import sys, hydra_plugins.flr_launchers; print([m for m in ('torch', 'ray', 'submitit', 'joblib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
