@@ -3,8 +3,8 @@
     python -m benchmarks.inference [NET ...]           nets of conf/experiment/fair/, by default all
 
 From a picture of 640 x 480 and a box to points in the picture, the crop included and the detector not; what the detector takes for
-such a picture stands beside it. The weights are those that a training starts from: they change no time. The goal is what dlib's
-regression trees take for a face and its 68 points, 0.86 ms, as its authors' own program was measured to.
+such a picture stands beside it. It is the time of a core, so that a busy machine does not count. The weights are those that a training
+starts from: they change no time. The goal is what dlib's regression trees take for a face and its 68 points, 0.86 ms, measured elsewhere.
 """
 
 import logging
