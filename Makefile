@@ -54,6 +54,7 @@ bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants F
 	$(BIN)/python -m benchmarks.training model=celeba_cnn
 	ROUNDS=3 $(BIN)/python -m benchmarks.speedrun experiment=records/speedrun
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.jitter

@@ -50,7 +50,9 @@ def main() -> None:
             ("joblib, one at once", ("hydra/launcher=joblib", "hydra.launcher.jobs=1"), 1),
             ("joblib", ("hydra/launcher=joblib",), cores()),
         ):
-            whole, jobs = measure(f"{folder}/{name}".replace(" ", "").replace(",", "-"), "-m", f"seed=range({JOBS})", cache, *more)
+            whole, jobs = measure(
+                f"{folder}/{name}".replace(" ", "").replace(",", "-"), "-m", f"seed=range({JOBS})", cache, *more
+            )
             assert len(jobs) == JOBS
             figures[name] = {
                 "rounds": [whole], "at_once": at_once, "job": sum(jobs) / JOBS,

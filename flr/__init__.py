@@ -1,6 +1,8 @@
 """Facial-landmark research: train, track and evaluate landmark nets."""
 
 import os
+import sys
+from importlib.util import find_spec
 
 __version__ = "0.1.0"
 
@@ -8,3 +10,10 @@ __version__ = "0.1.0"
 MAX_PIXELS = 200_000_000  # a picture that claims more is refused before memory is asked for
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what a bad picture is, our own one line says
+
+# Python says so of itself while it looks for what `python -m` names. The light installation has no commands.
+if sys.argv[:1] == ["-m"] and any(word.startswith("flr.") for word in sys.orig_argv):
+    for _name in ("hydra", "torch", "pytorch_lightning", "mlflow"):
+        if find_spec(_name) is None:
+            print(f"flr: {_name} is not installed, and commands need it; pip install 'flr[train]'", file=sys.stderr)
+            sys.exit(2)

@@ -93,6 +93,9 @@ NO_RESULT = ("run", "name", "again", "accept_data", "paths", "tracking", "callba
              "data.workers", "data.download", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
              "trainer.strategy", "trainer.sync_batchnorm")  # fmt: skip
 
+Precision = typing.Literal["fp32", "fp16", "int8"]
+Distance = typing.Annotated[float, Ge(0)]
+
 # The variable by which a job finds its sweep: the id of its run in MLflow, and the job's number after a slash.
 SWEEP = "FLR_SWEEP"
 
@@ -329,6 +332,37 @@ class Reproduce:
     records: str | None
     data: Any
     trainer: Any
+    tracking: Any
+    paths: Any
+
+
+@dataclass(frozen=True)
+class Export:
+    """The top level of an export's config.
+
+    Attributes:
+        run: a run's MLflow id, its folder, a checkpoint file, or a model version as ``models:/NAME@best``.
+        format: of the file.
+        precision: of the net inside; points are decoded in 32 bit.
+        tta: whether each crop is averaged with its mirror image; null for what the run was trained with.
+        out: the file; by default in the run's folder.
+        overwrite: whether one that is there may be replaced.
+        data: its ``root``, where the run's own set lies; null for where it lay.
+        faces: of its test part, on which the file is held against the net.
+        tolerance: precision -> the largest and the mean distance by which points may differ, crop pixels.
+        tracking: the MLflow store that knows the run's id.
+        paths: folders.
+    """
+
+    run: str
+    format: typing.Literal["onnx", "torchscript", "pt2"]
+    precision: Precision
+    tta: bool | None
+    out: str | None
+    overwrite: bool
+    data: dict[typing.Literal["root"], str | None]
+    faces: typing.Annotated[int, Ge(2), Lt(10**5)]
+    tolerance: dict[Precision, tuple[Distance, Distance]]
     tracking: Any
     paths: Any
 

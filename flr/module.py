@@ -81,13 +81,10 @@ class LandmarkModule(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, K, 2) float32 crop pixels of images (B, C, H, W)."""
-        net = self.net if self.training else self.best_net
-        points = self.objective.decode(net(images), self.size)
-        if self.tta and not self.training:
-            flipped = self.objective.decode(net(images.flip(-1)), self.size)
-            back = torch.from_numpy(mirror(self.size)).to(points)
-            points = (points + transform(back, flipped)[:, self.scheme.mirror_order.tolist()]) / 2
-        return points
+        if self.training:
+            return self.objective.decode(self.net(images), self.size)
+        order = self.scheme.mirror_order.tolist() if self.tta else None
+        return find_points(self.best_net, self.objective, images, self.size, order)
 
     def _ranks(self, value: Tensor) -> Tensor:
         """(ranks, ...) a tensor of every rank."""
@@ -229,6 +226,18 @@ class LandmarkModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["flr"] = self.about
+
+
+def find_points(
+    net: nn.Module, objective: Objective, images: Tensor, size: int, mirror_order: list[int] | None
+) -> Tensor:
+    """(B, K, 2) float32 crop pixels of images (B, C, size, size), averaged with the mirror image's by a mirror order."""
+    points = objective.decode(net(images), size)
+    if mirror_order is not None:
+        back = torch.from_numpy(mirror(size)).to(points)
+        flipped = objective.decode(net(images.flip(-1)), size)
+        points = (points + transform(back, flipped)[:, mirror_order]) / 2
+    return points
 
 
 @torch.no_grad()

@@ -2,8 +2,11 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -121,6 +124,25 @@ def test_nets_import_torch_alone():
         assert all(part(module) == "models" for module in imports(tree) if module.startswith("flr.")), name
 
 
+def test_exported_nets_run_on_the_base_dependencies_alone():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    base = {re.split("[<>=]", need)[0].lower() for need in project["dependencies"]}
+    given = {module for module, owners in packages_distributions().items() if base & {o.lower() for o in owners}}
+    todo, seen = {"flr.inference.onnx"}, set()
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        found = imports(SOURCES[name], top_level=True)
+        assert {module.partition(".")[0] for module in found} <= {*given, *sys.stdlib_module_names, "flr"}, name
+        ours = {module if module in SOURCES else module.rpartition(".")[0] for module in found} & set(SOURCES)
+        todo |= {piece for each in ours for piece in (each, *_parents(each))} - seen
+    assert {"flr.data.crops", "flr.landmarks.scheme", "flr.inference"} <= seen
+
+
+def _parents(name: str) -> list[str]:
+    return [name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1)]
+
+
 def test_every_part_has_its_storey():
     placed = set().union(*STOREYS)
     assert {part(name) for name in SOURCES} - {None} <= placed
@@ -139,7 +161,8 @@ def test_no_module_imports_upward(name):
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]], ids=" ".join)
 @pytest.mark.parametrize(
-    "door", ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce", "flr.tune"]
+    "door",
+    ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce", "flr.tune", "flr.export"],
 )
 def test_showing_the_config_imports_no_torch(door, words, tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", door, *words]

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -109,3 +110,22 @@ def test_jitter_is_measured_of_a_given_net(
     written = json.loads((tmp_path / "jitter.json").read_text())
     assert written["contenders"]["smoothed"]["jitter"] < 0.5 * written["contenders"]["as found"]["jitter"]
     assert set(written["choice"]) == {"as found", "1, 10, 1"}
+
+
+def test_nets_are_timed_as_files_and_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("benchmarks.inference")
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.setattr(module, "ROUNDS", 1)
+    monkeypatch.setattr(module, "SECONDS", 0.01)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "muct_cnn"])
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        module.main()
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+        logging.disable(logging.NOTSET)
+    written = json.loads((tmp_path / "inference.json").read_text())
+    row = written["nets"]["muct_cnn"]
+    assert set(row["ms"]) == {"torch", "fp32", "int8"} and min(row["ms"].values()) > 0
+    assert row["bytes"]["int8"] < 0.3 * row["bytes"]["fp32"] and min(written["haar ms a 640x480 picture"]) > 0

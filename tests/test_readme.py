@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from flr.config import CONF, Prepare, Reproduce, Train, Tune, check
+from flr.config import CONF, Export, Prepare, Reproduce, Train, Tune, check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +29,12 @@ def test_every_training_in_the_readme_composes(words: list[str], tmp_path: Path)
 def test_every_preparation_in_the_readme_composes(words: list[str]) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         check(hydra.compose("prepare", words), Prepare, trusted=False)
+
+
+@pytest.mark.parametrize("words", commands("flr.export"), ids=" ".join)
+def test_every_export_in_the_readme_composes(words: list[str]) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        check(hydra.compose("export", words), Export)
 
 
 @pytest.mark.parametrize("words", commands("flr.reproduce"), ids=" ".join)

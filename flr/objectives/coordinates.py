@@ -88,4 +88,4 @@ class Coordinates(Objective):
 
     def decode(self, raw: Tensor, size: int) -> Tensor:
         """(B, K, 2) float32 crop pixels of raw outputs (B, 2K)."""
-        return (raw.float().reshape(len(raw), -1, 2) * self.unit + self.centre) * size
+        return (raw.float().unflatten(1, (-1, 2)) * self.unit + self.centre) * size
