@@ -38,7 +38,7 @@ test-team: team-env ## the tests that track, and those of accounts, against a te
 
 test-cluster: env ## the launchers on a real SLURM and a real Ray, started here (wants apt-get install slurm-wlm)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python -m pytest -m cluster
 
 reproduce: env ## each published config, a few steps on rendered faces, against its record
 	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done

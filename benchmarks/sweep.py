@@ -18,6 +18,11 @@ from flr.parallel import cores
 
 JOBS = int(os.environ.get("JOBS", "100"))
 ALONE = 5  # jobs of the loop in a shell
+WAYS = {  # the launcher, and how many jobs it runs at once
+    "one after another": ((), 1),
+    "joblib, one at once": (("hydra/launcher=joblib", "hydra.launcher.jobs=1"), 1),
+    "joblib": (("hydra/launcher=joblib",), cores()),
+}
 WORDS = (
     "data.crop.size=32", "model=sepconv", "data.batch_size=24", "trainer.max_epochs=1", "data.reader.train=24",
     "data.reader.val=8", "data.reader.test=8", "data.reader.size=48", "tracking.system_metrics=false",
@@ -45,11 +50,7 @@ def main() -> None:
         cache = f"paths.cache_dir={folder}/cache"
         measure(f"{folder}/warm", cache)  # makes the crop store
         alone = [measure(f"{folder}/alone{i}", cache)[0] for i in range(ALONE)]
-        for name, more, at_once in (
-            ("one after another", (), 1),
-            ("joblib, one at once", ("hydra/launcher=joblib", "hydra.launcher.jobs=1"), 1),
-            ("joblib", ("hydra/launcher=joblib",), cores()),
-        ):
+        for name, (more, at_once) in WAYS.items():
             whole, jobs = measure(
                 f"{folder}/{name}".replace(" ", "").replace(",", "-"), "-m", f"seed=range({JOBS})", cache, *more
             )
@@ -59,8 +60,9 @@ def main() -> None:
                 "added_a_job": (whole * at_once - sum(jobs)) / JOBS,
             }  # fmt: skip
             print(name, figures[name], flush=True)
-    figures["a command a job, seconds each"] = {"rounds": alone}
-    print(alone)
+    if alone:
+        figures["a command a job, seconds each"] = {"rounds": alone}
+        print(alone)
     record("sweep", "python -m benchmarks.sweep", jobs=JOBS, contenders=figures)
 
 

@@ -102,8 +102,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) ->
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-@pytest.mark.parametrize("sent", SIGNALS, ids=lambda sent: sent.name)
-@pytest.mark.parametrize("place", ["training", "validation", "checkpoint", "upload"])
+@pytest.mark.parametrize(
+    ("place", "sent"),  # all twelve have been seen; Ctrl-C and SIGTERM in training stand in test_resume
+    [(place, signal.SIGKILL) for place in ("training", "validation", "checkpoint", "upload")]
+    + [
+        ("validation", signal.SIGTERM),
+        ("checkpoint", signal.SIGINT),
+        ("upload", signal.SIGTERM),
+        ("upload", signal.SIGINT),
+    ],
+    ids=str,
+)
 def test_a_signal_loses_nothing(
     workspace: Workspace, own: ModuleType, undisturbed: dict[str, float], place: str, sent: signal.Signals
 ) -> None:
@@ -202,7 +211,7 @@ def test_what_a_server_never_took_the_next_training_delivers(
     """Also what a process that was killed has left."""
     own.at |= {1: server.kill}
     words = (*WORDS, "trainer.max_epochs=3", f"tracking.uri={server.uri}", "tracking.register=faces")
-    done = train(workspace, *words, FAULT)
+    done = train(workspace, *words, FAULT, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     (folder,) = (workspace.outputs / "runs").glob("*")
     assert f"waits in {folder / 'outbox'}" in done.stderr and (folder / "evaluation.json").is_file()
     with (folder / "outbox" / "letters.jsonl").open("a") as file:
@@ -224,7 +233,7 @@ def test_a_sweep_waits_for_a_server_that_is_away(
     own.at |= {1: server.kill}
     monkeypatch.setattr("flr.sweep.time", SimpleNamespace(sleep=lambda wait: server.start() if wait == 0.2 else None))
     words = (*WORDS, FAULT, f"tracking.uri={server.uri}", "seed=0,1")
-    done = train(workspace, "-m", *words)
+    done = train(workspace, "-m", *words, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert "asked again in 0.1 s" in done.stderr and "2 of 2 jobs finished" in done.stdout
     client = MlflowClient(server.uri)
     for folder in (workspace.outputs / "runs").glob("*"):

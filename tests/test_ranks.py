@@ -195,7 +195,7 @@ def test_two_ranks_train_as_one_device(workspace: Workspace, monkeypatch: pytest
     assert [path.name for path in (two.outputs / "runs").iterdir()] == [run.info.run_id]
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.cluster)])
 def test_a_sweep_of_two_ranks_makes_a_run_a_job(workspace: Workspace, launcher: str) -> None:
     """Of the first job rank 1 fails in its second epoch, which ends that job alone, and leaves no rank."""
     (workspace.path / "own.py").write_text(OWN)
