@@ -103,6 +103,12 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
     return RunFolder(target)
 
 
+def find_checkpoint(run: str, uri: str, output: Path) -> Path:
+    """The best checkpoint of a run, or the checkpoint itself where `run` names a file; see `find_run`."""
+    reference = Path(run)
+    return reference.absolute() if reference.is_file() else find_run(run, uri, output).best
+
+
 class Damaged(UserError):
     """A checkpoint that is cut, changed, or holds more than tensors and plain values."""
 

@@ -53,6 +53,7 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
     "data.download": ("flr.data.download.Download",),
     "data.reader": ("flr.data.readers",),
+    "detector": ("flr.inference.detector",),
     "effect": tuple(f"flr.inference.effects.{name}" for name in ("Overlay", "Paint", "Blur", "Mask")),
     "model": ("flr.models", "torch.nn"),
     "objective": ("flr.objectives",),
@@ -244,6 +245,47 @@ class Evaluate:
     data: Any
     tracking: Any
     paths: Any
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The top level of a prediction's config.
+
+    Attributes:
+        run: a run's MLflow id, its folder, a checkpoint file, or a model version as ``models:/NAME@best``.
+        source: a photo, a folder, a glob, a video, a camera's number or a stream's address.
+        detector: what finds the faces, a class of `flr.inference.detector`.
+        out: the folder of the results; by default under paths.output_dir.
+        effect: what is done to the faces of the pictures, by name, one after another; classes of `flr.inference.effects`.
+        save: which results there are, beside the journal.
+        draw: what is drawn on the pictures; null for boxes and points, or for nothing where there is an effect.
+        overwrite: whether results that are there are thrown away.
+        tta: whether each face is averaged with its mirror image; null for what the run was trained with.
+        every: frames of a video between two looks of the detector.
+        patience: seconds that a face of a video stays without the detector finding it.
+        smooth: whether a video's points are smoothed.
+        live: a port of this machine for a page with the annotated frames; 0 takes a free one, null none.
+        frames: of a video, after which to stop; null for all.
+        tracking: the MLflow store that knows the run's id.
+        paths: folders.
+    """
+
+    run: str
+    source: str | int
+    detector: Any
+    out: str | None
+    save: list[typing.Literal["pictures", "crops", "csv", "coco", "pts"]]
+    draw: list[typing.Literal["boxes", "points", "lines", "indices"]] | None
+    overwrite: bool
+    tta: bool | None
+    every: typing.Annotated[int, Ge(1), Lt(10**6)]
+    patience: typing.Annotated[float, Ge(0), Lt(10**6)]
+    smooth: bool
+    live: typing.Annotated[int, Ge(0), Lt(2**16)] | None
+    frames: typing.Annotated[int, Ge(1)] | None
+    tracking: Any
+    paths: Any
+    effect: Any = None
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ def describe(
         crop=predictor.crop,
         pixels=predictor.pixels,
         offset=predictor.offset,
+        mean_face=predictor.mean_face.tolist(),
         precision=precision,
         tta=predictor.module.tta,
         run=folder.note()["run_id"] if folder else None,

@@ -55,15 +55,22 @@ class Haar:
     def __str__(self) -> str:
         return f"haar-{self.step:g}-{self.neighbours}-missed:{self.missed}"
 
-    def detect(self, image: np.ndarray) -> np.ndarray:
-        """(M, 4) float64 boxes of the faces found in a picture (H, W) or (H, W, 3) RGB, uint8."""
+    def detect(self, image: np.ndarray, smallest: float = 0.0) -> np.ndarray:
+        """(M, 4) float64 boxes of the faces found in a picture (H, W) or (H, W, 3) RGB, uint8.
+
+        Args:
+            image: the picture.
+            smallest: faces below this share of its shorter side are not looked for.
+        """
         grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         factor = min(1.0, LARGEST_SIDE / max(grey.shape))
         if min(grey.shape) * factor < 1:
             return np.zeros((0, 4))  # a line, too thin for any face
         if factor < 1:
             grey = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        found = np.array(_cascade().detectMultiScale(grey, self.step, self.neighbours), np.float64).reshape(-1, 4)
+        least = round(smallest * min(grey.shape))
+        boxes = _cascade().detectMultiScale(grey, self.step, self.neighbours, minSize=(least, least))
+        found = np.array(boxes, np.float64).reshape(-1, 4)
         found[:, 2:] += found[:, :2]
         return found / factor - 0.5  # from pixels counted to edges in pixel-centre coordinates
 
@@ -160,7 +167,7 @@ def _detected(
     def best(image: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """(n, 4) the detection that overlaps each face most, NaN where none overlaps enough."""
         boxes = haar.detect(image)
-        overlaps = [_overlap(from_detection(boxes, usual), truth[row]) for row in rows]
+        overlaps = [overlap(from_detection(boxes, usual), truth[row]) for row in rows]
         hits = [len(overlap) > 0 and overlap.max() >= FOUND for overlap in overlaps]
         return np.array([boxes[o.argmax()] if hit else [np.nan] * 4 for o, hit in zip(overlaps, hits, strict=True)])
 
@@ -233,7 +240,7 @@ def faces_of_pictures(table: FaceTable) -> list[np.ndarray]:
     return [rows[u] for u in np.argsort(first)]
 
 
-def _overlap(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+def overlap(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
     """(M,) intersection over union of boxes (M, 4) with one."""
     low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
     common = (high - low).clip(0).prod(1)

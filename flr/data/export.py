@@ -138,7 +138,7 @@ def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndar
             target.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
         if form == "pts" and table.labelled[i].any():
             with _new(target.with_suffix(".pts")) as file:
-                file.write(_pts(table.points[i]))
+                file.write(pts(table.points[i]))
         return (0, 0) if image is None else image.shape[:2]
 
     image, size = np.empty(len(table), object), np.zeros((len(table), 2), int)
@@ -351,7 +351,7 @@ def _xml(table: FaceTable) -> Iterator[str]:
     yield f"{'  </image>' if inside else ''}\n</images>\n</dataset>\n"
 
 
-def _pts(points: np.ndarray) -> str:
+def pts(points: np.ndarray) -> str:
     """A .pts file, which counts from 1."""
     marks = _shortest(points, points.astype(np.float64) + 1, lambda few: few - 1).tolist()
     rows = "".join(f"{_text(x)} {_text(y)}\n" for x, y in marks)

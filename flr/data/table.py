@@ -248,8 +248,12 @@ def leave_out(table: FaceTable, bad: Mapping[int, str], strict: bool) -> FaceTab
     return table
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Decode a picture to (H, W) grey or (H, W, 3) RGB uint8, as stored: no EXIF rotation, since labels know none.
+def read_image(path: Path, upright: bool = False) -> np.ndarray:
+    """Decode a picture to (H, W) grey or (H, W, 3) RGB uint8.
+
+    Args:
+        path: of the file.
+        upright: whether it is turned as its EXIF says; by default it stays as stored, since labels know no EXIF.
 
     Raises:
         UserError: missing, empty, not a picture, truncated, or a header that claims more than `MAX_PIXELS`.
@@ -259,10 +263,10 @@ def read_image(path: Path) -> np.ndarray:
             data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend or fetch the file again") from error
-    return decode_image(data, str(path))
+    return decode_image(data, str(path), upright)
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
     """As `read_image`, from the file's bytes; `name` is said in the error."""
     if not data:
         raise UserError(f"{name}: empty file; fetch it again")
@@ -275,7 +279,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise UserError(f"{name}: a truncated PNG; fetch it again")  # OpenCV would ask for what memory a chunk claims
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-4096:]:
         raise UserError(f"{name}: a truncated JPEG; fetch it again")  # OpenCV would fill the rest with grey
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_ANYCOLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flr.data.boxes import Offset, from_detection
+from flr.data.boxes import Offset
 from flr.data.crops import CropSettings, crop
 from flr.errors import UserError
+from flr.inference.detector import HaarFaces, WholePicture
 from flr.landmarks.geometry import invert, transform
 from flr.landmarks.scheme import Scheme
 
@@ -23,10 +24,11 @@ class Landmarker(ABC):
         scheme: of the K points.
         crop: what the net sees.
         offset: where Haar's box puts the tight one (see `flr.data.boxes.Haar.offset`); None where that is not known.
+        mean_face: (K, 2) crop pixels: the mean training face.
     """
 
-    def __init__(self, scheme: Scheme, crop: CropSettings, offset: Offset) -> None:
-        self.scheme, self.crop, self.offset = scheme, crop, offset
+    def __init__(self, scheme: Scheme, crop: CropSettings, offset: Offset, mean_face: np.ndarray) -> None:
+        self.scheme, self.crop, self.offset, self.mean_face = scheme, crop, offset, mean_face
 
     @abstractmethod
     def run(self, crops: np.ndarray) -> np.ndarray:
@@ -73,14 +75,8 @@ class Landmarker(ABC):
         """
         policy = self.crop.policy
         refuse_odd(image, 0)
-        if policy.source == "picture":
-            return np.array([[-0.5, -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5]])
-        if self.offset is None:
-            raise UserError(
-                f"no detector is known to find the boxes of policy {policy} for {self.scheme.name}; give boxes"
-            )
-        found = policy.haar.detect(image)
-        return from_detection(found[np.argsort(found[:, 0] - found[:, 2], kind="stable")], self.offset)
+        finder = WholePicture() if policy.source == "picture" else HaarFaces(policy.haar.step, policy.haar.neighbours)
+        return finder(image, "", self)[0]
 
 
 def refuse_odd(image: np.ndarray, i: int) -> None:

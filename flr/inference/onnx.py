@@ -39,6 +39,7 @@ class About:
         crop: its size, channels, and which box of a face it is cut round.
         pixels: what black and white become, inside.
         offset: see `flr.data.boxes.Haar.offset`.
+        mean_face: K places, crop pixels: the mean training face.
         precision: of the weights and products.
         tta: whether each crop is averaged with its mirror image, inside.
         run: the MLflow id.
@@ -51,6 +52,7 @@ class About:
     crop: CropSettings
     pixels: tuple[Finite, Finite]
     offset: tuple[Finite, Finite, Finite, Finite] | None
+    mean_face: list[tuple[Finite, Finite]]
     precision: Literal["fp32", "fp16", "int8"]
     tta: bool
     run: str | None
@@ -68,7 +70,7 @@ class OnnxPredictor(Landmarker):
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, about: About, offset: Offset) -> None:
-        super().__init__(Scheme.of(about.scheme), about.crop, offset)
+        super().__init__(Scheme.of(about.scheme), about.crop, offset, np.array(about.mean_face).reshape(-1, 2))
         self.session, self.about = session, about
 
     @classmethod
@@ -113,6 +115,7 @@ class OnnxPredictor(Landmarker):
         gives = [(each.name, each.type, each.shape[1:]) for each in session.get_outputs()]
         if (
             size > LARGEST
+            or len(about.mean_face) != points
             or takes != [("crops", "tensor(uint8)", [size, size, about.crop.channels])]
             or gives != [("points", "tensor(float)", [points, 2])]
         ):

@@ -30,7 +30,7 @@ class Predictor(Landmarker):
         self, module: LandmarkModule, crop: CropSettings, pixels: tuple[float, float], offset: Offset,
         half: bool = False, device: str = "cpu",
     ) -> None:  # fmt: skip
-        super().__init__(module.scheme, crop, offset)
+        super().__init__(module.scheme, crop, offset, module.mean_face.double().cpu().numpy())
         self.module = module.eval().requires_grad_(False).to(device)
         self.pixels, self.half = pixels, half
 

@@ -36,6 +36,7 @@ ABOUT = {
     },
     "pixels": [-1.0, 1.0],
     "offset": [0.163, 0.272, 0.842, 0.869],
+    "mean_face": [[float(i), float(i % 4)] for i in range(15)],
     "precision": "fp32",
     "tta": False,
     "run": None,

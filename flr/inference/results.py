@@ -1,0 +1,201 @@
+"""What a prediction leaves: points as CSV, COCO keypoints and .pts, pictures, crops.
+
+Each picture's faces are a line of ``faces.jsonl`` as soon as they are found, so that a long work goes on after a crash;
+the tables are made of it at the end.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from flr.data.export import pts
+from flr.errors import UserError
+from flr.files import write_json, writing
+from flr.inference.faces import Face
+from flr.landmarks.scheme import Scheme
+
+END = '{"end": true}'  # the last line of a journal that is finished
+
+
+class Results:
+    """The folder of one prediction.
+
+    Args:
+        folder: made where it is not there.
+        about: what the points depend on; a folder begun under another is refused.
+        scheme: of the points.
+        overwrite: whether what is there is thrown away.
+        anew: whether what was begun begins again, as a video must, whose faces are known by their past.
+
+    Attributes:
+        done: the names of the pictures that are finished.
+        faces, empty, skipped: how many there are: faces; pictures without one; pictures that cannot be used.
+
+    Raises:
+        UserError: it holds a finished prediction, or one of something else.
+    """
+
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], scheme: Scheme, overwrite: bool, anew: bool = False
+    ) -> None:
+        self.folder, self.scheme = folder, scheme
+        self.journal = folder / "faces.jsonl"
+        self.done: set[str] = set()
+        self.faces = self.empty = self.skipped = 0
+        head, lines = json.dumps(about, sort_keys=True), list[str]()
+        if self.journal.exists() and not overwrite:
+            try:
+                # The last line may have been half written.
+                lines = [line for line in self.journal.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+                rows = [json.loads(line) for line in lines[1:]]
+            except (OSError, ValueError) as error:
+                raise UserError(f"{self.journal}: damaged; set overwrite=true or another out=") from error
+            if END in lines:
+                raise UserError(f"{folder}: holds a finished prediction; set overwrite=true or another out=")
+            if anew:
+                rows = lines = []
+            elif lines and lines[0] != head:
+                raise UserError(
+                    f"{folder}: holds what another run, source or detector has begun; set overwrite=true or another out="
+                )
+            for row in rows:
+                self._count(row)
+        elif folder.exists() and not (folder.is_dir() and (self.journal.exists() or not any(folder.iterdir()))):
+            raise UserError(f"{folder}: is there and holds something else; set another out=")
+        with writing(self.journal) as aside:
+            aside.write_text("".join(f"{line}\n" for line in [head, *lines[1:]]), encoding="utf-8")
+        self._file = self.journal.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, name: str, shape: Sequence[int], faces: Sequence[Face], **more: Any) -> None:
+        """The faces of a picture (H, W) that is finished."""
+        row = {"image": name, "height": shape[0], "width": shape[1], **more, "faces": [_plain(face) for face in faces]}
+        self._line(row)
+
+    def skip(self, name: str, reason: str) -> None:
+        """A picture that cannot be used."""
+        self._line({"image": name, "skipped": reason, "faces": []})
+
+    def _line(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self._count(row)
+
+    def _count(self, row: dict[str, Any]) -> None:
+        self.done.add(row["image"])
+        self.skipped += "skipped" in row
+        self.faces += len(row["faces"])
+        self.empty += not row["faces"] and "skipped" not in row
+
+    @property
+    def used(self) -> int:
+        """Pictures that could be looked at."""
+        return len(self.done) - self.skipped
+
+    def told(self) -> str:
+        """What came of it, in a line."""
+        parts = [f"{self.faces} faces in {self.used} pictures"]
+        parts += [f"{self.empty} of them without a face"] * bool(self.empty)
+        parts += [f"{self.skipped} pictures skipped"] * bool(self.skipped)
+        return ", ".join(parts)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """What each picture came to, in their order."""
+        with self.journal.open(encoding="utf-8") as file:
+            next(file)
+            for line in file:
+                yield json.loads(line)
+
+    def finish(self, forms: Sequence[str]) -> None:
+        """Make the tables, and call it finished."""
+        if "csv" in forms:
+            self._csv()
+        if "coco" in forms:
+            self._coco()
+        self._file.write(END + "\n")
+
+    def _csv(self) -> None:
+        names = [f"{axis}_{name}" for name in self.scheme.names for axis in "xy"]
+        with writing(self.folder / "points.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["image", "seconds", "face", "score", "left", "top", "right", "bottom", *names])
+            for row in self.rows():
+                for i, face in enumerate(row["faces"]):
+                    number = i if face["identity"] is None else face["identity"]
+                    cells = [f"{value:.3f}" for value in (*face["box"], *np.ravel(face["points"]))]
+                    table.writerow([row["image"], row.get("seconds", ""), number, f"{face['score']:.4f}", *cells])
+
+    def _coco(self) -> None:
+        """COCO's keypoints (https://cocodataset.org/#format-data), as `flr.data.readers.table` reads them."""
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for row in self.rows():
+            if "skipped" in row:
+                continue
+            images.append(
+                {"id": len(images) + 1, "file_name": row["image"], "width": row["width"], "height": row["height"]}
+            )
+            for face in row["faces"]:
+                points = np.array(face["points"])
+                keypoints = np.concatenate([points, np.full((len(points), 1), 2.0)], 1).round(3).ravel().tolist()
+                left, top, right, bottom = face["box"]
+                annotations.append({
+                    "id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "iscrowd": 0,
+                    "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
+                    "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
+                    **({"track_id": face["identity"]} if face["identity"] is not None else {}),
+                })  # fmt: skip
+        category = {
+            "id": 1,
+            "name": "face",
+            "supercategory": "person",
+            "keypoints": list(self.scheme.names),
+            "skeleton": [],
+        }
+        write_json(
+            self.folder / "points.json", {"images": images, "annotations": annotations, "categories": [category]}
+        )
+
+    def pts(self, name: str, faces: Sequence[Face]) -> None:
+        """iBUG's form, a file a face, which counts pixels from 1 (https://ibug.doc.ic.ac.uk/resources/300-W/)."""
+        for i, face in enumerate(faces):
+            with writing(self._path("pts", name, i, ".pts")) as aside:
+                aside.write_text(pts(face.points), encoding="ascii")
+
+    def crop(self, name: str, face: int, image: np.ndarray, points: np.ndarray) -> None:
+        """A face's crop (S, S, 3) RGB uint8, and its points (K, 2) there."""
+        self.picture("crops", name, image, face)
+        with writing(self._path("crops", name, face, ".pts")) as aside:
+            aside.write_text(pts(points), encoding="ascii")
+
+    def picture(self, kind: str, name: str, image: np.ndarray, face: int | None = None) -> None:
+        """A picture (H, W, 3) RGB uint8 below the folder `kind`."""
+        with writing(self._path(kind, name, face, ".jpg")) as aside:
+            aside.write_bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+
+    def labels(self, name: str, image: np.ndarray) -> None:
+        """A label image (H, W) uint8, below ``masks``."""
+        with writing(self._path("masks", name, None, ".png")) as aside:
+            aside.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+    def _path(self, kind: str, name: str, face: int | None, suffix: str) -> Path:
+        # a.jpg and a.png beside each other must not become one.
+        path = self.folder / kind / name
+        return path.with_name(f"{path.name}{'' if face is None else f'-{face}'}{suffix}")
+
+
+def _plain(face: Face) -> dict[str, Any]:
+    return {
+        "points": face.points.round(4).tolist(), "box": np.round(face.box, 4).tolist(),
+        "score": face.score, "identity": face.identity,
+    }  # fmt: skip

@@ -1,0 +1,297 @@
+"""`flr.predict` as a user runs it: photos, a video, what is refused, what goes on after a crash."""
+
+import csv
+import json
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from flr.data.boxes import overlap
+from flr.data.readers.ibug import read_pts
+from flr.data.readers.table import read as read_table
+from flr.data.table import read_image
+from flr.inference.predictor import Predictor
+from flr.landmarks.geometry import transform
+from tests.conftest import Done, Workspace
+
+BOX = "30,25,90,95"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained: tuple[Workspace, str]) -> Path:
+    workspace, run_id = trained
+    return workspace.folder(run_id) / "checkpoints" / "best.ckpt"
+
+
+def photo(seed: int, height: int = 100, width: int = 120) -> np.ndarray:
+    """A smooth picture (H, W, 3) RGB uint8, so that a file of it with losses is nearly the same."""
+    rng = np.random.default_rng(seed)
+    return cv2.resize(rng.integers(0, 255, (5, 6, 3)).astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 and image.shape[2] == 3 else image)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three photos, one in a folder below, and a box of each."""
+    folder = tmp_path / "photos"
+    for i, name in enumerate(("a.png", "b.png", "below/c.png")):
+        write(folder / name, photo(i))
+    rows = [
+        f"{name},{BOX},{score}" for name, score in (("a.png", 0.9), ("a.png", 0.95), ("b.png", 1), ("below/c.png", 1))
+    ]
+    (tmp_path / "boxes.csv").write_text("\n".join(["image,left,top,right,bottom,score", *rows]))
+    return folder
+
+
+def predict(workspace: Workspace, checkpoint: Path, source: object, *words: str, code: int = 0) -> Done:
+    boxes = [] if any(word.startswith("detector=") for word in words) else ["detector=boxes", "detector.file=boxes.csv"]
+    return workspace.run("flr.predict", f"run={checkpoint}", f"source={source}", "out=out", *boxes, *words, code=code)
+
+
+def refused(workspace: Workspace, checkpoint: Path, source: object, *words: str) -> str:
+    done = predict(workspace, checkpoint, source, *words, code=2)
+    assert "Traceback" not in done.stderr
+    return done.stderr.rstrip().splitlines()[-1]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def points_of(row: dict[str, str]) -> np.ndarray:
+    return np.array([float(value) for key, value in row.items() if key[:2] in ("x_", "y_")]).reshape(-1, 2)
+
+
+def test_every_form_holds_the_points_of_every_face(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    done = predict(workspace, checkpoint, photos, "save=[pictures,crops,csv,coco,pts]")
+    assert "4 faces in 3 pictures" in done.stdout
+    out, net = workspace.path / "out", Predictor.load(checkpoint)
+    found = rows(out / "points.csv")
+    assert [(row["image"], row["face"], row["score"]) for row in found] == [
+        ("a.png", "0", "0.9500"), ("a.png", "1", "0.9000"), ("b.png", "0", "1.0000"), ("below/c.png", "0", "1.0000")
+    ]  # fmt: skip
+    coco = json.loads((out / "points.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png", "below/c.png"]
+    assert [annotation["image_id"] for annotation in coco["annotations"]] == [1, 1, 2, 3]
+    for row, annotation in zip(found, coco["annotations"], strict=True):
+        (expected,) = net([read_image(photos / row["image"])], np.array([[30.0, 25, 90, 95]]))
+        np.testing.assert_allclose(points_of(row), expected, atol=6e-4)
+        np.testing.assert_allclose(np.reshape(annotation["keypoints"], (-1, 3))[:, :2], expected, atol=6e-4)
+        np.testing.assert_allclose(read_pts(out / "pts" / f"{row['image']}-{row['face']}.pts"), expected, atol=1e-3)
+    assert cv2.imread(str(out / "pictures" / "below" / "c.png.jpg")).shape == (100, 120, 3)
+    # The crop's points lie where those of the picture lie.
+    affine = net.crop.policy.crop(np.array([30.0, 25, 90, 95]), 256)
+    np.testing.assert_allclose(
+        read_pts(out / "crops" / "b.png-0.pts"), transform(affine, points_of(found[2])), atol=5e-3
+    )
+
+
+def test_coco_is_read_as_a_data_set(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    """So that a net's points can be mended by hand and learned from."""
+    predict(workspace, checkpoint, photos, "save=[coco]")
+    (workspace.path / "out" / "points.json").rename(photos / "labels_train.json")
+    table = read_table(photos, scheme="ibug68")
+    assert len(table) == 3 and table.labelled.all()
+    assert "listed twice" in str(table.faults[0])  # both boxes of a.png were the same
+
+
+def test_a_crashed_folder_goes_on_where_it_stopped(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    predict(workspace, checkpoint, photos)
+    out = workspace.path / "out"
+    whole, journal = (out / "points.csv").read_text(), out / "faces.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:2], lines[2][:40]]))  # killed as it wrote the second
+    (out / "points.csv").unlink()
+    before = (out / "pictures" / "a.png.jpg").stat().st_mtime_ns
+    done = predict(workspace, checkpoint, photos)
+    assert "going on with 2 of 3 pictures" in done.stdout and "4 faces in 3 pictures" in done.stdout
+    assert (out / "points.csv").read_text() == whole
+    assert (out / "pictures" / "a.png.jpg").stat().st_mtime_ns == before
+    journal.write_text(lines[0] + "\n")
+    assert "another run, source or detector" in refused(workspace, checkpoint, photos, "detector=whole")
+
+
+def test_a_killed_command_goes_on(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    for i in range(300):
+        write(photos / f"more{i:03}.png", photo(i))
+    words = (f"run={checkpoint}", f"source={photos}", "out=out", "detector=whole")
+    process = workspace.start("flr.predict", *words)
+    journal = workspace.path / "out" / "faces.jsonl"
+    for _ in range(2400):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        if journal.exists() and journal.read_text().count("\n") > 20:
+            break
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    done = predict(workspace, checkpoint, photos, "detector=whole")
+    assert "going on with" in done.stdout and "303 faces in 303 pictures" in done.stdout
+    names = [row["image"] for row in rows(workspace.path / "out" / "points.csv")]
+    assert len(names) == len(set(names)) == 303
+
+
+def test_what_is_there_is_kept(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    predict(workspace, checkpoint, photos)
+    assert "holds a finished prediction" in refused(workspace, checkpoint, photos)
+    predict(workspace, checkpoint, photos, "overwrite=true", "save=[csv]")
+    journal = workspace.path / "out" / "faces.jsonl"
+    journal.write_text(journal.read_text().splitlines()[0] + "\n{]}\n")
+    assert "damaged" in refused(workspace, checkpoint, photos)
+    journal.unlink()
+    assert "holds something else" in refused(workspace, checkpoint, photos)
+    (workspace.path / "file").touch()
+    assert "something else" in refused(workspace, checkpoint, photos, "out=file")
+
+
+def test_odd_pictures_are_read_or_skipped_by_name(workspace: Workspace, checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    write(folder / "grey.png", photo(0)[..., 0])
+    write(folder / "alpha.png", np.dstack([photo(0), photo(1)[..., :1]]))
+    write(folder / "deep.png", photo(0)[..., 0].astype(np.uint16) << 8)
+    write(folder / "whole.jpg", photo(0))
+    data = (folder / "whole.jpg").read_bytes()
+    (folder / "empty.jpg").touch()
+    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (folder / "page.png").write_text("<html>not found</html>")
+    (folder / "notes.txt").write_text("no picture")
+    # EXIF's sixth orientation: turned right by a quarter.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    (folder / "turned.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + data[2:])
+    done = predict(workspace, checkpoint, folder, "detector=whole")
+    assert "5 faces in 5 pictures, 3 pictures skipped" in done.stdout
+    for name, told in (("empty", "empty file"), ("cut", "truncated JPEG"), ("page", "HTML")):
+        assert any(name in line and told in line for line in done.stderr.splitlines() if "skipped" in line)
+    coco = json.loads((workspace.path / "out" / "points.json").read_text())
+    sizes = {image["file_name"]: (image["width"], image["height"]) for image in coco["images"]}
+    assert sizes == {
+        "alpha.png": (120, 100),
+        "deep.png": (120, 100),
+        "grey.png": (120, 100),
+        "turned.jpg": (100, 120),
+        "whole.jpg": (120, 100),
+    }
+    assert "no picture of it can be used" in refused(
+        workspace, checkpoint, folder / "empty.jpg", "detector=whole", "out=other"
+    )
+
+
+def test_no_face_is_no_failure(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    (workspace.path / "boxes.csv").write_text("image,left,top,right,bottom\n")
+    done = predict(workspace, checkpoint, photos)
+    assert "0 faces in 3 pictures, 3 of them without a face" in done.stdout
+    assert len((workspace.path / "out" / "points.csv").read_text().splitlines()) == 1
+
+
+def test_an_exported_net_gives_the_same(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    workspace.run("flr.export", f"run={checkpoint}", f"out={workspace.path / 'net.onnx'}", "faces=4")
+    predict(workspace, checkpoint, photos, "save=[csv]")
+    predict(workspace, workspace.path / "net.onnx", photos, "save=[csv]", "out=light")
+    pairs = zip(rows(workspace.path / "out" / "points.csv"), rows(workspace.path / "light" / "points.csv"), strict=True)
+    for ours, light in pairs:
+        np.testing.assert_allclose(points_of(ours), points_of(light), atol=0.01)
+    assert "exported otherwise" in refused(workspace, workspace.path / "net.onnx", photos, "tta=true", "out=third")
+
+
+def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
+    workspace: Workspace, checkpoint: Path, photos: Path
+) -> None:
+    # This net knows next to nothing: its points fill a small part of any box.
+    rows = [f"{name},-2000,-2000,2100,2100" for name in ("a.png", "b.png")]
+    (workspace.path / "boxes.csv").write_text("\n".join(["image,left,top,right,bottom", *rows]))
+    predict(workspace, checkpoint, photos, "effect=[blur,mask]")
+    out = workspace.path / "out"
+    assert set(np.unique(cv2.imread(str(out / "masks" / "a.png.png"), cv2.IMREAD_UNCHANGED))) > {0}
+    shown, plain = cv2.imread(str(out / "pictures" / "b.png.jpg")), cv2.imread(str(photos / "b.png"))
+    assert np.abs(shown.astype(int) - plain).max() > 15  # JPEG alone: 3
+
+
+def test_faces_of_a_real_photo(workspace: Workspace, checkpoint: Path, real_data: Path) -> None:
+    name = sorted((real_data / "300w" / "helen" / "testset").glob("*.jpg"))[0]
+    done = predict(workspace, checkpoint, name, "detector=haar")
+    assert "1 faces in 1 pictures" in done.stdout
+    truth, (row,) = read_pts(name.with_suffix(".pts")), rows(workspace.path / "out" / "points.csv")
+    box = np.array([float(row[key]) for key in ("left", "top", "right", "bottom")])
+    assert overlap(box[None], np.array([*truth.min(0), *truth.max(0)]))[0] > 0.6
+
+
+# -- video -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Twenty frames of a photo that moves two pixels a frame."""
+    path = tmp_path / "film.mp4"
+    file = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (160, 120))
+    for i in range(20):
+        frame = np.zeros((120, 160, 3), np.uint8)
+        frame[10:110, 2 * i : 2 * i + 120] = photo(0)
+        file.write(frame)
+    file.release()
+    return path
+
+
+def test_a_video_gets_a_video_and_a_row_a_frame(workspace: Workspace, checkpoint: Path, film: Path) -> None:
+    done = predict(workspace, checkpoint, film, "detector=whole", "every=1", "patience=100")
+    out = workspace.path / "out"
+    shown = cv2.VideoCapture(str(out / "film.mp4"))
+    assert shown.get(cv2.CAP_PROP_FRAME_COUNT) == 20 and shown.get(cv2.CAP_PROP_FPS) == 10
+    journal = [json.loads(line) for line in (out / "faces.jsonl").read_text().splitlines()[1:-1]]
+    assert [row["image"] for row in journal] == [f"film#{i}" for i in range(20)]
+    assert [row["seconds"] for row in journal] == [i / 10 for i in range(20)]
+    assert "in 20 pictures" in done.stdout and not list(out.glob(".*"))
+    predict(workspace, checkpoint, film, "detector=whole", "out=short", "frames=3")
+    assert len((workspace.path / "short" / "faces.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_video_that_was_cut_ends_early_and_says_so(workspace: Workspace, checkpoint: Path, film: Path) -> None:
+    avi = film.with_suffix(".avi")
+    file = cv2.VideoWriter(str(avi), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    for i in range(20):
+        file.write(np.full((120, 160, 3), 10 * i, np.uint8))
+    file.release()
+    avi.write_bytes(avi.read_bytes()[: avi.stat().st_size // 2])
+    done = predict(workspace, checkpoint, avi, "detector=whole")
+    count = len((workspace.path / "out" / "faces.jsonl").read_text().splitlines()) - 2
+    assert 0 < count < 20 and f"{count} pictures" in done.stdout
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: Path) -> None:
+    (workspace.path / "void.mp4").write_bytes(b"")
+    (workspace.path / "text.mp4").write_text("no video at all")
+    (workspace.path / "none").mkdir()
+    (workspace.path / "sheet.csv").write_text("image,left,top\n")
+    (workspace.path / "odd.csv").write_text(f"image,left,top,right,bottom\na.png,{BOX}\nb.png,9,9,8,9\n")
+    for source, words, told in (
+        ("nothing.jpg", [], "no such file, folder or camera"),
+        ("'*.gif'", [], "no picture matches it"),
+        ("none", [], "no picture in it or below"),
+        ("void.mp4", [], "neither a picture nor a video"),
+        ("text.mp4", [], "neither a picture nor a video"),
+        (97, [], "no such camera"),
+        (photos, ["detector.file=sheet.csv"], "lacks bottom, right"),
+        (photos, ["detector.file=odd.csv"], "line 3: no box"),
+        (photos, ["detector.file=gone.csv"], "cannot be read"),
+        (photos, ["detector=yunet", "detector.model=gone.onnx"], "detector.model=gone.onnx: no such file"),
+        (photos, ["detector=yunet", "detector.model=text.mp4"], "not a net of YuNet's form"),
+        (photos, ["detector=harr"], "no config 'detector/harr'"),
+        (photos, ["detector=haar", "detector.stepp=2"], "detector.step"),
+        (photos, ["save=[pictures,cvs]"], "save"),
+        (photos, ["every=0"], "every"),
+        (film, ["live=99999"], "live"),
+    ):  # fmt: skip
+        line = refused(workspace, checkpoint, source, *words)
+        assert told in line and line.startswith("flr: "), (words, line)
+    assert not (workspace.path / "out").exists()
+    assert "name the net" in workspace.refuse("flr.predict", "source=1")
+    assert "name what to look at" in workspace.refuse("flr.predict", f"run={checkpoint}")
