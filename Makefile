@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui team-env team-server test test-team test-cluster reproduce bench lint pictures lock clean
+.PHONY: help env demo ui team-env team-server test test-long test-team test-cluster reproduce bench lint pictures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +32,9 @@ team-server: team-env ## a team's tracking server: PostgreSQL and MLflow with ac
 
 test: env ## all tests
 	$(BIN)/python -m pytest -n 2
+
+test-long: env ## the tests that `make test` has no time for
+	$(BIN)/python -m pytest -n 2 -m long
 
 test-team: team-env ## the tests that track, and those of accounts, against a team's server (wants PostgreSQL)
 	$(BIN)/python -m pytest -p tests.team -n 2 --dist loadfile

@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the
             ["data.reader.train=8", "data.batch_size=4", "data.crop.size=32", "model.widths=[8,8]", "model.path=8",
              "model.blocks=1"], "switches_heatmapfpn",
         ),
-        ("start", {"ROUNDS": 1}, [*TINY, *SMALL_SET], "start"),
+        pytest.param("start", {"ROUNDS": 1}, [*TINY, *SMALL_SET], "start", marks=pytest.mark.long),
         ("tracking", {"ROUNDS": 1, "RUNS": 4, "NETS": 2, "EPOCHS": 2, "FACES": 9}, [], "tracking_sqlite"),
-        ("sweep", {"JOBS": 1, "ALONE": 0, "WAYS": {"joblib": (("hydra/launcher=joblib",), 1)}}, [], "sweep"),
+        pytest.param("sweep", {"JOBS": 1, "ALONE": 0, "WAYS": {"joblib": (("hydra/launcher=joblib",), 1)}}, [], "sweep", marks=pytest.mark.long),
     ],
 )  # fmt: skip
 def test_a_benchmark_runs(

@@ -136,7 +136,9 @@ def test_a_job_that_is_killed_stops_no_other(own: Workspace) -> None:
     assert steps == [1, 3]  # from its checkpoint on
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.long)]
+)
 def test_jobs_end_with_the_sweep_and_go_on_with_it(own: Workspace, sent: signal.Signals, code: int) -> None:
     pipe = listen(own)
     words = typed(("-m", *WORDS, "seed=0,1,2", "hydra.launcher.jobs=2", "hydra.launcher.cores=1"))

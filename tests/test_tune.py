@@ -203,6 +203,7 @@ def test_a_study_that_was_stopped_or_killed_goes_on(own: Workspace) -> None:
     assert "2 finished, 3 retried of 2 trials" in done.stdout
 
 
+@pytest.mark.long
 def test_a_trial_of_a_machine_that_is_gone_is_tried_again(workspace: Workspace) -> None:
     words = ("trainer.max_epochs=1", "tune.trials=2")
     tune(workspace, *words, "tune.trials=1")
@@ -324,6 +325,7 @@ def test_every_preset_searches(workspace: Workspace, preset: str) -> None:
     assert first.params != second.params
 
 
+@pytest.mark.long
 def test_the_same_seed_draws_the_same_in_one_go_or_two(workspace: Workspace, tmp_path: Path) -> None:
     words = ("trainer.max_epochs=1", "tune/sampler=tpe", "tune.sampler.n_startup_trials=1")
     for count in (2, 3):

@@ -286,7 +286,6 @@ def test_a_killed_training_leaves_no_worker(cache):
     assert not left
 
 
-@pytest.mark.slow
 def test_a_training_does_not_depend_on_its_workers(workspace: Workspace) -> None:
     weights = []
     for workers in (0, 2):
