@@ -50,7 +50,7 @@ class Result:
 def main(cfg: DictConfig) -> None:
     """Score the run that the config names."""
     from flr.augment.device import Augment
-    from flr.checkpoints import RunFolder, find_run, load_checkpoint
+    from flr.checkpoints import RunFolder, find_checkpoint, load_checkpoint
     from flr.landmarks.scheme import SCHEMES
     from flr.tracking.mlflow import Tracker
     from flr.tracking.store import permitted
@@ -59,12 +59,8 @@ def main(cfg: DictConfig) -> None:
         raise UserError("name what to score: run=ID, run=FOLDER or run=FILE.ckpt")
     quiet()
     check(cfg, Evaluate)
-    reference = Path(str(cfg.run))
-    if reference.is_file():
-        best, folder = reference.absolute(), RunFolder(reference.absolute().parent.parent)
-    else:
-        folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
-        best = folder.best
+    best = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
+    folder = RunFolder(best.parent.parent)
     checkpoint = load_checkpoint(best)
     about = checkpoint["flr"]
     own = as_config(about["config"])

@@ -44,7 +44,7 @@ class Faces:
 
 def main(cfg: DictConfig) -> None:
     """Export the run that the config names."""
-    from flr.checkpoints import RunFolder, find_run, load_checkpoint
+    from flr.checkpoints import RunFolder, find_checkpoint, load_checkpoint
     from flr.files import writing
     from flr.inference.predictor import Predictor
 
@@ -54,12 +54,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.precision == "int8" and cfg.format != "onnx":
         raise UserError(f"precision=int8 is of format=onnx; {cfg.format} takes fp32 or fp16")
     quiet()
-    reference = Path(str(cfg.run))
-    if reference.is_file():
-        best, folder = reference.absolute(), RunFolder(reference.absolute().parent.parent)
-    else:
-        folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
-        best = folder.best
+    best = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
+    folder = RunFolder(best.parent.parent)
     ours = (folder.path / "run.json").is_file()
     suffix = "" if cfg.precision == "fp32" else f"-{cfg.precision}"
     out = (folder.path if ours else best.parent) / f"{best.stem}{suffix}.{cfg.format}"

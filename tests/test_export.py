@@ -69,7 +69,15 @@ def said(stdout: str) -> tuple[float, float]:
     return float(found[0]), float(found[1])
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            path.stem, marks=pytest.mark.long if path.stem in ("mobilenet_v2", "sepconv", "pfld", "resnet18") else []
+        )
+        for path in sorted((CONF / "model").glob("*.yaml"))
+    ],
+)
 def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
     if name == "timm":
         pytest.importorskip("timm", exc_type=Exception)

@@ -6,10 +6,8 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from flr.checkpoints import RunFolder, load_last
 from flr.errors import UserError
 from flr.tracking import outbox
 from flr.tracking.provenance import process_alive, process_tag
-from tests.conftest import SMALL_SET, TINY, Done, Workspace
+from tests.conftest import SMALL_SET, TINY, Done, Server, Workspace
 
 WORDS = (*TINY, *SMALL_SET, "tracking.register=false")
 
@@ -136,42 +134,6 @@ def test_a_signal_loses_nothing(
 
 
 # -- the tracking store ------------------------------------------------------------------------------------------------
-
-
-class Server:
-    """A real MLflow server, which can be killed and started again."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.port, self.uri = folder, port, f"http://127.0.0.1:{port}"
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-             "--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
-             "--artifacts-destination", str(self.folder / "store")],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
-                return
-            except OSError:
-                time.sleep(0.25)
-        raise AssertionError("no server")
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-@pytest.fixture
-def server(tmp_path: Path, free_port: int) -> Iterator[Server]:
-    (tmp_path / "server").mkdir()
-    server = Server(tmp_path / "server", free_port)
-    yield server
-    if server.process.poll() is None:
-        server.kill()
 
 
 def whole(client: MlflowClient, run_id: str, epochs: int) -> None:

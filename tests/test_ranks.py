@@ -292,6 +292,7 @@ def test_ranks_end_where_they_are_interrupted_and_go_on(workspace: Workspace) ->
     assert len(steps) > epoch - 1 and len(set(steps)) == len(steps)
 
 
+@pytest.mark.long  # in CI by the sweep of two ranks
 def test_an_error_of_one_rank_ends_all(workspace: Workspace) -> None:
     (workspace.path / "own.py").write_text(OWN)
     process = workspace.start("flr.train", *LONG, "+callbacks.fails._target_=own.Fails", FLR_TRUST="own")

@@ -5,8 +5,6 @@ import json
 import math
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,7 +14,7 @@ import pytest
 import torch
 
 from flr.landmarks.scheme import IBUG68, Scheme
-from tests.conftest import SMALL_SET, TINY, Workspace
+from tests.conftest import SMALL_SET, TINY, Server, Workspace
 from tests.fakes import ibug as fake_ibug
 from tests.tracking.test_registry import at_once
 
@@ -186,49 +184,31 @@ def test_two_first_runs_at_once_share_a_new_database(workspace: Workspace) -> No
     assert len(workspace.stored()) == 2
 
 
-def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, free_port: int) -> None:
-    uri = f"http://127.0.0.1:{free_port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(free_port), "--workers", "1",
-         "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "store")],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.5)
-        workspace.train("trainer.max_epochs=1", MLFLOW_TRACKING_URI=uri)
-        from mlflow import MlflowClient
+def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, server: Server) -> None:
+    uri = server.uri
+    workspace.train("trainer.max_epochs=1", MLFLOW_TRACKING_URI=uri)
+    from mlflow import MlflowClient
 
-        client = MlflowClient(uri)
-        (run,) = client.search_runs([client.get_experiment_by_name(workspace.experiment).experiment_id])
-        assert run.info.status == "FINISHED" and "test/nme" in run.data.metrics
-        assert "checkpoints/best.ckpt" in artifacts(client, run.info.run_id)
-        # A sweep takes that run for one of its jobs and trains the other.
-        words = [*TINY, *SMALL_SET, "trainer.max_epochs=1", "seed=0,1"]
-        assert run.info.run_id in workspace.run("flr.train", "-m", *words, MLFLOW_TRACKING_URI=uri).stdout
-        statuses = {r.info.run_name: r.info.status for r in client.search_runs([run.info.experiment_id])}
-        assert statuses == dict.fromkeys([run.info.run_name, "sweep of seed on synthetic", "seed 1"], "FINISHED")
-        assert not (workspace.outputs / "mlflow.db").exists()
-        # The folder is gone, as on another machine: evaluation works from what the server holds.
-        workspace.folder(run.info.run_id).rename(tmp_path / "elsewhere")
-        workspace.run("flr.evaluate", f"run={run.info.run_id}", MLFLOW_TRACKING_URI=uri)
-        workspace.run("flr.evaluate", "run=models:/synthetic-heatmapfpn@best", MLFLOW_TRACKING_URI=uri)
-        # The registry of a server, from which MLflow loads the net, and to which jobs that end at once all write.
-        with patch.object(mlflow.tracking._tracking_service.utils, "_tracking_uri", uri):
-            model = mlflow.pyfunc.load_model("models:/synthetic-heatmapfpn@best")
-        image = np.zeros((60, 80, 3), np.uint8)
-        assert model.predict(image, params={"boxes": [10, 10, 50, 50]}).shape == (1, 68, 2)
-        at_once(uri, run.info.experiment_id, "crowd", [5, 3, 4, 6], tmp_path)
-    finally:
-        import os
-        import signal
-
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name(workspace.experiment).experiment_id])
+    assert run.info.status == "FINISHED" and "test/nme" in run.data.metrics
+    assert "checkpoints/best.ckpt" in artifacts(client, run.info.run_id)
+    # A sweep takes that run for one of its jobs and trains the other.
+    words = [*TINY, *SMALL_SET, "trainer.max_epochs=1", "seed=0,1"]
+    assert run.info.run_id in workspace.run("flr.train", "-m", *words, MLFLOW_TRACKING_URI=uri).stdout
+    statuses = {r.info.run_name: r.info.status for r in client.search_runs([run.info.experiment_id])}
+    assert statuses == dict.fromkeys([run.info.run_name, "sweep of seed on synthetic", "seed 1"], "FINISHED")
+    assert not (workspace.outputs / "mlflow.db").exists()
+    # The folder is gone, as on another machine: evaluation works from what the server holds.
+    workspace.folder(run.info.run_id).rename(tmp_path / "elsewhere")
+    workspace.run("flr.evaluate", f"run={run.info.run_id}", MLFLOW_TRACKING_URI=uri)
+    workspace.run("flr.evaluate", "run=models:/synthetic-heatmapfpn@best", MLFLOW_TRACKING_URI=uri)
+    # The registry of a server, from which MLflow loads the net, and to which jobs that end at once all write.
+    with patch.object(mlflow.tracking._tracking_service.utils, "_tracking_uri", uri):
+        model = mlflow.pyfunc.load_model("models:/synthetic-heatmapfpn@best")
+    image = np.zeros((60, 80, 3), np.uint8)
+    assert model.predict(image, params={"boxes": [10, 10, 50, 50]}).shape == (1, 68, 2)
+    at_once(uri, run.info.experiment_id, "crowd", [5, 3, 4, 6], tmp_path)
 
 
 def test_a_wheel_works_from_another_folder(workspace: Workspace, tmp_path: Path) -> None:

@@ -88,6 +88,9 @@ def point_best(client: "MlflowClient", name: str, protocol: str) -> None:
     Numbers of two protocols are not compared, so a version of another protocol never takes it. Where nobody holds it
     it starts with `protocol`; a person who sets it by hand moves it to that version's protocol.
     """
+    from mlflow.exceptions import MlflowException
+
+    tries = 10
     while True:  # of several jobs at once, the last to write looks once more, and has seen what all have registered
         versions = list(pages(client.search_model_versions, filter_string=f"name = '{name}'"))
         by_number = {str(one.version): one for one in versions}
@@ -97,7 +100,12 @@ def point_best(client: "MlflowClient", name: str, protocol: str) -> None:
         winner = min(rivals, key=lambda one: (float(one.tags["val/nme"]), int(one.version)), default=None)
         if winner is None or (holder and winner.version == holder.version):
             return
-        client.set_registered_model_alias(name, BEST, str(winner.version))
+        try:
+            client.set_registered_model_alias(name, BEST, str(winner.version))
+        except MlflowException:  # a server lets two make it at once, and refuses the second
+            tries -= 1
+            if not tries:
+                raise
 
 
 def run_of(client: "MlflowClient", reference: str) -> str:
