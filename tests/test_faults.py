@@ -159,7 +159,7 @@ def test_a_server_that_goes_away_and_comes_back_gets_all(
     seen: list[int] = []
 
     def look() -> None:
-        seen.append(len(list(waiting.glob("*/outbox/letters.jsonl"))))
+        seen.append(len(list(waiting.glob("*/outbox/letters*.jsonl"))))
 
     own.at |= {1: server.kill, 3: look, 4: server.start, 5: look}
     words = (*WORDS, FAULT, "trainer.max_epochs=6", "callbacks.pictures.every=2", f"tracking.uri={server.uri}")
@@ -179,7 +179,8 @@ def test_what_a_server_never_took_the_next_training_delivers(
     done = train(workspace, *words, FAULT, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     (folder,) = (workspace.outputs / "runs").glob("*")
     assert f"waits in {folder / 'outbox'}" in done.stderr and (folder / "evaluation.json").is_file()
-    with (folder / "outbox" / "letters.jsonl").open("a") as file:
+    (letters,) = (folder / "outbox").glob("letters*.jsonl")
+    with letters.open("a") as file:
         file.write('{"kind": "met')  # cut by a kill
     assert "no MLflow server answers" in workspace.refuse("flr.train", *words)
     server.start()
@@ -212,13 +213,16 @@ def test_letters_that_nobody_can_read_stop_no_other_run(workspace: Workspace) ->
     (folder / "outbox").mkdir()
     letters = folder / "outbox" / "letters.jsonl"
     for text, told in (
-        ("{nonsense}\n", "cannot be read"), ('{"kind": "rm", "path": "/"}\n', "unknown kind"),
-        (json.dumps({"kind": "file", "path": str(workspace.path / "no"), "folder": None}) + "\n", "refuses it"),
+        ("{nonsense}\n", "cannot be read"), ('{"kind": "rm"}\n', "unknown kind"),
+        (json.dumps({"kind": "file", "path": str(folder / "no"), "folder": None}) + "\n", "refuses it"),
+        (json.dumps({"kind": "file", "path": str(folder / "../../own.py"), "folder": None}) + "\n", "outside the run's folder"),
     ):  # fmt: skip
         letters.write_text(text)
         done = workspace.train("trainer.max_epochs=1", "seed=1")
         assert told in done.stderr and str(letters.parent) in done.stderr and "Traceback" not in done.stderr
         assert letters.is_file()
+    workspace.run("flr.train", f"run={folder}", "trainer.max_epochs=2")
+    assert letters.is_file()  # what it sends itself throws nothing of that away
 
 
 @pytest.mark.long

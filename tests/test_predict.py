@@ -142,6 +142,7 @@ def test_what_is_there_is_kept(workspace: Workspace, checkpoint: Path, photos: P
     predict(workspace, checkpoint, photos)
     assert "holds a finished prediction" in refused(workspace, checkpoint, photos)
     predict(workspace, checkpoint, photos, "overwrite=true", "save=[csv]")
+    assert {path.name for path in (workspace.path / "out").iterdir()} == {"faces.jsonl", "points.csv"}
     journal = workspace.path / "out" / "faces.jsonl"
     journal.write_text(journal.read_text().splitlines()[0] + "\n{]}\n")
     assert "damaged" in refused(workspace, checkpoint, photos)

@@ -4,6 +4,7 @@ An effect takes a picture and one face's points, and gives a new picture; it wor
 large picture costs no more than its copy. A face whose points span no area, or are no numbers, is left as it is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -43,19 +44,19 @@ REGIONS: Mapping[str, tuple[str, ...]] = {  # what Paint fills, by the lines tha
 BROW = 0.05, 0.12  # a brow above and below its line, over its length, where a scheme marks one line: its upper part
 
 
-class Effect:
+class Effect(ABC):
     """Something done to a face. What is common to all: a copy, and no harm by points that are none."""
 
-    def check(self, scheme: Scheme) -> None:
+    def check(self, scheme: Scheme) -> None:  # noqa: B027  # most need nothing
         """Stop before work starts.
 
         Raises:
             UserError: the scheme lacks points that this effect needs.
         """
 
+    @abstractmethod
     def draw(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> None:
         """Change a picture in place, as `__call__` changes a copy."""
-        raise NotImplementedError
 
     def __call__(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> np.ndarray:
         """A face's picture with the effect.

@@ -6,6 +6,7 @@ the tables are made of it at the end.
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ class Results:
                 self._count(row)
         elif folder.exists() and not (folder.is_dir() and (self.journal.exists() or not any(folder.iterdir()))):
             raise UserError(f"{folder}: is there and holds something else; set another out=")
+        if overwrite or anew:
+            for kind in ("pictures", "crops", "pts", "masks"):
+                shutil.rmtree(folder / kind, ignore_errors=True)
+            for name in ("points.csv", "points.json"):
+                (folder / name).unlink(missing_ok=True)
         with writing(self.journal) as aside:
             aside.write_text("".join(f"{line}\n" for line in [head, *lines[1:]]), encoding="utf-8")
         self._file = self.journal.open("a", encoding="utf-8")

@@ -87,14 +87,14 @@ class Tracker(Logger):
 
     def _deliver_left(self) -> None:
         """Send what runs whose process has ended could not, where it was for this store."""
-        for file in sorted((self.artifacts.absolute().parent / "runs").glob("*/outbox/letters.jsonl")):
+        for file in sorted((self.artifacts.absolute().parent / "runs").glob("*/outbox/letters*.jsonl")):
             folder = file.parent.parent
             try:
                 note = json.loads((folder / "run.json").read_text(encoding="utf-8"))
                 if note["uri"] != self.uri:
                     continue
                 with FileLock(folder / "run.lock", timeout=0):
-                    box = Outbox.left_in(self.client, self.uri, note["run_id"], file.parent)
+                    box = Outbox.left_in(self.client, self.uri, note["run_id"], file)
                     if not box.deliver():
                         print(
                             f"flr: {file.parent}: the tracking store refuses it; remove it to give it up",

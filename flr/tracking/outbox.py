@@ -43,21 +43,26 @@ class Outbox:
         self.away = False
         self._again = 0.0
         self._numbers = count()
+        self._list = f"letters-{time.time_ns()}.jsonl"  # what another process has left stays
 
     @classmethod
-    def left_in(cls, client: "MlflowClient", uri: str, run_id: str, folder: Path) -> "Outbox":
+    def left_in(cls, client: "MlflowClient", uri: str, run_id: str, file: Path) -> "Outbox":
         """What an earlier process could not deliver.
 
         Raises:
-            UserError: its list is damaged.
+            UserError: its list is damaged, or names files that are not the run's.
         """
+        folder = file.parent
         box = cls(client, uri, run_id, folder)
-        file, box.away = folder / "letters.jsonl", True
+        box._list, box.away = file.name, True
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
             # The last line may have been cut by a kill.
             box.letters = [json.loads(line) for line in lines if line.endswith("}")]
-        except (OSError, ValueError) as error:
+            paths = [Path(letter["path"]).resolve() for letter in box.letters if "path" in letter]
+            if not all(path.is_relative_to(folder.parent.resolve()) for path in paths):
+                raise ValueError("it names a file outside the run's folder")
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{file}: cannot be read ({first_line(error)}); remove {folder} to give it up") from error
         return box
 
@@ -68,7 +73,7 @@ class Outbox:
         if not self.away or time.monotonic() >= self._again:
             self.deliver()
         elif self.folder:
-            with contextlib.suppress(OSError), (self.folder / "letters.jsonl").open("a", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), (self.folder / self._list).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self.letters[-1]) + "\n")
 
     def write(self, kind: str, name: str, save: Callable[[Path], object], **about: Any) -> None:
@@ -87,7 +92,7 @@ class Outbox:
         try:
             save(path)
             folder = str(Path(name).parent) if Path(name).parent != Path() else None
-            self.post(kind, path=str(path), **({"folder": folder, "once": True} if kind == "file" else about))
+            self.post(kind, path=str(path), **({"folder": folder} if kind == "file" else about))
         finally:
             if self.folder is None or not self.letters:
                 shutil.rmtree(holder, ignore_errors=True)
@@ -128,7 +133,10 @@ class Outbox:
             if self.folder and self.folder in Path(str(sent.get("path", ""))).parents:
                 shutil.rmtree(Path(sent["path"]).parent, ignore_errors=True)
         if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if self.away:
+                (self.folder / self._list).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not there, or another process has left something in it
+                self.folder.rmdir()
         if self.away:
             self.away = False
             print(f"flr: the tracking store has taken all that waited for run {self.run_id}", file=sys.stderr)
@@ -138,7 +146,7 @@ class Outbox:
     def _keep(self) -> None:
         assert self.folder
         try:
-            with writing(self.folder / "letters.jsonl") as aside:
+            with writing(self.folder / self._list) as aside:
                 aside.write_text("".join(json.dumps(letter) + "\n" for letter in self.letters), encoding="utf-8")
         except UserError as error:  # the same full disk, perhaps
             print(f"flr: what waits for run {self.run_id} is in memory alone: {error}", file=sys.stderr)
