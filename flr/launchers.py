@@ -28,6 +28,7 @@ from flr.errors import UserError
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
+FOREVER = 1e9  # seconds
 GRACE = 60.0  # seconds for a job to close its run when it is told to end
 # What a training imports late, as well as what it is made of.
 PRELOAD = [
@@ -289,7 +290,8 @@ class Process:
             )  # fmt: skip
         signal.signal(signal.SIGUSR2, before)
         try:
-            code = self._process.wait()
+            # With a timeout Python looks every 50 ms; a mere wait() does not hear Ray's cancel, which is no signal.
+            code = self._process.wait(timeout=FOREVER)
         except BaseException:
             self._end()
             raise
