@@ -15,16 +15,20 @@ class Heatmaps(Objective):
         coordinate_weight: of that loss.
         heatmap_weight: of the cross-entropy to a Gaussian round the truth.
         sigma: the Gaussian's standard deviation, shares of the crop's side.
+        likelihood_weight: of the truth's negative log-likelihood under the map's own mean and covariance. A map then is as wide,
+            either way, as its point is uncertain: along the jaw more than across it.
     """
 
     takes = "heatmaps"
 
     def __init__(
-        self, loss: Loss, coordinate_weight: float = 128.0, heatmap_weight: float = 0.5, sigma: Positive = 1 / 32
-    ) -> None:
+        self, loss: Loss, coordinate_weight: float = 128.0, heatmap_weight: float = 0.5, sigma: Positive = 1 / 32,
+        likelihood_weight: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.criterion, self.sigma = loss, sigma
         self.coordinate_weight, self.heatmap_weight = coordinate_weight, heatmap_weight
+        self.likelihood_weight = likelihood_weight
 
     def loss(self, raw: Tensor, points: Tensor, labelled: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """The loss of logits (B, K, h, w) for points (B, K, 2) crop pixels, labelled (B, K): its sum and its count.
@@ -34,7 +38,11 @@ class Heatmaps(Objective):
         points = torch.where(labelled[..., None], points, 0.0)  # a NaN would reach the gradient through the mask
         logs = raw.float().flatten(2).log_softmax(-1)
         shape = raw.shape[-2:]
-        loss = self.coordinate_weight * self.criterion((_mean(logs.exp(), shape, size) - points) / size).mean(-1)
+        maps = logs.exp()
+        off = _mean(maps, shape, size) - points
+        loss = self.coordinate_weight * self.criterion(off / size).mean(-1)
+        if self.likelihood_weight:
+            loss = loss + self.likelihood_weight * _surprise(off, _spread(maps, shape, size))
         gauss_x, gauss_y = (_gaussian(points[..., axis], shape[1 - axis], size, self.sigma * size) for axis in (0, 1))
         target = (gauss_y[..., :, None] * gauss_x[..., None, :]).flatten(2)
         loss = loss - self.heatmap_weight * (target * logs).sum(-1)
@@ -44,6 +52,25 @@ class Heatmaps(Objective):
     def decode(self, raw: Tensor, size: int) -> Tensor:
         """(B, K, 2) float32 crop pixels of logits (B, K, h, w)."""
         return _mean(raw.float().flatten(2).softmax(-1), raw.shape[-2:], size)
+
+
+def _spread(maps: Tensor, shape: torch.Size, size: int) -> Tensor:
+    """(B, K, 3) the variances in x and y of maps (B, K, h w), and their covariance, crop pixels squared."""
+    centre = _mean(maps, shape, size)
+    maps = maps.unflatten(-1, shape)
+    x, y = (_cells(count, size, maps) - centre[..., axis, None] for axis, count in enumerate(reversed(shape)))
+    xx, yy = (maps.sum(-2) * x**2).sum(-1), (maps.sum(-1) * y**2).sum(-1)
+    return torch.stack([xx, yy, ((maps * x[..., None, :]).sum(-1) * y).sum(-1)], -1)
+
+
+def _surprise(off: Tensor, spread: Tensor) -> Tensor:
+    """(B, K) the negative log-likelihood of differences (B, K, 2) under a Laplace distribution of a `_spread`."""
+    # A map of one cell has no variance; a quarter of a pixel is less than any point is known to.
+    xx, yy, xy = (spread + spread.new_tensor([0.25, 0.25, 0.0])).unbind(-1)
+    area = xx * yy - xy**2
+    x, y = off.unbind(-1)
+    square = (yy * x**2 - 2 * xy * x * y + xx * y**2) / area
+    return (3 * square + 1e-6).sqrt() + area.log() / 2  # Kotz et al. 2001, ch. 5: in two dimensions, up to a constant
 
 
 def _cells(count: int, size: int, like: Tensor) -> Tensor:
