@@ -479,10 +479,10 @@ def _explain(error: Exception, config_name: str) -> str:
             mend = f"a recipe is reproduced as it is, python -m flr.train experiment=NAME {key}=VALUE trains another"
         return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; {mend}"
     if found := re.search(
-        r"Could not find '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
+        r"Could not (?:find|load) '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
     ):
-        choice = found[1].rpartition("/")[2]
-        options = (found[2] or "").split()
+        group, _, choice = found[1].rpartition("/")
+        options = (found[2] or "").split() or [file.stem for file in (CONF / group).glob("*.yaml") if group]
         return f"no config '{found[1]}'" + (
             nearest(choice, options) if options else f"; see the folders of {CONF.name}/"
         )

@@ -1,6 +1,7 @@
 """``python -m flr.predict``: the points of faces in photos, a video or before a camera."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ CROP = 256  # pixels a side of the crops that are kept
 
 def main(cfg: DictConfig) -> None:
     """Find the faces of the config's source and their points."""
-    if cfg.run is None:
+    if cfg.run in (None, ""):  # an empty one would be this folder
         raise UserError("name the net: run=ID, run=FOLDER, run=FILE.ckpt or run=models:/NAME@best")
-    if cfg.source is None:
+    if cfg.source in (None, ""):
         raise UserError("name what to look at: source=PHOTO, FOLDER, 'GLOB', VIDEO, a camera's number or an address")
     quiet()
     check(cfg, Predict)
@@ -46,8 +47,10 @@ def main(cfg: DictConfig) -> None:
     moving = isinstance(source, Video)
     about = {
         key: str(cfg[key])
-        for key in ("source", "tta", "detector", *(("every", "patience", "smooth") if moving else ()))
+        for key in ("source", "tta", "detector", "draw", *(("every", "patience", "smooth") if moving else ()))
     }
+    # What is begun with some pictures is not gone on with others; the tables are made at the end.
+    about |= {"effect": str(cfg.get("effect")), "save": str(sorted(set(cfg.save) - {"csv", "coco"}))}
     folder = Path(cfg.out or Path(cfg.paths.output_dir) / "predictions" / source.name).absolute()
     results = Results(folder, {**about, "checkpoint": str(path)}, net.scheme, cfg.overwrite, anew=moving)
     work = Work(cfg, net, detector, effects, results)
@@ -129,29 +132,30 @@ class Work:
             page = stack.enter_context(Page(cfg.live)) if cfg.live is not None else None
             total = cfg.frames or source.count or None
             bar = stack.enter_context(tqdm(total=total, desc="Predicting", unit="frame", disable=None))
-            for frame in source:
-                name = f"{source.name}#{frame.number}"
-                found = tracker(frame.image, name, frame.seconds)
-                self.keep(name, frame.image, found)
-                if page or "pictures" in cfg.save:
-                    shown = self.shown(frame.image, found)
-                    if page:
-                        page.show(shown)
-                    if "pictures" in cfg.save:
-                        if size is None:
-                            size = (shown.shape[1], shown.shape[0])
-                            write = stack.enter_context(
-                                movie(self.results.folder / f"{source.name}.mp4", source.rate, size)
-                            )
-                        if shown.shape[1::-1] != size:
-                            odd += 1
-                            shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
-                        write(shown)
-                self.results.add(name, frame.image.shape, found, seconds=round(frame.seconds, 4))
-                bar.update()
-                count += 1
-                if count == cfg.frames:
-                    break
+            with until_stopped(source):
+                for frame in source:
+                    name = f"{source.name}#{frame.number}"
+                    found = tracker(frame.image, name, frame.seconds)
+                    self.keep(name, frame.image, found)
+                    if page or "pictures" in cfg.save:
+                        shown = self.shown(frame.image, found)
+                        if page:
+                            page.show(shown)
+                        if "pictures" in cfg.save:
+                            if size is None:
+                                size = (shown.shape[1], shown.shape[0])
+                                write = stack.enter_context(
+                                    movie(self.results.folder / f"{source.name}.mp4", source.rate, size)
+                                )
+                            if shown.shape[1::-1] != size:
+                                odd += 1
+                                shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
+                            write(shown)
+                    self.results.add(name, frame.image.shape, found, seconds=round(frame.seconds, 4))
+                    bar.update()
+                    count += 1
+                    if count == cfg.frames:
+                        break
         if odd:
             print(f"note: {odd} frames are not of the first one's size, at which the video shows them", file=sys.stderr)
         if count < source.count and cfg.frames is None:
@@ -205,6 +209,16 @@ class Work:
 
 
 @contextlib.contextmanager
+def until_stopped(source: "Video") -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM end a camera or stream, which may have no other end, and not the command."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if not source.live:
+            raise
+
+
+@contextlib.contextmanager
 def movie(path: Path, rate: float, size: tuple[int, int]) -> "Iterator[Callable[[np.ndarray], None]]":
     """Writes RGB frames of one size (width, height) to a video, which is there when it is whole.
 
@@ -221,11 +235,24 @@ def movie(path: Path, rate: float, size: tuple[int, int]) -> "Iterator[Callable[
             raise UserError(
                 f"{path}: OpenCV writes no video of {size[0]} x {size[1]} at {rate:g} frames/s; leave pictures out of save"
             )
+        count = 0
+
+        def write(frame: "np.ndarray") -> None:
+            nonlocal count
+            file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
+
         try:
-            yield lambda frame: file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            yield write
         finally:
             file.release()
+        # OpenCV tells nothing of a full disk.
+        if (there := int(cv2.VideoCapture(str(aside)).get(cv2.CAP_PROP_FRAME_COUNT))) != count:
+            raise UserError(
+                f"{path}: {max(there, 0)} of {count} frames could be written; free space there or leave pictures out of save"
+            )
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no half file stays
     door(main, "predict")

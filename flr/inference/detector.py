@@ -53,7 +53,8 @@ class HaarFaces:
         """
         if net.offset is None:
             raise UserError(
-                f"no detector is known to find the boxes of policy {net.crop.policy} for {net.scheme.name}; give boxes"
+                f"no detector is known to find the boxes of policy {net.crop.policy} for {net.scheme.name}; give boxes "
+                "(detector=boxes), or take the picture as one face (detector=whole)"
             )
         boxes = self.haar.detect(image, self.smallest)
         order = np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")
@@ -114,6 +115,8 @@ class GivenBoxes:
     """
 
     def __init__(self, file: str) -> None:
+        from flr.inference.landmarker import FAR
+
         path, self.rows = Path(file), dict[str, list[tuple[float, ...]]]()
         try:
             with opened(path) as binary:
@@ -128,7 +131,8 @@ class GivenBoxes:
                         score = float(row.get("score") or 1)
                     except (TypeError, ValueError) as error:
                         raise UserError(f"{where}: five fields and four numbers are wanted") from error
-                    if not (np.isfinite([*box, score]).all() and box[0] < box[2] and box[1] < box[3]):
+                    sides = box[2] - box[0], box[3] - box[1]
+                    if not (max(map(abs, box)) < FAR and min(sides) > 1 / FAR and np.isfinite(score)):
                         raise UserError(f"{where}: no box: right and bottom must be larger than left and top")
                     self.rows.setdefault(row["image"], []).append((*box, score))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
