@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import struct
 import sys
 import zipfile
 import zlib
@@ -155,8 +156,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
     except (
-        OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, AttributeError,
-        zipfile.BadZipFile, zlib.error, NotImplementedError,
+        OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError, pickle.UnpicklingError,
+        AttributeError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError,
     ) as error:  # fmt: skip
         reason = (
             "holds objects, which are never loaded"
