@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flr.inference.landmarker import Landmarker
     from flr.inference.results import Results
     from flr.inference.sources import Photos, Video
+    from flr.landmarks.scheme import Scheme
 
 CROP = 256  # pixels a side of the crops that are kept
 
@@ -186,26 +187,46 @@ class Work:
 
     def shown(self, image: "np.ndarray", faces: "list[Face]") -> "np.ndarray":
         """A picture (H, W, 3) as it is kept and shown: with the effects, or else with the faces' boxes and points."""
-        import numpy as np
+        return annotated(image, faces, self.net.scheme, self.effects.values(), self.cfg.draw)
 
-        from flr.inference.effects import Mask
-        from flr.landmarks.draw import draw_picture
 
-        image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
-        painted = [effect for effect in self.effects.values() if not isinstance(effect, Mask)]
-        for effect in painted:
-            for face in faces:
-                image = effect(image, face.points, self.net.scheme)
-        draw = self.cfg.draw if self.cfg.draw is not None else [] if painted else ["boxes", "points"]
-        if not draw:
-            return image
-        points = np.array([face.points for face in faces]).reshape(-1, len(self.net.scheme), 2)
-        boxes = np.array([face.box for face in faces]).reshape(-1, 4) if "boxes" in draw else None
-        captions = [
-            f"{face.identity}" if face.identity is not None else f"{face.score:.2f}" if face.score < 1 else ""
-            for face in faces
-        ]
-        return draw_picture(image, points, boxes, captions, self.net.scheme, "lines" in draw, "indices" in draw)
+def annotated(
+    image: "np.ndarray", faces: "Sequence[Face]", scheme: "Scheme", effects: "Iterable[Effect]",
+    draw: Sequence[str] | None,
+) -> "np.ndarray":  # fmt: skip
+    """A picture with its faces.
+
+    Args:
+        image: (H, W) or (H, W, 3) RGB uint8.
+        faces: to be drawn.
+        scheme: of their points.
+        effects: done to each face, one after another; a `Mask`, which makes another picture, is left out.
+        draw: of boxes, points, lines, indices; None for boxes and points where there is no effect.
+
+    Returns:
+        (H, W, 3) RGB uint8.
+    """
+    import numpy as np
+
+    from flr.inference.effects import Mask
+    from flr.landmarks.draw import draw_picture
+
+    image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
+    painted = [effect for effect in effects if not isinstance(effect, Mask)]
+    for effect in painted:
+        for face in faces:
+            image = effect(image, face.points, scheme)
+    draw = draw if draw is not None else [] if painted else ["boxes", "points"]
+    if not draw:
+        return image
+    points = np.array([face.points for face in faces]).reshape(-1, len(scheme), 2)
+    boxes = np.array([face.box for face in faces]).reshape(-1, 4) if "boxes" in draw else None
+    captions = [
+        f"{face.identity}" if face.identity is not None else f"{face.score:.2f}" if face.score < 1 else ""
+        for face in faces
+    ]
+    lines, indices, dots = (word in draw for word in ("lines", "indices", "points"))
+    return draw_picture(image, points, boxes, captions, scheme, lines, indices, dots=dots)
 
 
 @contextlib.contextmanager

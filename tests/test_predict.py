@@ -21,13 +21,16 @@ import pytest
 from flr.data.boxes import overlap
 from flr.data.readers.ibug import read_pts
 from flr.data.readers.table import read as read_table
+from flr.data.synthetic.renderer import render
 from flr.data.table import read_image
 from flr.errors import UserError
+from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
 from flr.inference.results import Results
 from flr.inference.sources import Photos, Video, open_source
 from flr.landmarks.geometry import transform
-from flr.predict import movie
+from flr.landmarks.scheme import get_scheme
+from flr.predict import annotated, movie
 from tests.conftest import Done, Workspace
 
 ASKED: list[str] = []  # of `stream`
@@ -226,6 +229,21 @@ def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
     assert set(np.unique(cv2.imread(str(out / "masks" / "a.png.png"), cv2.IMREAD_UNCHANGED))) > {0}
     shown, plain = cv2.imread(str(out / "pictures" / "b.png.jpg")), cv2.imread(str(photos / "b.png"))
     assert np.abs(shown.astype(int) - plain).max() > 15  # JPEG alone: 3
+
+
+def test_what_is_drawn_is_what_is_named() -> None:
+    face = render(1, 0, 240, 3, 0.5)
+    found = [Face(face.points, np.array([60.0, 80, 180, 200]), 1.0)]
+    plain = annotated(face.image, found, get_scheme("ibug68"), [], [])
+    pictures = [
+        annotated(face.image, found, get_scheme("ibug68"), [], [word]) for word in ("boxes", "points", "lines", "indices")
+    ]  # fmt: skip
+    assert (plain == face.image).all()
+    assert all((picture != plain).any(-1).sum() > 100 for picture in pictures)
+    assert len({picture.tobytes() for picture in pictures}) == 4
+    assert (pictures[0][90:190, 70:170] == plain[90:190, 70:170]).all()  # a box alone leaves the face as it is
+    usual = annotated(face.image, found, get_scheme("ibug68"), [], None)
+    assert (usual == annotated(face.image, found, get_scheme("ibug68"), [], ["points", "boxes"])).all()
 
 
 def test_faces_of_a_real_photo(workspace: Workspace, checkpoint: Path, real_data: Path) -> None:

@@ -6,6 +6,7 @@ Each detector gives the boxes that a net wants, which depends on what the net wa
 
 import csv
 import io
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -75,7 +76,7 @@ class YuNet:
     def __init__(
         self, model: str, score: Annotated[float, Gt(0), Le(1)] = 0.7, overlap: Annotated[float, Gt(0), Le(1)] = 0.3
     ) -> None:
-        self.path = Path(model).absolute()
+        self.path, self._one = Path(model).absolute(), threading.Lock()
         if not self.path.is_file():
             raise UserError(
                 f"detector.model={model}: no such file; OpenCV's model zoo has face_detection_yunet as .onnx"
@@ -92,9 +93,10 @@ class YuNet:
             UserError: the net's scheme has no eyes, nose and mouth corners to lay on YuNet's.
         """
         picture = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-        self.net.setInputSize((picture.shape[1], picture.shape[0]))
         try:
-            rows = self.net.detect(picture)[1]
+            with self._one:
+                self.net.setInputSize((picture.shape[1], picture.shape[0]))
+                rows = self.net.detect(picture)[1]
         except cv2.error as error:
             raise UserError(f"{self.path}: not a net of YuNet's form ({error.err})") from error
         if rows is None:
