@@ -546,13 +546,15 @@ def _known_keys(config_name: str) -> list[str]:
 
 
 def quiet() -> None:
-    """Lightning's tips and its notes on settings that are meant; its errors stay."""
+    """Lightning's tips and its notes on settings that are meant, MLflow's links at a run's end; errors stay."""
     import logging
 
     importlib.import_module("pytorch_lightning")  # which sets the level of its loggers
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    # They would follow the line that says why a job failed.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 def task_overrides() -> list[str]:
