@@ -63,7 +63,9 @@ def tune(workspace: Workspace, *words: str, code: int = 0) -> Done:
 def runs(workspace: Workspace) -> tuple[list, list]:
     """The runs of studies and those of trials, oldest first."""
     client = workspace.client()
-    found = client.search_runs([client.get_experiment_by_name(workspace.experiment).experiment_id], order_by=["start_time"])
+    found = client.search_runs(
+        [client.get_experiment_by_name(workspace.experiment).experiment_id], order_by=["start_time"]
+    )
     return [run for run in found if "flr.grid" in run.data.tags], [run for run in found if "flr.trial" in run.data.tags]
 
 
