@@ -11,6 +11,9 @@ MAX_PIXELS = 200_000_000  # a picture that claims more is refused before memory 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what a bad picture is, our own one line says
 
+# ONNX Runtime, when it is imported, would else send its maker what runs here, and leave a file in the temporary folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # Python says so of itself while it looks for what `python -m` names. The light installation has no commands.
 if sys.argv[:1] == ["-m"] and any(word.startswith("flr.") for word in sys.orig_argv):
     for _name in ("hydra", "torch", "pytorch_lightning", "mlflow"):

@@ -409,6 +409,30 @@ class Export:
     paths: Any
 
 
+@dataclass(frozen=True)
+class App:
+    """The top level of the app's config.
+
+    Attributes:
+        run: what the page begins with: a run's MLflow id, its folder, a checkpoint or exported file, or a model version as
+            ``models:/NAME@best``; null for the newest run.
+        host: an address of this machine at which the page is; 127.0.0.1 can be reached from this machine alone.
+        port: of the page; 0 takes a free one.
+        detector: what finds the faces at first, a class of `flr.inference.detector`.
+        effect: what is done to the faces at first, by name; classes of `flr.inference.effects`.
+        tracking: the MLflow store whose runs can be chosen.
+        paths: folders.
+    """
+
+    run: str | None
+    host: str
+    port: typing.Annotated[int, Ge(0), Lt(2**16)]
+    detector: Any
+    tracking: Any
+    paths: Any
+    effect: Any = None
+
+
 # -- doors -------------------------------------------------------------------------------------------------------------
 
 
@@ -479,10 +503,10 @@ def _explain(error: Exception, config_name: str) -> str:
             mend = f"a recipe is reproduced as it is, python -m flr.train experiment=NAME {key}=VALUE trains another"
         return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; {mend}"
     if found := re.search(
-        r"Could not find '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
+        r"Could not (?:find|load) '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
     ):
-        choice = found[1].rpartition("/")[2]
-        options = (found[2] or "").split()
+        group, _, choice = found[1].rpartition("/")
+        options = (found[2] or "").split() or [file.stem for file in (CONF / group).glob("*.yaml") if group]
         return f"no config '{found[1]}'" + (
             nearest(choice, options) if options else f"; see the folders of {CONF.name}/"
         )
@@ -494,6 +518,17 @@ def _explain(error: Exception, config_name: str) -> str:
 def groups() -> list[str]:
     """The config's groups, as ``model``."""
     return [str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()]
+
+
+def choices(group: str) -> dict[str, DictConfig]:
+    """The nodes of a group of ``conf/`` by name, but for those that want another word, such as a file."""
+    nodes = {path.stem: OmegaConf.load(path) for path in sorted((CONF / group).glob("*.yaml"))}
+    return {name: node for name, node in nodes.items() if not OmegaConf.missing_keys(node)}  # type: ignore[misc]
+
+
+def chosen(group: str) -> str:
+    """The choice of a group that the user, or a default, has made."""
+    return str(HydraConfig.get().runtime.choices[group])
 
 
 def _known_keys(config_name: str) -> list[str]:
@@ -511,13 +546,15 @@ def _known_keys(config_name: str) -> list[str]:
 
 
 def quiet() -> None:
-    """Lightning's tips and its notes on settings that are meant; its errors stay."""
+    """Lightning's tips and its notes on settings that are meant, MLflow's links at a run's end; errors stay."""
     import logging
 
     importlib.import_module("pytorch_lightning")  # which sets the level of its loggers
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    # They would follow the line that says why a job failed.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 def task_overrides() -> list[str]:

@@ -4,6 +4,7 @@ What stands before and behind the net is inside: the graph takes crops (B, size,
 crop pixels, averaged with the mirror image where the run was. What else a user needs is metadata (`flr.inference.onnx.About`).
 """
 
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -48,7 +49,7 @@ def main(cfg: DictConfig) -> None:
     from flr.files import writing
     from flr.inference.predictor import Predictor
 
-    if cfg.run is None:
+    if cfg.run in (None, ""):  # an empty one would be this folder
         raise UserError("name what to export: run=ID, run=FOLDER or run=FILE.ckpt")
     check(cfg, Export)
     if cfg.precision == "int8" and cfg.format != "onnx":
@@ -60,6 +61,8 @@ def main(cfg: DictConfig) -> None:
     suffix = "" if cfg.precision == "fp32" else f"-{cfg.precision}"
     out = (folder.path if ours else best.parent) / f"{best.stem}{suffix}.{cfg.format}"
     out = out if cfg.out is None else Path(cfg.out).absolute()
+    if out.suffix != f".{cfg.format}":
+        raise UserError(f"out={cfg.out}: name it .{cfg.format}, as format={cfg.format} is, or set another format")
     if out.is_dir() or (out.exists() and not cfg.overwrite):
         raise UserError(f"{out} is there already; set overwrite=true, or name another file by out=FILE")
     checkpoint = load_checkpoint(best)
@@ -154,6 +157,7 @@ def write(predictor: "Predictor", text: str, path: Path, form: str, precision: s
     Raises:
         UserError: the net does something that this form cannot say.
     """
+    import io
     import logging
     import warnings
 
@@ -162,16 +166,19 @@ def write(predictor: "Predictor", text: str, path: Path, form: str, precision: s
     size, channels = predictor.crop.size, predictor.crop.channels
     graph, crops = graph_of(predictor, precision == "fp16"), torch.zeros(2, size, size, channels, dtype=torch.uint8)
     dynamic = ({0: torch.export.Dim("batch")},)
+    buffer = io.BytesIO()  # torch's own writing to a full disk aborts the process
     told = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the exporters' remarks on packages that are not needed
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             if form == "torchscript":
-                torch.jit.save(torch.jit.trace(graph, crops), str(path), _extra_files={EXTRA: text})
+                torch.jit.save(torch.jit.trace(graph, crops), buffer, _extra_files={EXTRA: text})
+                path.write_bytes(buffer.getvalue())
                 return
             if form == "pt2":
                 program = torch.export.export(graph, (crops,), dynamic_shapes=dynamic)
-                torch.export.save(program, path, extra_files={EXTRA: text})
+                torch.export.save(program, buffer, extra_files={EXTRA: text})
+                path.write_bytes(buffer.getvalue())
                 return
             exported = torch.onnx.export(
                 graph, (crops,), dynamo=True, dynamic_shapes=dynamic, input_names=["crops"], output_names=["points"],
@@ -286,4 +293,5 @@ def _of(data: "FaceData", predictor: "Predictor", count: int, what: str) -> Face
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no half file stays
     door(main, "export")

@@ -21,13 +21,13 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written to or the disk is full.
     """
-    with _told(path):
+    with telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
         os.close(handle)
     aside = Path(name)
     try:
-        with _told(path):
+        with telling(path):
             yield aside
             aside.chmod(0o644)
             os.replace(aside, path)
@@ -38,13 +38,13 @@ def writing(path: Path) -> Iterator[Path]:
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """As `writing`, for a whole folder that does not exist yet. The caller holds a lock on it: leftovers are removed."""
-    with _told(path):
+    with telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".{path.name}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
-        with _told(path):
+        with telling(path):
             yield aside
             aside.chmod(0o755)
             os.rename(aside, path)
@@ -53,7 +53,8 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def telling(path: Path) -> Iterator[None]:
+    """Have what the system refuses `path` be a user's error."""
     try:
         yield
     except OSError as error:

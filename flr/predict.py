@@ -1,8 +1,9 @@
 """``python -m flr.predict``: the points of faces in photos, a video or before a camera."""
 
 import contextlib
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
     from flr.inference.landmarker import Landmarker
     from flr.inference.results import Results
     from flr.inference.sources import Photos, Video
+    from flr.landmarks.scheme import Scheme
 
 CROP = 256  # pixels a side of the crops that are kept
 
 
 def main(cfg: DictConfig) -> None:
     """Find the faces of the config's source and their points."""
-    if cfg.run is None:
+    if cfg.run in (None, ""):  # an empty one would be this folder
         raise UserError("name the net: run=ID, run=FOLDER, run=FILE.ckpt or run=models:/NAME@best")
-    if cfg.source is None:
+    if cfg.source in (None, ""):
         raise UserError("name what to look at: source=PHOTO, FOLDER, 'GLOB', VIDEO, a camera's number or an address")
     quiet()
     check(cfg, Predict)
@@ -46,8 +48,10 @@ def main(cfg: DictConfig) -> None:
     moving = isinstance(source, Video)
     about = {
         key: str(cfg[key])
-        for key in ("source", "tta", "detector", *(("every", "patience", "smooth") if moving else ()))
+        for key in ("source", "tta", "detector", "draw", *(("every", "patience", "smooth") if moving else ()))
     }
+    # What is begun with some pictures is not gone on with others; the tables are made at the end.
+    about |= {"effect": str(cfg.get("effect")), "save": str(sorted(set(cfg.save) - {"csv", "coco"}))}
     folder = Path(cfg.out or Path(cfg.paths.output_dir) / "predictions" / source.name).absolute()
     results = Results(folder, {**about, "checkpoint": str(path)}, net.scheme, cfg.overwrite, anew=moving)
     work = Work(cfg, net, detector, effects, results)
@@ -129,29 +133,30 @@ class Work:
             page = stack.enter_context(Page(cfg.live)) if cfg.live is not None else None
             total = cfg.frames or source.count or None
             bar = stack.enter_context(tqdm(total=total, desc="Predicting", unit="frame", disable=None))
-            for frame in source:
-                name = f"{source.name}#{frame.number}"
-                found = tracker(frame.image, name, frame.seconds)
-                self.keep(name, frame.image, found)
-                if page or "pictures" in cfg.save:
-                    shown = self.shown(frame.image, found)
-                    if page:
-                        page.show(shown)
-                    if "pictures" in cfg.save:
-                        if size is None:
-                            size = (shown.shape[1], shown.shape[0])
-                            write = stack.enter_context(
-                                movie(self.results.folder / f"{source.name}.mp4", source.rate, size)
-                            )
-                        if shown.shape[1::-1] != size:
-                            odd += 1
-                            shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
-                        write(shown)
-                self.results.add(name, frame.image.shape, found, seconds=round(frame.seconds, 4))
-                bar.update()
-                count += 1
-                if count == cfg.frames:
-                    break
+            with until_stopped(source):
+                for frame in source:
+                    name = f"{source.name}#{frame.number}"
+                    found = tracker(frame.image, name, frame.seconds)
+                    self.keep(name, frame.image, found)
+                    if page or "pictures" in cfg.save:
+                        shown = self.shown(frame.image, found)
+                        if page:
+                            page.show(shown)
+                        if "pictures" in cfg.save:
+                            if size is None:
+                                size = (shown.shape[1], shown.shape[0])
+                                write = stack.enter_context(
+                                    movie(self.results.folder / f"{source.name}.mp4", source.rate, size)
+                                )
+                            if shown.shape[1::-1] != size:
+                                odd += 1
+                                shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
+                            write(shown)
+                    self.results.add(name, frame.image.shape, found, seconds=round(frame.seconds, 4))
+                    bar.update()
+                    count += 1
+                    if count == cfg.frames:
+                        break
         if odd:
             print(f"note: {odd} frames are not of the first one's size, at which the video shows them", file=sys.stderr)
         if count < source.count and cfg.frames is None:
@@ -182,26 +187,56 @@ class Work:
 
     def shown(self, image: "np.ndarray", faces: "list[Face]") -> "np.ndarray":
         """A picture (H, W, 3) as it is kept and shown: with the effects, or else with the faces' boxes and points."""
-        import numpy as np
+        return annotated(image, faces, self.net.scheme, self.effects.values(), self.cfg.draw)
 
-        from flr.inference.effects import Mask
-        from flr.landmarks.draw import draw_picture
 
-        image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
-        painted = [effect for effect in self.effects.values() if not isinstance(effect, Mask)]
-        for effect in painted:
-            for face in faces:
-                image = effect(image, face.points, self.net.scheme)
-        draw = self.cfg.draw if self.cfg.draw is not None else [] if painted else ["boxes", "points"]
-        if not draw:
-            return image
-        points = np.array([face.points for face in faces]).reshape(-1, len(self.net.scheme), 2)
-        boxes = np.array([face.box for face in faces]).reshape(-1, 4) if "boxes" in draw else None
-        captions = [
-            f"{face.identity}" if face.identity is not None else f"{face.score:.2f}" if face.score < 1 else ""
-            for face in faces
-        ]
-        return draw_picture(image, points, boxes, captions, self.net.scheme, "lines" in draw, "indices" in draw)
+def annotated(
+    image: "np.ndarray", faces: "Sequence[Face]", scheme: "Scheme", effects: "Iterable[Effect]",
+    draw: Sequence[str] | None,
+) -> "np.ndarray":  # fmt: skip
+    """A picture with its faces.
+
+    Args:
+        image: (H, W) or (H, W, 3) RGB uint8.
+        faces: to be drawn.
+        scheme: of their points.
+        effects: done to each face, one after another; a `Mask`, which makes another picture, is left out.
+        draw: of boxes, points, lines, indices; None for boxes and points where there is no effect.
+
+    Returns:
+        (H, W, 3) RGB uint8.
+    """
+    import numpy as np
+
+    from flr.inference.effects import Mask
+    from flr.landmarks.draw import draw_picture
+
+    image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
+    painted = [effect for effect in effects if not isinstance(effect, Mask)]
+    for effect in painted:
+        for face in faces:
+            image = effect(image, face.points, scheme)
+    draw = draw if draw is not None else [] if painted else ["boxes", "points"]
+    if not draw:
+        return image
+    points = np.array([face.points for face in faces]).reshape(-1, len(scheme), 2)
+    boxes = np.array([face.box for face in faces]).reshape(-1, 4) if "boxes" in draw else None
+    captions = [
+        f"{face.identity}" if face.identity is not None else f"{face.score:.2f}" if face.score < 1 else ""
+        for face in faces
+    ]
+    lines, indices, dots = (word in draw for word in ("lines", "indices", "points"))
+    return draw_picture(image, points, boxes, captions, scheme, lines, indices, dots=dots)
+
+
+@contextlib.contextmanager
+def until_stopped(source: "Video") -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM end a camera or stream, which may have no other end, and not the command."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if not source.live:
+            raise
 
 
 @contextlib.contextmanager
@@ -221,11 +256,24 @@ def movie(path: Path, rate: float, size: tuple[int, int]) -> "Iterator[Callable[
             raise UserError(
                 f"{path}: OpenCV writes no video of {size[0]} x {size[1]} at {rate:g} frames/s; leave pictures out of save"
             )
+        count = 0
+
+        def write(frame: "np.ndarray") -> None:
+            nonlocal count
+            file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
+
         try:
-            yield lambda frame: file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            yield write
         finally:
             file.release()
+        # OpenCV tells nothing of a full disk.
+        if (there := int(cv2.VideoCapture(str(aside)).get(cv2.CAP_PROP_FRAME_COUNT))) != count:
+            raise UserError(
+                f"{path}: {max(there, 0)} of {count} frames could be written; free space there or leave pictures out of save"
+            )
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no half file stays
     door(main, "predict")

@@ -162,7 +162,7 @@ def test_no_module_imports_upward(name):
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]], ids=" ".join)
 @pytest.mark.parametrize(
     "door",
-    ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce", "flr.tune", "flr.export"],
+    ["flr.train", "flr.evaluate", "flr.prepare", "flr.compare", "flr.reproduce", "flr.tune", "flr.export", "flr.app"],
 )
 def test_showing_the_config_imports_no_torch(door, words, tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", door, *words]

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import hydra
@@ -220,6 +222,30 @@ def test_without_its_data_rendered_faces_do(trained: tuple[Workspace, str], tmp_
     assert about.run is None and about.val_nme is None
 
 
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "pt2"])
+def test_a_full_disk_is_told(form: str, trained: tuple[Workspace, str], tmp_path: Path) -> None:
+    """Apart, since torch aborts the process where it writes to such a disk itself."""
+    words = (f"run={trained[1]}", f"format={form}", f"out={tmp_path}/there/net.{form}", "faces=2")
+    code = f"""
+import resource, signal, sys
+from flr import config, export
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+written = export.write
+def write(*rest):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # writes beyond it fail, as on a full disk
+    written(*rest)
+export.write = write
+sys.argv[1:] = {words!r}
+config.door(export.main, "export")
+"""
+    workspace = trained[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace.path, env=workspace.env, text=True, capture_output=True
+    )
+    assert done.returncode == 2 and "cannot be written" in done.stderr.splitlines()[-1], done.stderr
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 @pytest.mark.parametrize("scheme", [KAGGLE15, MUCT76], ids=lambda scheme: scheme.name)
 def test_rendered_faces_of_other_points(scheme: object, trained: tuple[Workspace, str], tmp_path: Path) -> None:
     predictor = net_of("ytf_cnn", scheme=scheme.name)
@@ -249,7 +275,10 @@ def test_rendered_faces_of_other_points(scheme: object, trained: tuple[Workspace
         (("run={run}", "faces=1"), "faces=1"),
         (("run={run}", "tolerance.fp32=[1]"), r"tolerance.*fp32"),
         (("run={run}", "out=/dev/null/x.onnx"), "/dev/null/x.onnx: cannot be written"),
-        (("run={run}", "out={tmp}"), "is there already"),
+        (("run={run}", "out={tmp}"), "name it .onnx"),
+        (("run={run}", "out={tmp}/a.onnx", "format=pt2"), "name it .pt2"),
+        (("run=",), "name what to export"),
+        (("run=/etc/passwd",), "not a checkpoint"),
     ],
 )
 def test_bad_words_get_one_line(

@@ -1,9 +1,18 @@
 """`flr.predict` as a user runs it: photos, a video, what is refused, what goes on after a crash."""
 
+import contextlib
 import csv
 import json
+import os
+import resource
+import signal
+import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -12,11 +21,19 @@ import pytest
 from flr.data.boxes import overlap
 from flr.data.readers.ibug import read_pts
 from flr.data.readers.table import read as read_table
+from flr.data.synthetic.renderer import render
 from flr.data.table import read_image
+from flr.errors import UserError
+from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
+from flr.inference.results import Results
+from flr.inference.sources import Photos, Video, open_source
 from flr.landmarks.geometry import transform
+from flr.landmarks.scheme import get_scheme
+from flr.predict import annotated, movie
 from tests.conftest import Done, Workspace
 
+ASKED: list[str] = []  # of `stream`
 BOX = "30,25,90,95"
 
 
@@ -214,6 +231,21 @@ def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
     assert np.abs(shown.astype(int) - plain).max() > 15  # JPEG alone: 3
 
 
+def test_what_is_drawn_is_what_is_named() -> None:
+    face = render(1, 0, 240, 3, 0.5)
+    found = [Face(face.points, np.array([60.0, 80, 180, 200]), 1.0)]
+    plain = annotated(face.image, found, get_scheme("ibug68"), [], [])
+    pictures = [
+        annotated(face.image, found, get_scheme("ibug68"), [], [word]) for word in ("boxes", "points", "lines", "indices")
+    ]  # fmt: skip
+    assert (plain == face.image).all()
+    assert all((picture != plain).any(-1).sum() > 100 for picture in pictures)
+    assert len({picture.tobytes() for picture in pictures}) == 4
+    assert (pictures[0][90:190, 70:170] == plain[90:190, 70:170]).all()  # a box alone leaves the face as it is
+    usual = annotated(face.image, found, get_scheme("ibug68"), [], None)
+    assert (usual == annotated(face.image, found, get_scheme("ibug68"), [], ["points", "boxes"])).all()
+
+
 def test_faces_of_a_real_photo(workspace: Workspace, checkpoint: Path, real_data: Path) -> None:
     name = sorted((real_data / "300w" / "helen" / "testset").glob("*.jpg"))[0]
     done = predict(workspace, checkpoint, name, "detector=haar")
@@ -280,6 +312,12 @@ def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: P
         ("void.mp4", [], "neither a picture nor a video"),
         ("text.mp4", [], "neither a picture nor a video"),
         (97, [], "no such camera"),
+        (10**20, [], "no such camera"),
+        ("", [], "name what to look at"),
+        (photos, ["run="], "name the net"),
+        (photos, ["run=/etc/passwd"], "not a checkpoint"),
+        (photos, ["effect=[blurr]"], "did you mean 'blur'"),
+        ("'photos/a**'", [], "no glob"),
         (photos, ["detector.file=sheet.csv"], "lacks bottom, right"),
         (photos, ["detector.file=odd.csv"], "line 3: no box"),
         (photos, ["detector.file=gone.csv"], "cannot be read"),
@@ -296,3 +334,209 @@ def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: P
     assert not (workspace.path / "out").exists()
     assert "name the net" in workspace.refuse("flr.predict", "source=1")
     assert "name what to look at" in workspace.refuse("flr.predict", f"run={checkpoint}")
+
+
+# -- what a hostile folder, disk or user does --------------------------------------------------------------------------
+
+
+def test_pictures_after_which_no_file_can_be_called_are_skipped(
+    workspace: Workspace, checkpoint: Path, photos: Path
+) -> None:
+    data = (photos / "a.png").read_bytes()
+    (photos / ("x" * 240 + ".png")).write_bytes(data)
+    (photos / "y".ljust(230, "y")).with_suffix(".png").write_bytes(data)
+    Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png")).write_bytes(data)
+    write(photos / "wide.png", np.zeros((1, 40_000), np.uint8))
+    done = predict(workspace, checkpoint, photos, "detector=whole", "save=[csv,pts,crops,pictures]")
+    assert "4 faces in 4 pictures, 3 pictures skipped" in done.stdout
+    for told in ("too long for files", "not UTF-8", "40000 x 1 pixels"):
+        assert any("skipped" in line and told in line for line in done.stderr.splitlines())
+
+
+def test_a_folders_own_results_are_no_pictures_of_it(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    (photos / "below" / "loop").symlink_to(photos)
+    (photos / "loop").symlink_to(".")
+    for source in (photos, f"'{photos}/**/*.*'", f"'{photos}/**'"):
+        for _ in range(2):
+            done = predict(workspace, checkpoint, source, f"out={photos}/sub/out", "detector=whole", "overwrite=true")
+            assert "3 faces in 3 pictures" in done.stdout
+    assert (
+        "2 faces in 2 pictures"
+        in predict(workspace, checkpoint, f"{photos}/sub/out/pictures/*.jpg", "detector=whole").stdout
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def closed(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+        onerror(PermissionError(13, "Permission denied", f"{root}/closed"))
+        yield from walk(root)
+
+    walk = os.walk
+    with patch("os.walk", closed):  # root may read everything
+        found = open_source(str(photos))
+    assert isinstance(found, Photos) and len(found.names) == 3
+    assert f"skipped {photos}/closed: cannot be read (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_line_cut_after_a_face_is_no_damage(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    predict(workspace, checkpoint, photos)
+    journal = workspace.path / "out" / "faces.jsonl"
+    text = journal.read_text()
+    journal.write_text(text[: text.index("}", text.index("\n")) + 1])
+    assert "4 faces in 3 pictures" in predict(workspace, checkpoint, photos).stdout
+    assert journal.read_text() == text
+
+
+def test_what_was_begun_goes_on_with_the_same_pictures(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    predict(workspace, checkpoint, photos, "save=[pts]")
+    journal = workspace.path / "out" / "faces.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:2]))
+    for word in ("save=[pts,crops]", "effect=[blur]", "draw=[lines]"):
+        words = [word] if word.startswith("save") else [word, "save=[pts]"]
+        assert "with another save, draw or effect" in refused(workspace, checkpoint, photos, *words)
+    assert "4 faces in 3 pictures" in predict(workspace, checkpoint, photos, "save=[pts,csv,coco]").stdout
+
+
+def test_two_predictions_into_one_folder(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    scheme = Predictor.load(checkpoint).scheme
+    with Results(workspace.path / "out", {}, scheme, False) as first:
+        for word in ("overwrite=true", "overwrite=false"):
+            assert "another prediction writes there now" in refused(workspace, checkpoint, photos, word)
+        first.skip("a", "b")
+    assert len((workspace.path / "out" / "faces.jsonl").read_text().splitlines()) == 2
+    predict(workspace, checkpoint, photos, "overwrite=true")
+
+
+def test_a_full_disk_is_told(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    """Linux's /dev/full takes nothing."""
+    results = Results(workspace.path / "out", {}, Predictor.load(checkpoint).scheme, False)
+    with Path("/dev/full").open("ab") as full, pytest.raises(UserError, match="No space left"), results:
+        results._file.close()
+        results._file = full
+        results.skip("a", "b")
+
+
+def test_a_film_that_was_not_written_whole_does_not_appear(tmp_path: Path) -> None:
+    size, room = (640, 480), 200_000
+    rng = np.random.default_rng(0)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with (
+            pytest.raises(UserError, match="of 30 frames could be written"),
+            movie(tmp_path / "a.mp4", 10, size) as put,
+        ):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))  # writes beyond it fail, as on a full disk
+            for _ in range(30):
+                put(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, heard)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_video_that_is_stopped_leaves_no_half_film(
+    workspace: Workspace, checkpoint: Path, film: Path, number: signal.Signals, code: int
+) -> None:
+    frames = tmp_frames(film, 3000)
+    process = started(workspace, checkpoint, frames)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in told
+    assert {path.name for path in (workspace.path / "out").iterdir()} == {"faces.jsonl"}
+    assert "in 4 pictures" in predict(workspace, checkpoint, frames, "detector=whole", "frames=4").stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_camera_ends_with_ctrl_c(workspace: Workspace, checkpoint: Path, number: signal.Signals) -> None:
+    """It has no other end: what was recorded is there."""
+    with stream() as address:
+        process = started(workspace, checkpoint, address)
+        process.send_signal(number)
+        out, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    results = workspace.path / "out"
+    count = len((results / "faces.jsonl").read_text().splitlines()) - 2
+    assert f"in {count} pictures" in out and len(rows(results / "points.csv")) <= count
+    assert cv2.VideoCapture(str(results / "stream.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == count > 4
+
+
+def test_a_stream_that_dies_ends_the_film(workspace: Workspace, checkpoint: Path) -> None:
+    """As a camera that is unplugged."""
+    with stream(count=12) as address:
+        done = predict(workspace, checkpoint, address, "detector=whole", "patience=100")
+    count = len((workspace.path / "out" / "faces.jsonl").read_text().splitlines()) - 2
+    assert 8 < count <= 12 and f"in {count} pictures" in done.stdout
+    assert (workspace.path / "out" / "stream.mp4").exists()
+
+
+def test_a_playlist_reaches_no_other_machine(workspace: Workspace, checkpoint: Path, tmp_path: Path) -> None:
+    with stream(count=5) as address:
+        text = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}/a.ts\n#EXT-X-ENDLIST\n"
+        for name in ("list.m3u8", "list.mp4"):
+            (tmp_path / name).write_text(text)
+            assert "neither a picture nor a video" in refused(workspace, checkpoint, tmp_path / name, "detector=whole")
+        assert not ASKED
+
+
+def test_frames_have_the_times_of_their_file(workspace: Workspace, checkpoint: Path, film: Path) -> None:
+    """And not those of its rate, which a phone's film does not keep."""
+    video = open_source(str(film))
+    assert isinstance(video, Video)
+    video.rate = 99.0
+    assert [frame.seconds for frame in video] == pytest.approx([i / 10 for i in range(20)])
+
+
+def tmp_frames(film: Path, count: int) -> Path:
+    path = film.with_name("long.avi")
+    file = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    for _ in range(count):
+        file.write(np.zeros((120, 160, 3), np.uint8))
+    file.release()
+    return path
+
+
+def started(workspace: Workspace, checkpoint: Path, source: object) -> "subprocess.Popen[str]":
+    """A prediction that has looked at five frames."""
+    process = workspace.start(
+        "flr.predict", f"run={checkpoint}", f"source={source}", "out=out", "detector=whole", "patience=1000"
+    )
+    journal = workspace.path / "out" / "faces.jsonl"
+    for _ in range(2400):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        if journal.exists() and journal.read_text().count("\n") > 5:
+            return process
+        time.sleep(0.01)
+    raise AssertionError("nothing is looked at")
+
+
+@contextlib.contextmanager
+def stream(count: int = 10**9) -> Iterator[str]:
+    """The address of a stream of JPEGs, whose server dies after `count` of them."""
+    data = cv2.imencode(".jpg", photo(0))[1].tobytes()
+    over = threading.Event()
+    ASKED.clear()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ASKED.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=f")
+            self.end_headers()
+            head = f"--f\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+            with contextlib.suppress(OSError):
+                for _ in range(count):
+                    self.wfile.write(head + data + b"\r\n")
+                    if over.wait(0.01):
+                        break
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/a.mjpg"
+        finally:
+            over.set()
+            server.shutdown()

@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from flr.config import CONF, Export, Prepare, Reproduce, Train, Tune, check
+from flr.config import CONF, App, Export, Prepare, Reproduce, Train, Tune, check
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +37,12 @@ def test_every_export_in_the_readme_composes(words: list[str]) -> None:
         check(hydra.compose("export", words), Export)
 
 
+@pytest.mark.parametrize("words", commands("flr.app"), ids=" ".join)
+def test_every_app_in_the_readme_composes(words: list[str]) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        check(hydra.compose("app", words), App)
+
+
 @pytest.mark.parametrize("words", commands("flr.reproduce"), ids=" ".join)
 def test_every_reproduction_in_the_readme_composes(words: list[str]) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -53,7 +59,7 @@ def test_every_study_in_the_readme_composes(words: list[str]) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert len(commands("flr.train")) >= 9 and len(commands("flr.evaluate")) >= 3 and len(commands("flr.prepare")) >= 2
-    assert len(commands("flr.reproduce")) >= 3 and len(commands("flr.tune")) >= 4
+    assert len(commands("flr.reproduce")) >= 3 and len(commands("flr.tune")) >= 4 and len(commands("flr.app")) >= 2
 
 
 def test_every_set_stands_in_the_data_table() -> None:

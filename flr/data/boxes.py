@@ -1,9 +1,9 @@
 """Which part of a picture a net sees: the truth's box, the file's, or a detector's, with scale and jitter."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -69,15 +69,22 @@ class Haar:
         if factor < 1:
             grey = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         least = round(smallest * min(grey.shape))
-        boxes = _cascade().detectMultiScale(grey, self.step, self.neighbours, minSize=(least, least))
+        boxes = _CASCADE.own.detectMultiScale(grey, self.step, self.neighbours, minSize=(least, least))
         found = np.array(boxes, np.float64).reshape(-1, 4)
         found[:, 2:] += found[:, :2]
         return found / factor - 0.5  # from pixels counted to edges in pixel-centre coordinates
 
 
-@cache
-def _cascade() -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"))
+class _Cascade(threading.local):
+    """One for each thread, since it keeps the picture that it looks at."""
+
+    def __init__(self) -> None:
+        self.own = cv2.CascadeClassifier(
+            str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml")
+        )
+
+
+_CASCADE = _Cascade()
 
 
 @dataclass(frozen=True)

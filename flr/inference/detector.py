@@ -6,6 +6,7 @@ Each detector gives the boxes that a net wants, which depends on what the net wa
 
 import csv
 import io
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -53,7 +54,8 @@ class HaarFaces:
         """
         if net.offset is None:
             raise UserError(
-                f"no detector is known to find the boxes of policy {net.crop.policy} for {net.scheme.name}; give boxes"
+                f"no detector is known to find the boxes of policy {net.crop.policy} for {net.scheme.name}; give boxes "
+                "(detector=boxes), or take the picture as one face (detector=whole)"
             )
         boxes = self.haar.detect(image, self.smallest)
         order = np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")
@@ -74,7 +76,7 @@ class YuNet:
     def __init__(
         self, model: str, score: Annotated[float, Gt(0), Le(1)] = 0.7, overlap: Annotated[float, Gt(0), Le(1)] = 0.3
     ) -> None:
-        self.path = Path(model).absolute()
+        self.path, self._one = Path(model).absolute(), threading.Lock()
         if not self.path.is_file():
             raise UserError(
                 f"detector.model={model}: no such file; OpenCV's model zoo has face_detection_yunet as .onnx"
@@ -91,9 +93,10 @@ class YuNet:
             UserError: the net's scheme has no eyes, nose and mouth corners to lay on YuNet's.
         """
         picture = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-        self.net.setInputSize((picture.shape[1], picture.shape[0]))
         try:
-            rows = self.net.detect(picture)[1]
+            with self._one:
+                self.net.setInputSize((picture.shape[1], picture.shape[0]))
+                rows = self.net.detect(picture)[1]
         except cv2.error as error:
             raise UserError(f"{self.path}: not a net of YuNet's form ({error.err})") from error
         if rows is None:
@@ -114,6 +117,8 @@ class GivenBoxes:
     """
 
     def __init__(self, file: str) -> None:
+        from flr.inference.landmarker import FAR
+
         path, self.rows = Path(file), dict[str, list[tuple[float, ...]]]()
         try:
             with opened(path) as binary:
@@ -128,7 +133,8 @@ class GivenBoxes:
                         score = float(row.get("score") or 1)
                     except (TypeError, ValueError) as error:
                         raise UserError(f"{where}: five fields and four numbers are wanted") from error
-                    if not (np.isfinite([*box, score]).all() and box[0] < box[2] and box[1] < box[3]):
+                    sides = box[2] - box[0], box[3] - box[1]
+                    if not (max(map(abs, box)) < FAR and min(sides) > 1 / FAR and np.isfinite(score)):
                         raise UserError(f"{where}: no box: right and bottom must be larger than left and top")
                     self.rows.setdefault(row["image"], []).append((*box, score))
         except (OSError, UnicodeDecodeError, csv.Error) as error:

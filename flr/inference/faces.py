@@ -60,7 +60,8 @@ class FaceTracker:
     Args:
         net: what finds the points.
         detector: what finds the faces.
-        every: frames between two looks of the detector; it looks at each one where there is no face.
+        every: frames between two looks of the detector; it looks at each one where there is no face, and sooner where
+            few frames come.
         patience: seconds that a face stays without the detector finding it; and that a lost one's number is kept.
         smooth: makes the smoother of a new face; None for points as the net gives them.
     """
@@ -75,6 +76,7 @@ class FaceTracker:
         self._tracks: list[_Track] = []
         self._lost: list[_Track] = []
         self._next = self._frame = 0
+        self._looked = 0.0
 
     def __call__(self, image: np.ndarray, name: str, seconds: float) -> list[Face]:
         """The faces of the next frame.
@@ -84,7 +86,8 @@ class FaceTracker:
             name: of the frame, for a detector that has its boxes from a file.
             seconds: since the first frame.
         """
-        if self._frame % self.every == 0 or not self._tracks:
+        if self._frame % self.every == 0 or not self._tracks or seconds - self._looked > self.patience / 2:
+            self._looked = seconds
             self._look(image, name, seconds)
         self._frame += 1
         boxes = np.array([track.face.box for track in self._tracks]).reshape(-1, 4)

@@ -4,7 +4,9 @@ Each picture's faces are a line of ``faces.jsonl`` as soon as they are found, so
 the tables are made of it at the end.
 """
 
+import contextlib
 import csv
+import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +18,11 @@ import numpy as np
 
 from flr.data.export import pts
 from flr.errors import UserError
-from flr.files import write_json, writing
+from flr.files import telling, write_json, writing
 from flr.inference.faces import Face
 from flr.landmarks.scheme import Scheme
 
+JOURNAL = "faces.jsonl"
 END = '{"end": true}'  # the last line of a journal that is finished
 
 
@@ -38,50 +41,80 @@ class Results:
         faces, empty, skipped: how many there are: faces; pictures without one; pictures that cannot be used.
 
     Raises:
-        UserError: it holds a finished prediction, or one of something else.
+        UserError: it holds a finished prediction, or one of something else, or another process writes to it.
     """
 
     def __init__(
         self, folder: Path, about: Mapping[str, Any], scheme: Scheme, overwrite: bool, anew: bool = False
     ) -> None:
         self.folder, self.scheme = folder, scheme
-        self.journal = folder / "faces.jsonl"
+        self.journal = folder / JOURNAL
         self.done: set[str] = set()
         self.faces = self.empty = self.skipped = 0
-        head, lines = json.dumps(about, sort_keys=True), list[str]()
-        if self.journal.exists() and not overwrite:
+        if folder.exists() and not (folder.is_dir() and (self.journal.is_file() or not any(folder.iterdir()))):
+            raise UserError(f"{folder}: is there and holds something else; set another out=")
+        with telling(self.journal):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self.journal.open("ab+")
+        try:
+            self._begin(json.dumps(about, sort_keys=True), overwrite, anew)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, head: str, overwrite: bool, anew: bool) -> None:
+        folder = self.folder
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{folder}: another prediction writes there now; wait for it, or set another out="
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        whole = 0
+        if not overwrite:
             try:
-                # The last line may have been half written.
-                lines = [line for line in self.journal.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+                self._file.seek(0)
+                data = self._file.read()
+                whole = data.rfind(b"\n") + 1  # the last line may have been half written
+                lines = data[:whole].decode().splitlines()
                 rows = [json.loads(line) for line in lines[1:]]
             except (OSError, ValueError) as error:
                 raise UserError(f"{self.journal}: damaged; set overwrite=true or another out=") from error
             if END in lines:
                 raise UserError(f"{folder}: holds a finished prediction; set overwrite=true or another out=")
             if anew:
-                rows = lines = []
+                whole = 0
             elif lines and lines[0] != head:
                 raise UserError(
-                    f"{folder}: holds what another run, source or detector has begun; set overwrite=true or another out="
+                    f"{folder}: holds what another run, source or detector has begun, or with another save, draw or effect; "
+                    "set overwrite=true or another out="
                 )
-            for row in rows:
-                self._count(row)
-        elif folder.exists() and not (folder.is_dir() and (self.journal.exists() or not any(folder.iterdir()))):
-            raise UserError(f"{folder}: is there and holds something else; set another out=")
+            else:
+                for row in rows:
+                    self._count(row)
         if overwrite or anew:
             for kind in ("pictures", "crops", "pts", "masks"):
                 shutil.rmtree(folder / kind, ignore_errors=True)
             for name in ("points.csv", "points.json"):
                 (folder / name).unlink(missing_ok=True)
-        with writing(self.journal) as aside:
-            aside.write_text("".join(f"{line}\n" for line in [head, *lines[1:]]), encoding="utf-8")
-        self._file = self.journal.open("a", encoding="utf-8")
+        with telling(self.journal):
+            self._file.truncate(whole)
+        if not whole:
+            self._write(head)
 
     def __enter__(self) -> "Results":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk does not take was told
+            self._file.close()
+
+    def _write(self, line: str) -> None:
+        with telling(self.journal):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
 
     def add(self, name: str, shape: Sequence[int], faces: Sequence[Face], **more: Any) -> None:
         """The faces of a picture (H, W) that is finished."""
@@ -93,8 +126,7 @@ class Results:
         self._line({"image": name, "skipped": reason, "faces": []})
 
     def _line(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._write(json.dumps(row))
         self._count(row)
 
     def _count(self, row: dict[str, Any]) -> None:
@@ -124,11 +156,13 @@ class Results:
 
     def finish(self, forms: Sequence[str]) -> None:
         """Make the tables, and call it finished."""
+        with telling(self.journal):
+            self._file.flush()  # a line at which Ctrl-C came
         if "csv" in forms:
             self._csv()
         if "coco" in forms:
             self._coco()
-        self._file.write(END + "\n")
+        self._write(END)
 
     def _csv(self) -> None:
         names = [f"{axis}_{name}" for name in self.scheme.names for axis in "xy"]

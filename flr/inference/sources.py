@@ -1,6 +1,8 @@
 """What is looked at: photos, a video, a camera, a stream; each picture upright, with its name and time."""
 
 import glob
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +13,12 @@ import numpy as np
 
 from flr.data.table import read_image
 from flr.errors import UserError
+from flr.inference.landmarker import LONGEST
+from flr.inference.results import JOURNAL
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jp2"}
 STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
+LONGEST_NAME = 240  # bytes: what files are called after a picture is longer, and 255 is what file systems take
 USUAL_RATE = 25.0  # frames a second, where a video tells none that can be
 
 
@@ -48,9 +53,19 @@ class Photos:
         """(H, W) or (H, W, 3) RGB uint8, turned upright as its EXIF says; of an animation the first picture.
 
         Raises:
-            UserError: it cannot be decoded.
+            UserError: it cannot be decoded, or nothing can be made of it or called after it.
         """
-        return read_image(self.root / name, upright=True)
+        path = self.root / name
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{str(path)!a}: its name is not UTF-8; rename it") from error
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            raise UserError(f"{path}: its name is too long for files called after it; rename it")
+        image = read_image(path, upright=True)
+        if max(image.shape) > LONGEST:
+            raise UserError(f"{path}: {image.shape[1]} x {image.shape[0]} pixels, over {LONGEST} a side; shrink it")
+        return image
 
     @property
     def name(self) -> str:
@@ -79,7 +94,8 @@ class Video:
         self.word, self.live = word, camera or word.startswith(STREAMS)
         self.name = f"camera{word}" if camera else "stream" if self.live else Path(word).stem
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own line tells it
-        self.capture = cv2.VideoCapture(int(word) if camera else word)
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # and what FFmpeg would write
+        self.capture = cv2.VideoCapture(min(int(word), 2**31 - 1) if camera else word)
         if not self.capture.isOpened():
             what = "no such camera, or another program has it" if camera else (
                 "does not answer with a video" if self.live else "neither a picture nor a video that OpenCV can read"
@@ -95,13 +111,18 @@ class Video:
         Raises:
             UserError: not one frame comes.
         """
-        began, number = time.monotonic(), 0
+        began, number, seconds = time.monotonic(), 0, 0.0
         try:
             while True:
                 there, image = self.capture.read()
                 if not there or image is None or not image.size:
                     break
-                seconds = time.monotonic() - began if self.live else number / self.rate
+                if self.live:
+                    seconds = time.monotonic() - began
+                elif number:
+                    # A phone's frames are not evenly apart. Where the file's times do not rise, its rate tells.
+                    shown = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                    seconds = shown if shown > seconds else seconds + 1 / self.rate
                 yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number, seconds)
                 number += 1
         finally:
@@ -120,21 +141,45 @@ def open_source(word: str) -> Photos | Video:
         return Video(word)
     path = Path(word)
     if path.is_dir():
-        names = sorted(
-            str(found.relative_to(path)) for found in path.rglob("*")
-            if found.suffix.lower() in PICTURES and found.is_file()
-        )  # fmt: skip
+        names = sorted(_below(path))
         if not names:
             raise UserError(f"source={word}: no picture in it or below; name another folder, or a glob")
         return Photos(path, names)
     if path.is_file():
         return Photos(path.parent, [path.name]) if path.suffix.lower() in PICTURES else Video(word)
-    found = sorted(glob.glob(word, recursive=True)) if glob.has_magic(word) else []
-    found = [name for name in found if Path(name).suffix.lower() in PICTURES and Path(name).is_file()]
-    if not found:
-        raise UserError(f"source={word}: no such file, folder or camera, and no picture matches it")
+    parts = path.parts
     # The folder before the first wildcard, so that names stay what they are when files come or go.
-    parts = Path(word).parts
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    root = Path(*parts[:fixed]) if fixed else Path()
-    return Photos(root, [str(Path(name).relative_to(root)) for name in found])
+    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    root, rest = Path(*parts[:fixed]), parts[fixed:]
+    if rest[-1:] == ("**",):
+        rest = (*rest, "*")
+    try:
+        # Unlike glob.glob this follows no link to a folder, which may lead back.
+        found = sorted(str(name.relative_to(root)) for name in root.glob(str(Path(*rest)))) if rest else []
+    except ValueError as error:
+        raise UserError(f"source={word}: no glob ({error}); ** stands alone between slashes") from error
+    names = [name for name in found if _is_picture(root / name) and not _in_results(root, name)]
+    if not names:
+        raise UserError(f"source={word}: no such file, folder or camera, and no picture matches it")
+    return Photos(root, names)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES and path.is_file()
+
+
+def _in_results(root: Path, name: str) -> bool:
+    return any((root / above / JOURNAL).is_file() for above in Path(name).parents[:-1])
+
+
+def _below(root: Path) -> Iterator[str]:
+    """The pictures in a folder and below; links to folders are not followed, nor are the results of predictions looked at."""
+
+    def tell(error: OSError) -> None:
+        print(f"skipped {error.filename}: cannot be read ({error.strerror})", file=sys.stderr)
+
+    for folder, below, files in os.walk(root, onerror=tell):
+        if Path(folder) != root and JOURNAL in files:
+            below.clear()  # else the pictures of one prediction would be taken by the next
+            continue
+        yield from (str((Path(folder) / name).relative_to(root)) for name in files if _is_picture(Path(folder) / name))

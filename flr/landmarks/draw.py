@@ -29,7 +29,7 @@ def canvas_of(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def draw_points(
     canvas: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: float,
-    scheme: Scheme | None = None, lines: bool = False, indices: bool = False,
+    scheme: Scheme | None = None, lines: bool = False, indices: bool = False, dots: bool = True,
 ) -> None:  # fmt: skip
     """Draws one face's points into a picture.
 
@@ -42,6 +42,7 @@ def draw_points(
         scheme: of the points; wanted for lines alone.
         lines: whether the regions' lines are drawn through the points.
         indices: whether each point's number stands beside it.
+        dots: whether the points themselves are drawn.
     """
     radius, thin = max(min(1.2, side / 90), side / 130), max(1, round(side / 400))
     everywhere = np.ones_like(labelled)
@@ -55,7 +56,7 @@ def draw_points(
     if truth is not None and points is not None:
         for a, b in zip(fixed(truth)[labelled].tolist(), fixed(points)[labelled].tolist(), strict=True):
             cv2.line(canvas, a, b, ERROR, thin, cv2.LINE_AA, SHIFT)
-    for values, colour, known in shown:
+    for values, colour, known in shown if dots else ():
         for centre in fixed(values)[known].tolist():
             cv2.circle(canvas, centre, round(radius * 2**SHIFT), colour, -1, cv2.LINE_AA, SHIFT)
     if indices and shown:
@@ -102,7 +103,7 @@ def draw_face(
 def draw_picture(
     image: np.ndarray, points: np.ndarray, boxes: np.ndarray | None = None, captions: Sequence[str] = (),
     scheme: Scheme | None = None, lines: bool = False, indices: bool = False, least: int = 0,
-    truth: np.ndarray | None = None,
+    truth: np.ndarray | None = None, dots: bool = True,
 ) -> np.ndarray:  # fmt: skip
     """A whole picture with all its faces.
 
@@ -111,7 +112,7 @@ def draw_picture(
         points: (N, K, 2) predicted.
         boxes: (N, 4) left, top, right, bottom; none are drawn where None.
         captions: a few words a face, such as its score or number, over its box or points.
-        scheme: as for `draw_points`, with `lines` and `indices`.
+        scheme: as for `draw_points`, with `lines`, `indices` and `dots`.
         least: pixels that the longer side has at least: a smaller picture is enlarged, as a still one may be.
         truth: (N, K, 2), or None; NaN where a point has none.
 
@@ -133,7 +134,7 @@ def draw_picture(
             thin = max(1, round(side / 250))
             corner, other = fixed(box.reshape(2, 2)).tolist()
             cv2.rectangle(canvas, corner, other, BOX, thin, cv2.LINE_AA, SHIFT)
-        draw_points(canvas, own, face, known, side, scheme, lines, indices)
+        draw_points(canvas, own, face, known, side, scheme, lines, indices, dots)
         if i < len(captions) and captions[i]:
             size = float(np.clip(side / 400, 0.35, 3))
             x, y = np.clip(np.nan_to_num(box[:2]), 0, [canvas.shape[1], canvas.shape[0]])

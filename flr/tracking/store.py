@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +207,34 @@ def find_runs(client: "MlflowClient", experiment: str, query: str, sweeps: bool 
         return [run for run in found if (GRID in run.tags) == sweeps]
     except MlflowException as error:
         raise UserError(f"filter={query}: the tracking store says: {first_line(error)}") from error
+
+
+def usable_runs(client: "MlflowClient", most: int) -> list[StoredRun]:
+    """The newest finished trainings of all experiments whose best checkpoint is there, the newest first.
+
+    Args:
+        client: of `connect`.
+        most: how many are looked at.
+
+    Raises:
+        UserError: this account may not read them.
+    """
+    with permitted(client.tracking_uri, "its runs"):
+        ids = [found.experiment_id for found in pages(client.search_experiments)]
+        words = {
+            "filter_string": "attributes.status = 'FINISHED'",
+            "order_by": ["attributes.start_time DESC"],
+            "max_results": most,
+        }
+        found = map(_stored, islice(pages(client.search_runs, experiment_ids=ids, **words), most) if ids else ())
+        return [run for run in found if GRID not in run.tags and _has_best(client, run)]
+
+
+def _has_best(client: "MlflowClient", run: StoredRun) -> bool:
+    best = "checkpoints/best.ckpt"
+    if (Path(run.tags.get("folder", "")) / best).is_file():
+        return True
+    return any(item.path == best for item in client.list_artifacts(run.run_id, "checkpoints"))
 
 
 def get_run(client: "MlflowClient", run_id: str) -> StoredRun:

@@ -1,6 +1,7 @@
 """Box policies: where each puts a crop, what a detector finds, and what becomes of the faces that it misses."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,16 @@ def test_haar_finds_real_faces_and_its_offset_puts_the_box_on_the_points(helen: 
 
 def missed_as(helen: FaceTable, tmp_path: Path, missed: str) -> Boxes:
     return face_boxes(helen, BoxPolicy("haar", haar=Haar(missed=missed)), tmp_path, 2)  # type: ignore[arg-type]
+
+
+def test_threads_detect_what_one_after_another_does(helen: FaceTable) -> None:
+    """A cascade keeps the picture that it looks at, so that a shared one mixes them up, or crashes."""
+    pictures = [helen.load(i) for i in range(6)] * 4
+    alone = [Haar().detect(picture) for picture in pictures[:6]] * 4
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(Haar().detect, pictures))
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_faces_that_haar_misses_are_counted_and_cropped_as_the_policy_says(helen: FaceTable, tmp_path: Path) -> None:

@@ -97,6 +97,12 @@ def test_a_face_that_is_not_detected_for_a_while_stays_and_then_goes(net: Net) -
     assert [face.identity for face in follow(track, net, range(60, 62), lambda t: (100, 100))[-1]] == [0]  # found again
 
 
+def test_a_slow_camera_keeps_its_face(net: Net) -> None:
+    track, _ = tracker(net, patience=1.0)
+    found = follow(track, net, range(0, 300, 12), lambda t: (100, 100))  # 2.5 frames a second
+    assert [[face.identity for face in faces] for faces in found] == [[0]] * 25
+
+
 def test_points_of_no_face_are_dropped(net: Net) -> None:
     net.noise = 40
     track, _ = tracker(net)

@@ -1,0 +1,333 @@
+"""`flr.app` as it is used: a server of its own process, asked over HTTP and by a real browser."""
+
+import base64
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flr.app import Answer, apart
+from flr.checkpoints import load_checkpoint
+from flr.config import CONF
+from flr.data.synthetic.renderer import render
+from flr.inference.faces import Face
+from flr.inference.predictor import Predictor
+from flr.landmarks.scheme import get_scheme
+from tests.conftest import SMALL_SET, Workspace
+from tests.test_predict import points_of, rows
+
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="the app wants pip install 'flr[app]'")
+
+# A net of 5 points, soon trained.
+FIVE = (
+    "model=ytf_cnn", "objective=mse", "data.crop.size=56", "data.scheme=celeba5", "augment=none", "data.batch_size=16", "ema=0",
+    "trainer.max_epochs=1", "tracking.system_metrics=false", "tracking.register=false", "callbacks.progress=null", "name=five",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running app: its address, its workspace with one run of 5 points, and two files of one net of 68 points."""
+
+    url: str
+    workspace: Workspace
+    five: str
+    checkpoint: Path
+    exported: Path
+    temporary: Path
+
+
+def teach_mean_face(checkpoint: Path) -> None:
+    """Have a net give the mean face for any crop: a face that a tracker holds fast."""
+    module = Predictor.load(checkpoint).module
+    module.net.head[-1].weight.zero_()
+    face = (module.mean_face / module.size - module.objective.centre) / module.objective.unit
+    module.net.head[-1].bias.copy_(face.ravel())
+    torch.save(load_checkpoint(checkpoint) | {"state_dict": module.state_dict()}, checkpoint)
+
+
+def start(workspace: Workspace, *words: str, **env: str) -> "tuple[subprocess.Popen[str], str]":
+    """The app's process and address."""
+    process = workspace.start("flr.app", "port=0", *words, **env)
+    line = process.stdout.readline()
+    found = re.fullmatch(r"flr\.app on (http://127\.0\.0\.1:\d+/)\n", line)
+    assert found, line + process.communicate()[1]
+    return process, found[1]
+
+
+@pytest.fixture(scope="module")
+def served(
+    trained: tuple[Workspace, str], shared_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    source, run_id = trained
+    workspace = Workspace(tmp_path_factory.mktemp("app"), shared_cache)
+    workspace.run("flr.train", *FIVE, *SMALL_SET)
+    five = workspace.only_run().info.run_id
+    teach_mean_face(workspace.folder(five) / "checkpoints" / "best.ckpt")
+    checkpoint, exported = source.folder(run_id) / "checkpoints" / "best.ckpt", workspace.path / "net.onnx"
+    workspace.run("flr.export", f"run={checkpoint}", f"out={exported}", "faces=2")
+    temporary = tmp_path_factory.mktemp("temporary")
+    process, url = start(workspace, TMPDIR=str(temporary))
+    yield Served(url, workspace, five, checkpoint, exported, temporary)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and not err, err[-3000:]
+    assert not list(temporary.iterdir())
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered face that lies on its side in the file, and upright by its EXIF."""
+    path, exif = tmp_path_factory.mktemp("photo") / "face.jpg", Image.Exif()
+    exif[274] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(render(1, 0, 240, 3, 0.5).image)).save(path, exif=exif, quality=95)
+    return path
+
+
+Find = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def find(served: Served, tmp_path: Path) -> Find:
+    """Presses the button over HTTP, and gives what the page then shows."""
+    from gradio_client import Client, handle_file
+
+    client = Client(served.url, verbose=False, download_files=str(tmp_path / "client"), analytics_enabled=False)
+    parts = ("picture", "files", "line", "picture2", "files2", "line2", "distance", "table")
+
+    def press(photo: Path | None, **words: Any) -> dict[str, Any]:
+        given = {
+            "run": str(served.checkpoint), "other": "", "detector": "haar", "effects": [], "draw": ["boxes", "points"]
+        }  # fmt: skip
+        file = None if photo is None else handle_file(str(photo))
+        return dict(zip(parts, client.predict(photo=file, api_name="/find", **given | words), strict=True))
+
+    return press
+
+
+def test_a_photo_gets_the_files_of_flr_predict(find: Find, served: Served, photo: Path) -> None:
+    found = find(photo, effects=["blur", "mask"])
+    served.workspace.run(
+        "flr.predict", f"run={served.checkpoint}", f"source={photo}", "out=out", "save=[pictures,csv,coco,pts]",
+        "effect=[blur,mask]", "draw=[boxes,points]",
+    )  # fmt: skip
+    out = served.workspace.path / "out"
+    theirs = [out / "points.csv", out / "points.json", out / "pts" / "face.jpg-0.pts", out / "masks" / "face.jpg.png"]
+    files = [Path(path) for path in found["files"]]
+    assert [path.name for path in files] == [path.name for path in theirs]
+    assert [path.read_bytes() for path in files] == [path.read_bytes() for path in theirs]
+    assert Path(found["picture"]).read_bytes() == (out / "pictures" / "face.jpg.jpg").read_bytes()
+    (face,) = rows(out / "points.csv")
+    assert found["table"]["headers"] == ["face", "point", "x", "y"]
+    assert [row[:2] for row in found["table"]["data"]] == [[0, name] for name in get_scheme("ibug68").names]
+    np.testing.assert_allclose([row[2:] for row in found["table"]["data"]], points_of(face), atol=0.006)
+    assert re.match(r"1 face in 240 x 240 pixels, 68 points each; detector \d+ ms, net \d+ ms", found["line"])
+    assert found["files2"] is None and not found["line2"] and not found["distance"]
+
+
+def test_two_runs_on_one_photo(find: Find, served: Served, photo: Path) -> None:
+    same = find(photo, other=str(served.exported))
+    assert same["distance"].endswith("of the interocular distance: face 0: 0.00 %")
+    assert [row[0] for row in same["table"]["data"]] == [1] * 68 + [2] * 68
+    assert same["table"]["headers"][0] == "run" and "68 points" in same["line2"]
+    other = find(photo, other=served.five)
+    assert "other points (ibug68, celeba5)" in other["distance"] and "5 points" in other["line2"]
+    assert len(other["table"]["data"]) == 73
+    coco = json.loads(next(Path(path) for path in other["files2"] if path.endswith(".json")).read_text())
+    assert coco["annotations"][0]["num_keypoints"] == 5
+
+
+def test_the_distance_of_two_nets() -> None:
+    scheme = get_scheme("celeba5")
+    points = np.array([[30.0, 40], [70, 40], [50, 60], [35, 80], [65, 80]])
+
+    def answer(*faces: np.ndarray) -> Answer:
+        return Answer(scheme, [Face(face, np.zeros(4), 1.0) for face in faces], Path(), [], "")
+
+    told = apart(answer(points, 2 * points), answer(points + [3, 4], 2 * points))
+    assert told.endswith(f"of the {scheme.normaliser} distance: face 0: 12.50 %, face 1: 0.00 %")
+    assert not apart(answer(), answer())
+
+
+def test_what_cannot_be_is_one_line_and_the_server_lives_on(
+    find: Find, served: Served, photo: Path, tmp_path: Path
+) -> None:
+    from gradio_client.exceptions import AppError
+
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:3000])
+    for path, words, told in (
+        (None, {}, "there is no photo"),
+        (tmp_path / "text.jpg", {}, "text.jpg: not a picture"),
+        (tmp_path / "cut.jpg", {}, "cut.jpg: a truncated JPEG"),
+        (photo, {"run": None}, "no run is chosen"),
+        (photo, {"run": "nothing"}, "run=nothing: no such folder"),
+        (photo, {"run": "x" * 5000}, "File name too long"),
+        (photo, {"run": "/etc/passwd"}, "/etc/passwd: damaged or not a checkpoint"),
+        (photo, {"run": "<img src=x>/a.ckpt"}, "run=&lt;img src=x&gt;/a.ckpt: no such file"),
+        (photo, {"other": str(photo)}, "face.jpg: holds objects, which are never loaded"),
+        (photo, {"run": served.five, "effects": ["lips"]}, "outer_lip"),
+    ):  # fmt: skip
+        with pytest.raises(AppError) as caught:
+            find(path, **words)
+        line = str(caught.value)
+        assert told in line and "\n" not in line and str(served.temporary) not in line, (words, line)
+    assert "1 face" in find(photo, run=served.five, effects=["sunglasses"])["line"]
+
+
+def test_a_photo_without_a_face(find: Find, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((120, 160), 90, np.uint8))
+    found = find(tmp_path / "grey.png")
+    assert found["line"].startswith("0 faces in 160 x 120") and not found["table"]["data"]
+    assert [Path(path).name for path in found["files"]] == ["points.csv", "points.json"]
+    assert "1 face in 160 x 120" in find(tmp_path / "grey.png", detector="whole")["line"]
+
+
+def status(url: str, **headers: str) -> int:
+    try:
+        return int(urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20).status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_who_is_answered(served: Served) -> None:
+    ours = served.url.rstrip("/")
+    assert status(served.url) == status(served.url, Origin=ours) == 200
+    assert status(served.url.replace("127.0.0.1", "localhost")) == 200
+    for headers in (
+        {"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example:80"}, {"Host": "[::"}, {"Origin": "http://evil.example"},
+        {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"},
+    ):  # fmt: skip
+        assert status(served.url, **headers) == 403, headers
+    for path in ("/etc/passwd", served.checkpoint, served.workspace.outputs / "mlflow.db"):
+        assert status(f"{ours}/gradio_api/file={path}") == 403
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium, whose camera films a rendered face."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine; apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    film = tmp_path_factory.mktemp("film") / "face.mjpeg"
+    face = cv2.resize(render(1, 0, 240, 3, 0.5).image, (480, 480))
+    frame = cv2.copyMakeBorder(face, 0, 0, 80, 80, cv2.BORDER_REPLICATE)
+    film.write_bytes(cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes() * 5)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+                  f"--use-file-for-fake-video-capture={film}"],
+        )  # fmt: skip
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser: Any, served: Served) -> Iterator[Any]:
+    """The page in a new tab, which asks nobody else for anything."""
+    tab = browser.new_page(viewport={"width": 1400, "height": 1000})
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(served.url)
+    tab.get_by_role("button", name="Find points").wait_for()
+    yield tab
+    tab.close()
+    assert asked and all(url.startswith((served.url, "data:", f"blob:{served.url}")) for url in asked)
+
+
+def test_a_photo_in_a_browser(tab: Any, photo: Path, tmp_path: Path) -> None:
+    tab.get_by_role("button", name="Find points").click()
+    tab.get_by_text("there is no photo").wait_for()
+    tab.locator("input[type=file]").first.set_input_files(photo)
+    tab.get_by_role("img").first.wait_for()
+    tab.get_by_role("button", name="Find points").click()
+    tab.get_by_text("1 face in 240 x 240 pixels").wait_for()
+    tab.get_by_text("nose", exact=True).locator("visible=true").first.wait_for()
+    shown = tab.locator("img[src*='face.jpg.jpg']")
+    shown.wait_for()
+    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 240
+    with tab.expect_download() as download:
+        tab.locator("a[href*='points.csv']").first.click()
+    download.value.save_as(tmp_path / "points.csv")
+    (face,) = rows(tmp_path / "points.csv")
+    assert face["image"] == "face.jpg" and len(points_of(face)) == 5
+
+
+def test_a_camera_in_a_browser(tab: Any, served: Served) -> None:
+    tab.get_by_label("Run", exact=True).click()
+    tab.get_by_role("option", name="five").click()
+    tab.get_by_role("tab", name="Camera").click()
+    tab.get_by_text("Click to Access Webcam").locator("visible=true").click()
+    tab.get_by_label("capture photo").locator("visible=true").click()
+    tab.get_by_text(re.compile(r"^1 face; [1-9]\d* frames/s$")).wait_for()
+    # Of one moment: the next frame takes its place while a browser decodes it.
+    shown = tab.locator("img[src^='data:image/jpeg']").get_attribute("src")
+    data = np.frombuffer(base64.b64decode(shown.partition(",")[2]), np.uint8)
+    assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == (480, 640, 3)
+    tab.get_by_label("Effects").click()
+    tab.get_by_role("option", name="lips").click()
+    tab.get_by_text("outer_lip").wait_for()  # which this net lacks
+    assert not list(served.temporary.rglob("image.*"))  # frames are not kept
+
+
+# -- starting and ending -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_start_refuses(workspace: Workspace, trained: tuple[Workspace, str], free_port: int) -> None:
+    assert "no such database" in workspace.refuse("flr.app", "port=0")
+    assert "no such file" in workspace.refuse("flr.app", "port=0", "run=nothing.ckpt")
+    assert "host=nowhere.invalid" in workspace.refuse("flr.app", "host=nowhere.invalid")
+    assert "port" in workspace.refuse("flr.app", "port=70000")
+    with socket.create_server(("127.0.0.1", free_port)):
+        assert "set another port" in workspace.refuse("flr.app", f"port={free_port}")
+    workspace.client().create_experiment("empty")
+    assert "no finished run with a checkpoint" in workspace.refuse("flr.app", "port=0")
+
+
+def fields(url: str) -> dict[str, Any]:
+    """What the page's fields take and hold at first."""
+    from gradio_client import Client
+
+    client = Client(url, verbose=False, analytics_enabled=False)
+    words = client.view_api(return_format="dict")["named_endpoints"]["/find"]["parameters"]
+    return {each["parameter_name"]: each for each in words}
+
+
+def test_it_begins_with_the_newest_run_and_offers_what_works(served: Served) -> None:
+    found = fields(served.url)
+    assert found["run"]["parameter_default"] == served.five
+    assert found["detector"]["type"]["enum"] == ["haar", "haar_camera", "haar_photo", "whole"]  # no file is wanted
+    effects = {path.stem for path in (CONF / "effect").glob("*.yaml")}
+    assert set(found["effects"]["type"]["items"]["enum"]) == effects
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_it_with_a_page_open(served: Served, tmp_path: Path) -> None:
+    process, url = start(served.workspace, f"run={served.exported}", TMPDIR=str(tmp_path))
+    with urllib.request.urlopen(f"{url}gradio_api/heartbeat/page", timeout=20):  # a stream without an end
+        assert fields(url)["run"]["parameter_default"] == str(served.exported)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "flr: interrupted\n")
+    assert not list(tmp_path.iterdir())
