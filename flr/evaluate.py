@@ -30,6 +30,7 @@ class Result:
         points: (n, K, 2) predicted, original-image pixels.
         values: (n,) NME, a share.
         baseline: (n,) the mean face's NME.
+        spread: (n,) percent of the normaliser: how uncertain the net is of each face's points, on average; NaN where it does not tell.
         data: the set.
         split: the part.
         cost: parameters, MACs, milliseconds.
@@ -41,6 +42,7 @@ class Result:
     points: "np.ndarray"
     values: "np.ndarray"
     baseline: "np.ndarray"
+    spread: "np.ndarray"
     data: "FaceData"
     split: str
     cost: dict[str, float]
@@ -160,7 +162,7 @@ def score(
     """
     import numpy as np
 
-    from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, rmse, summary
+    from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
 
     data.test_split = split
     trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
@@ -176,13 +178,20 @@ def score(
     mean_face = data.in_original(np.broadcast_to(module.mean_face.cpu().numpy(), truth.shape), rows)
     baseline = nme(point_errors(mean_face, truth, labelled), data.normaliser[rows])
     metrics["baseline_nme"] = percent_mean(baseline)
-    values = nme(point_errors(points, truth, labelled), data.normaliser[rows])
+    errors, normaliser = point_errors(points, truth, labelled), data.normaliser[rows]
+    values = nme(errors, normaliser)
+    spread = np.where(labelled, module.evaluated["spread"], np.nan)
+    by_face = 100 * nme(spread, normaliser)
+    if np.isfinite(told := spearman(errors, spread, normaliser)):
+        ones = np.ones(len(rows))
+        metrics |= {"spearman": told, "spearman_faces": spearman(values[:, None], by_face[:, None], ones)}
     return Result(
         metrics,
         rows,
         points,
         values,
         baseline,
+        by_face,
         data,
         split,
         cost(module, data, trainer.strategy.root_device),
@@ -276,13 +285,15 @@ def write(result: Result, folder: Path, checkpoint: str) -> None:
     with writing(folder / "errors.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(
-            ["face", "nme", "baseline_nme", "normaliser", "group", *(f"error_{name}" for name in table.scheme.names)]
+            ["face", "nme", "baseline_nme", "normaliser", "group", "spread"]
+            + [f"error_{name}" for name in table.scheme.names]
         )
         for i, row in enumerate(result.rows):
             cells = ["" if np.isnan(e) else f"{e:.4f}" for e in errors[i]]
             rows.writerow(
                 [table.name[row], f"{100 * result.values[i]:.5f}", f"{100 * result.baseline[i]:.5f}",
-                 f"{result.data.normaliser[row]:.4f}", table.group[row], *cells]
+                 f"{result.data.normaliser[row]:.4f}", table.group[row],
+                 "" if np.isnan(result.spread[i]) else f"{result.spread[i]:.4f}", *cells]
             )  # fmt: skip
 
 

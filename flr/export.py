@@ -144,7 +144,7 @@ def graph_of(predictor: "Predictor", half: bool) -> "torch.nn.Module":
 
         def forward(self, crops: torch.Tensor) -> torch.Tensor:
             images = crops.permute(0, 3, 1, 2).float() / 255 * self.span + self.low
-            return find_points(self.net, self.objective, images.half() if half else images, self.size, self.order)
+            return find_points(self.net, self.objective, images.half() if half else images, self.size, self.order)[0]
 
     graph = Graph().eval()
     graph.net.to(torch.float16 if half else torch.float32)

@@ -83,6 +83,10 @@ class LandmarkModule(pl.LightningModule):
         """(B, K, 2) float32 crop pixels of images (B, C, H, W)."""
         if self.training:
             return self.objective.decode(self.net(images), self.size)
+        return self.look(images)[0]
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What evaluation finds on images (B, C, H, W), see `find_points`."""
         order = self.scheme.mirror_order.tolist() if self.tta else None
         return find_points(self.best_net, self.objective, images, self.size, order)
 
@@ -187,18 +191,20 @@ class LandmarkModule(pl.LightningModule):
         raw = self.best_net(batch.images)
         total, count = self.objective.loss(raw, batch.points, batch.labelled, self.size)
         self._loss += torch.stack([total.double(), count.double()])
-        self._keep(batch, self.objective.decode(raw, self.size))
+        self._keep(batch, self.objective.decode(raw, self.size), self.objective.spread(raw, self.size))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._keep(batch, self(batch.images))
+        self._keep(batch, *self.look(batch.images))
 
-    def _keep(self, batch: Batch, points: Tensor) -> None:
+    def _keep(self, batch: Batch, points: Tensor, spread: Tensor | None) -> None:
         truth = transform(batch.to_original, batch.points)
         side = self.size * torch.linalg.det(batch.to_original[..., :2]).abs().sqrt()
-        for metric, predicted in ((self.errors, points), (self.baseline, self.mean_face.expand_as(points))):
-            metric.update(
-                batch.index, transform(batch.to_original, predicted), truth, batch.labelled, batch.normaliser, side
-            )
+        unknown = torch.full_like(points[..., 0], torch.nan)
+        spread = unknown if spread is None else spread * (side / self.size)[:, None]
+        mean_face = self.mean_face.expand_as(points)
+        for metric, predicted, told in ((self.errors, points, spread), (self.baseline, mean_face, unknown)):
+            there = transform(batch.to_original, predicted)
+            metric.update(batch.index, there, truth, batch.labelled, batch.normaliser, side, told)
 
     def on_validation_epoch_end(self) -> None:
         values = {f"val/{name}": value for name, value in self.errors.compute().items()}
@@ -230,14 +236,23 @@ class LandmarkModule(pl.LightningModule):
 
 def find_points(
     net: nn.Module, objective: Objective, images: Tensor, size: int, mirror_order: list[int] | None
-) -> Tensor:
-    """(B, K, 2) float32 crop pixels of images (B, C, size, size), averaged with the mirror image's by a mirror order."""
-    points = objective.decode(net(images), size)
+) -> tuple[Tensor, Tensor | None]:
+    """The points of images (B, C, size, size), averaged with the mirror image's by a mirror order.
+
+    Returns:
+        (B, K, 2) float32 crop pixels; (B, K) how uncertain each is, see `Objective.spread`.
+    """
+    raw = net(images)
+    points, spread = objective.decode(raw, size), objective.spread(raw, size)
     if mirror_order is not None:
         back = torch.from_numpy(mirror(size)).to(points)
-        flipped = objective.decode(net(images.flip(-1)), size)
-        points = (points + transform(back, flipped)[:, mirror_order]) / 2
-    return points
+        raw = net(images.flip(-1))
+        points = (points + transform(back, objective.decode(raw, size))[:, mirror_order]) / 2
+        if spread is not None:
+            flipped = objective.spread(raw, size)
+            assert flipped is not None
+            spread = (spread + flipped[:, mirror_order]) / 2
+    return points, spread
 
 
 @torch.no_grad()

@@ -9,13 +9,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors
+from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, spearman
 
 
 class LandmarkErrors(Metric):
     """Predictions of an evaluation; exact on any number of ranks, even or not, since rows are kept by face index.
 
-    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side).
+    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side), and ``spearman`` where the net tells
+    how uncertain its points are.
     """
 
     full_state_update = False
@@ -25,8 +26,9 @@ class LandmarkErrors(Metric):
     labelled: list[Tensor]
     normaliser: list[Tensor]
     side: list[Tensor]
+    spread: list[Tensor]
 
-    STATES = ("index", "points", "truth", "labelled", "normaliser", "side")
+    STATES = ("index", "points", "truth", "labelled", "normaliser", "side", "spread")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -34,8 +36,9 @@ class LandmarkErrors(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(
-        self, index: Tensor, points: Tensor, truth: Tensor, labelled: Tensor, normaliser: Tensor, side: Tensor
-    ) -> None:
+        self, index: Tensor, points: Tensor, truth: Tensor, labelled: Tensor, normaliser: Tensor, side: Tensor,
+        spread: Tensor,
+    ) -> None:  # fmt: skip
         """Keep a batch.
 
         Args:
@@ -45,8 +48,10 @@ class LandmarkErrors(Metric):
             labelled: (B, K) bool.
             normaliser: (B,) original-image pixels.
             side: (B,) the crop's side, original-image pixels.
+            spread: (B, K) how uncertain each point is, original-image pixels; NaN where that is not known.
         """
-        for name, value in zip(self.STATES, (index, points, truth, labelled, normaliser, side), strict=True):
+        given = (index, points, truth, labelled, normaliser, side, spread)
+        for name, value in zip(self.STATES, given, strict=True):
             getattr(self, name).append(value.detach())
 
     def gathered(self) -> dict[str, np.ndarray]:
@@ -64,6 +69,8 @@ class LandmarkErrors(Metric):
             "mse": mse(*pair, labelled, side),
             "mae": mae(*pair, labelled, side),
         }
+        told = spearman(point_errors(*pair, labelled), states["spread"], states["normaliser"])
+        values |= {} if np.isnan(told) else {"spearman": told}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def by_subset(self, subsets: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

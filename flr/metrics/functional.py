@@ -7,6 +7,7 @@ curves add up to .18 points.
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.stats import rankdata
 
 from flr.landmarks.scheme import Scheme
 
@@ -73,6 +74,24 @@ def rmse(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray) -> float:
     """
     known = point_errors(points, truth, labelled)[labelled]
     return float(np.sqrt(np.square(known).mean() / 2)) if len(known) else float("nan")
+
+
+def spearman(errors: np.ndarray, spread: np.ndarray, distance: np.ndarray) -> float:
+    """How well predicted uncertainty ranks true errors: Spearman's correlation over all labelled points, -1 to 1.
+
+    Args:
+        errors: (N, K) from `point_errors`.
+        spread: (N, K) pixels, how uncertain each point is; NaN where that is not known.
+        distance: (N,) pixels, the normaliser of both.
+
+    Returns:
+        NaN where nothing is known, or all is the same.
+    """
+    known = ~np.isnan(errors) & ~np.isnan(spread) & ~np.isnan(distance)[:, None]
+    pair = [(values / distance[:, None])[known] for values in (errors, spread)]
+    if not known.any() or any(np.ptp(values) == 0 for values in pair):
+        return float("nan")
+    return float(np.corrcoef([rankdata(values) for values in pair])[0, 1])
 
 
 def failure_rate(values: np.ndarray, threshold: float) -> float:

@@ -28,3 +28,7 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def decode(self, raw: Tensor, size: int) -> Tensor:
         """(B, K, 2) float32 crop pixels of what the net put out."""
+
+    def spread(self, raw: Tensor, size: int) -> Tensor | None:
+        """(B, K) float32 how uncertain each point is, crop pixels; None where such a net does not tell."""
+        return None

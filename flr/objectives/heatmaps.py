@@ -53,6 +53,11 @@ class Heatmaps(Objective):
         """(B, K, 2) float32 crop pixels of logits (B, K, h, w)."""
         return _mean(raw.float().flatten(2).softmax(-1), raw.shape[-2:], size)
 
+    def spread(self, raw: Tensor, size: int) -> Tensor:
+        """(B, K) float32 the standard deviation of each map, crop pixels."""
+        spread = _spread(raw.float().flatten(2).softmax(-1), raw.shape[-2:], size)
+        return (spread[..., 0] + spread[..., 1]).clamp_min(0).sqrt()
+
 
 def _spread(maps: Tensor, shape: torch.Size, size: int) -> Tensor:
     """(B, K, 3) the variances in x and y of maps (B, K, h w), and their covariance, crop pixels squared."""
