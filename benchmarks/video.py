@@ -35,7 +35,7 @@ from flr.landmarks.geometry import compose, tight_box, transform, warp
 from flr.predict import movie
 
 GOAL = 30  # frames a second
-FRAMES, ROUNDS, SIDE, WIDTH, HEIGHT = 300, 5, 240, 640, 480
+FRAMES, ROUNDS, SIDE, WIDTH, HEIGHT = 300, 3, 240, 640, 480
 
 
 class Timed:

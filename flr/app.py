@@ -418,6 +418,8 @@ def page(desk: Desk, found: list[tuple[str, str]]) -> "gradio.Blocks":
     ) -> tuple[Any, ...]:  # fmt: skip
         if photo is None:
             raise UserError("there is no photo; upload one, paste one or take one with the camera")
+        if not Path(photo).resolve().is_relative_to(desk.folder.resolve()):  # whose path came from past the page
+            raise UserError("the photo is a file of the server's machine; upload one")
         answers = [desk.look(Path(photo), run, detector, effects, draw) for run in (run, other)[: 2 if other else 1]]
         if not answers[0].faces:
             gr.Info("no face is found; another detector may find one, and whole takes the photo as one")
@@ -456,7 +458,7 @@ def page(desk: Desk, found: list[tuple[str, str]]) -> "gradio.Blocks":
                         label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=330, buttons=[],
                         webcam_options=gr.WebcamOptions(mirror=False),
                     )  # fmt: skip
-                    # The file itself: what can be decoded, and which way up, is said in one place.
+                    # The file itself, see `find`: what can be decoded, and which way up, is said in one place.
                     photo.preprocess = lambda payload: payload and payload.path  # type: ignore
                     other = gr.Dropdown(
                         [("none", ""), *found], value="", label="Second run, on the same photo", allow_custom_value=True

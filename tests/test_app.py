@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import requests
 import torch
 from PIL import Image
 
@@ -197,6 +198,15 @@ def test_a_photo_without_a_face(find: Find, tmp_path: Path) -> None:
     assert found["line"].startswith("0 faces in 160 x 120") and not found["table"]["data"]
     assert [Path(path).name for path in found["files"]] == ["points.csv", "points.json"]
     assert "1 face in 160 x 120" in find(tmp_path / "grey.png", detector="whole")["line"]
+
+
+def test_a_picture_of_the_machine_that_was_not_uploaded_is_refused(served: Served, photo: Path) -> None:
+    """As a page never asks, but whoever reaches the server can."""
+    given = {"path": str(photo), "meta": {"_type": "gradio.FileData"}}
+    words = [given, str(served.checkpoint), "", "haar", [], ["points"]]
+    call = f"{served.url}gradio_api/call/find"
+    event = requests.post(call, json={"data": words}, timeout=20).json()["event_id"]
+    assert "the photo is a file of the server's machine" in requests.get(f"{call}/{event}", timeout=60).text
 
 
 def status(url: str, **headers: str) -> int:
