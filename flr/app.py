@@ -113,6 +113,7 @@ def serve(blocks: "gradio.Blocks", gate: socket.socket, host: str) -> None:
         middleware=[Middleware(OwnPage, names=LOOPBACK if host in LOOPBACK else None)],
         docs_url=None, redoc_url=None, openapi_url=None,
     )  # fmt: skip
+    blocks.has_launched = True  # else gradio looks at no path, and takes any file of the machine for an upload
     gradio.mount_gradio_app(
         app, blocks, "/", host, port, footer_links=[], run_history=False, allowed_paths=[], max_file_size=LARGEST,
         ssr_mode=False, enable_monitoring=False, mcp_server=False, css=CSS, show_error=False,
@@ -418,8 +419,6 @@ def page(desk: Desk, found: list[tuple[str, str]]) -> "gradio.Blocks":
     ) -> tuple[Any, ...]:  # fmt: skip
         if photo is None:
             raise UserError("there is no photo; upload one, paste one or take one with the camera")
-        if not Path(photo).resolve().is_relative_to(desk.folder.resolve()):  # whose path came from past the page
-            raise UserError("the photo is a file of the server's machine; upload one")
         answers = [desk.look(Path(photo), run, detector, effects, draw) for run in (run, other)[: 2 if other else 1]]
         if not answers[0].faces:
             gr.Info("no face is found; another detector may find one, and whole takes the photo as one")
@@ -458,7 +457,7 @@ def page(desk: Desk, found: list[tuple[str, str]]) -> "gradio.Blocks":
                         label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=330, buttons=[],
                         webcam_options=gr.WebcamOptions(mirror=False),
                     )  # fmt: skip
-                    # The file itself, see `find`: what can be decoded, and which way up, is said in one place.
+                    # The file itself, what can be decoded, and which way up, is said in one place.
                     photo.preprocess = lambda payload: payload and payload.path  # type: ignore
                     other = gr.Dropdown(
                         [("none", ""), *found], value="", label="Second run, on the same photo", allow_custom_value=True

@@ -305,6 +305,7 @@ def test_an_error_of_one_rank_ends_all(workspace: Workspace) -> None:
     none_is_left(every)
 
 
+@pytest.mark.long
 def test_an_error_of_the_user_is_told_once(workspace: Workspace) -> None:
     done = workspace.apart("flr.train", *LONG, "optim=sgd", "optim.lr=1e30", "ema=0", code=2)
     assert len(told(done.stderr)) == 1 and "not a finite number" in done.stderr and "Traceback" not in done.stderr
