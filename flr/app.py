@@ -356,8 +356,8 @@ class Desk:
 
 def label_of(run: "StoredRun") -> str:
     """A stored run in a few words."""
-    nme = run.metrics.get("val/nme")
-    parts = (run.get("model"), run.get("data"), nme and f"val {nme:.2f} %", run.name)
+    nme = run.get("val_nme")
+    parts = (run.get("model"), run.get("data"), nme and f"val {float(nme):.2f} %", run.name)
     return " · ".join(part for part in parts if part)
 
 

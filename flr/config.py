@@ -496,6 +496,8 @@ def _explain(error: Exception, config_name: str) -> str:
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
         text += " " + " ".join(str(error).split())
+    if found := re.search(r"Missing mandatory value: \S+ full_key: (\S+)", text):
+        return f"{found[1]} has no value; set {found[1]}=VALUE"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[. ]+'?([\w.@/]+)'?", text):
         key = found[1]
         mend = "+KEY=VALUE adds one that a target knows"

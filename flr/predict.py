@@ -36,6 +36,7 @@ def main(cfg: DictConfig) -> None:
     quiet()
     check(cfg, Predict)
     from flr.checkpoints import find_checkpoint
+    from flr.inference.detector import GivenBoxes
     from flr.inference.results import Results
     from flr.inference.sources import Video, open_source
 
@@ -46,6 +47,13 @@ def main(cfg: DictConfig) -> None:
     for effect in effects.values():
         effect.check(net.scheme)
     moving = isinstance(source, Video)
+    if isinstance(detector, GivenBoxes) and not isinstance(source, Video):
+        known = {name for path in source.names for name in (path, Path(path).name)}
+        if strange := [name for name in detector.rows if name not in known]:
+            print(
+                f"note: {len(strange)} pictures of {cfg.detector.file} are not in source={cfg.source}, as {strange[0]!a}",
+                file=sys.stderr,
+            )
     about = {
         key: str(cfg[key])
         for key in ("source", "tta", "detector", "draw", *(("every", "patience", "smooth") if moving else ()))

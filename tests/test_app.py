@@ -22,13 +22,14 @@ import requests
 import torch
 from PIL import Image
 
-from flr.app import Answer, apart
+from flr.app import Answer, apart, label_of
 from flr.checkpoints import load_checkpoint
 from flr.config import CONF
 from flr.data.synthetic.renderer import render
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import get_scheme
+from flr.tracking.store import usable_runs
 from tests.conftest import SMALL_SET, Workspace
 from tests.test_predict import points_of, rows
 
@@ -153,6 +154,12 @@ def test_two_runs_on_one_photo(find: Find, served: Served, photo: Path) -> None:
     assert len(other["table"]["data"]) == 73
     coco = json.loads(next(Path(path) for path in other["files2"] if path.endswith(".json")).read_text())
     assert coco["annotations"][0]["num_keypoints"] == 5
+
+
+def test_a_run_is_called_by_the_error_of_the_checkpoint_that_it_loads(served: Served) -> None:
+    (run,) = [run for run in usable_runs(served.workspace.client(), 10) if run.run_id == served.five]
+    history = served.workspace.client().get_metric_history(run.run_id, "val/nme")
+    assert f"val {min(point.value for point in history):.2f} %" in label_of(run)
 
 
 def test_the_distance_of_two_nets() -> None:
