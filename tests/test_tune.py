@@ -324,13 +324,8 @@ def test_every_sampler_and_pruner_is_built(sampler: str, pruner: str) -> None:
         study.tell(trial, trial.params["x"])
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [
-        pytest.param(path.stem, marks=pytest.mark.long if path.stem != "augment" else [])
-        for path in sorted((CONF / "tune").glob("*.yaml"))
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (CONF / "tune").glob("*.yaml")))
 def test_every_preset_searches(workspace: Workspace, preset: str) -> None:
     tune(workspace, f"tune={preset}", "tune/sampler=qmc", "tune.trials=2", "trainer.max_epochs=1")
     first, second = study_of(workspace).trials
