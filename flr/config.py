@@ -26,7 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flr.errors import UserError, nearest
 
@@ -496,8 +496,6 @@ def _explain(error: Exception, config_name: str) -> str:
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
         text += " " + " ".join(str(error).split())
-    if found := re.search(r"Missing mandatory value: \S+ full_key: (\S+)", text):
-        return f"{found[1]} has no value; set {found[1]}=VALUE"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[. ]+'?([\w.@/]+)'?", text):
         key = found[1]
         mend = "+KEY=VALUE adds one that a target knows"
@@ -652,6 +650,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """
     try:
         return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value; set {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
         raise UserError(f"config: {error}") from error
 
