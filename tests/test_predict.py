@@ -26,11 +26,10 @@ from flr.data.table import read_image
 from flr.errors import UserError
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
-from flr.inference.results import Results
+from flr.inference.results import Results, annotated, movie
 from flr.inference.sources import Photos, Video, open_source
 from flr.landmarks.geometry import transform
 from flr.landmarks.scheme import get_scheme
-from flr.predict import annotated, movie
 from tests.conftest import Done, Workspace
 
 ASKED: list[str] = []  # of `stream`
