@@ -61,6 +61,7 @@ bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants F
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.jitter
+	$(BIN)/python -m benchmarks.video
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check

@@ -24,7 +24,7 @@ WAYS = {  # the launcher, and how many jobs it runs at once
     "joblib": (("hydra/launcher=joblib",), cores()),
 }
 WORDS = (
-    "data.crop.size=32", "model=sepconv", "data.batch_size=24", "trainer.max_epochs=1", "data.reader.train=24",
+    "data.crop.size=32", "model.widths=[8,8,8,8]", "model.path=8", "model.blocks=1", "data.batch_size=24", "trainer.max_epochs=1", "data.reader.train=24",
     "data.reader.val=8", "data.reader.test=8", "data.reader.size=48", "tracking.system_metrics=false",
     "tracking.register=false", "callbacks.progress=null", "callbacks.pictures=null",
 )  # fmt: skip

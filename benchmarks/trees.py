@@ -98,7 +98,7 @@ def main() -> None:
     checkpoints = [Path(word.removeprefix("run=")) for word in sys.argv[1:] if word.startswith("run=")]
     cfg = config("data=ibug", *(word for word in sys.argv[1:] if not word.startswith("run=")))
     cv2.setNumThreads(1)
-    table = check_faces(build(cfg.data.reader, root=Path(cfg.data.root).expanduser(), strict=False), strict=False)
+    table = check_faces(build(cfg.data.reader)(root=Path(cfg.data.root).expanduser(), strict=False), strict=False)
     trees, seconds = trained(table, cfg)
     tests = np.flatnonzero(table.split == "test")
     boxes = {name: face_boxes(table, policy, Path(cfg.paths.cache_dir), 2) for name, policy in POLICIES.items()}

@@ -28,14 +28,14 @@ from flr.inference.detector import HaarFaces
 from flr.inference.faces import FaceTracker
 from flr.inference.onnx import OnnxPredictor
 from flr.inference.predictor import Predictor
+from flr.inference.results import movie
 from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Video
 from flr.landmarks.draw import draw_picture
 from flr.landmarks.geometry import compose, tight_box, transform, warp
-from flr.predict import movie
 
 GOAL = 30  # frames a second
-FRAMES, ROUNDS, SIDE, WIDTH, HEIGHT = 300, 5, 240, 640, 480
+FRAMES, ROUNDS, SIDE, WIDTH, HEIGHT = 300, 3, 240, 640, 480
 
 
 class Timed:

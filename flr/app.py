@@ -6,7 +6,6 @@ import gc
 import html
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from flr.config import App, build, check, choices, chosen, door, quiet
 from flr.errors import UserError
@@ -29,6 +28,7 @@ from flr.errors import UserError
 if TYPE_CHECKING:
     import gradio
     import numpy as np
+    from gradio.data_classes import ImageData
 
     from flr.inference.detector import Detector, Found
     from flr.inference.effects import Effect
@@ -55,11 +55,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("gradio is not installed, and the app needs it; pip install 'flr[app]'")
     quiet()
     check(cfg, App)
-    with (
-        ended_by_sigterm(),
-        listening(cfg.host, cfg.port) as gate,
-        tempfile.TemporaryDirectory(prefix="flr-app-") as folder,
-    ):
+    with listening(cfg.host, cfg.port) as gate, tempfile.TemporaryDirectory(prefix="flr-app-") as folder:
         # gradio reads them when it is imported: it is to ask no other host for anything, and to leave nothing behind.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": folder}
         desk = Desk(cfg, Path(folder))
@@ -71,16 +67,6 @@ def main(cfg: DictConfig) -> None:
         blocks = page(desk, desk.runs())
         gc.freeze()  # what is loaded stays: to look for garbage in it would make the end seconds long
         serve(blocks, gate, cfg.host)
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Has SIGTERM end the command in order, with exit code 143."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -113,6 +99,7 @@ def serve(blocks: "gradio.Blocks", gate: socket.socket, host: str) -> None:
         middleware=[Middleware(OwnPage, names=LOOPBACK if host in LOOPBACK else None)],
         docs_url=None, redoc_url=None, openapi_url=None,
     )  # fmt: skip
+    blocks.has_launched = True  # else gradio looks at no path, and takes any file of the machine for an upload
     gradio.mount_gradio_app(
         app, blocks, "/", host, port, footer_links=[], run_history=False, allowed_paths=[], max_file_size=LARGEST,
         ssr_mode=False, enable_monitoring=False, mcp_server=False, css=CSS, show_error=False,
@@ -269,18 +256,18 @@ class Desk:
 
     @staticmethod
     def _load_anew(path: Path, changed: int) -> "Landmarker":
-        from flr.predict import load
+        from flr.inference.landmarker import load
 
         return load(path, None)
 
-    def chosen_effects(self, names: Sequence[str], net: "Landmarker") -> "dict[str, Effect]":
+    def chosen_effects(self, names: Sequence[str], net: "Landmarker") -> "list[Effect]":
         """The effects of those names, in the names' order.
 
         Raises:
             UserError: the net's scheme lacks points that one needs.
         """
-        effects = {name: self.effects[name] for name in sorted(names)}
-        for effect in effects.values():
+        effects = [self.effects[name] for name in sorted(names)]
+        for effect in effects:
             effect.check(net.scheme)
         return effects
 
@@ -293,9 +280,8 @@ class Desk:
             UserError: the photo cannot be decoded, there is no such net, or an effect does not go with it.
         """
         from flr.inference.faces import faces_of
-        from flr.inference.results import Results
+        from flr.inference.results import Results, annotated
         from flr.inference.sources import Photos
-        from flr.predict import Work
 
         net, timed, name = self.net(run), Timed(self.detectors[detector]), photo.name
         painted = self.chosen_effects(effects, net)
@@ -307,12 +293,10 @@ class Desk:
         faces = faces_of(net, timed, image, name)
         seconds = time.perf_counter() - began - timed.seconds
         with Results(self._place(), {}, net.scheme, overwrite=False) as results:
-            form = OmegaConf.create({"save": ["csv", "coco", "pts"], "draw": list(draw)})
-            work = Work(form, net, timed, painted, results)
-            work.keep(name, image, faces)
-            results.picture("pictures", name, work.shown(image, faces))
+            results.keep(name, image, faces, net.crop.policy, ["pts"], painted)
+            results.picture("pictures", name, annotated(image, faces, net.scheme, painted, draw))
             results.add(name, image.shape, faces)
-            results.finish(form.save)
+            results.finish(["csv", "coco"])
         folder = results.folder
         files = [path for kind in ("points.*", "pts/*", "masks/*") for path in sorted(folder.glob(kind))]
         line = (
@@ -338,8 +322,8 @@ class Desk:
             UserError: there is no such net, or an effect does not go with it.
         """
         from flr.inference.faces import FaceTracker
+        from flr.inference.results import annotated
         from flr.inference.smoothing import OneEuro
-        from flr.predict import annotated
 
         if live is None or live.choice != (run, detector):
             net = self.net(run)
@@ -349,14 +333,14 @@ class Desk:
         live.times.append(time.monotonic())
         faces = live.tracker(frame, "", live.times[-1] - live.began)
         rate = (len(live.times) - 1) / max(live.times[-1] - live.times[0], 1e-9)
-        shown = annotated(frame, faces, net.scheme, painted.values(), draw)
+        shown = annotated(frame, faces, net.scheme, painted, draw)
         return shown, live, f"{count_of(faces)}; {rate:.0f} frames/s"
 
 
 def label_of(run: "StoredRun") -> str:
     """A stored run in a few words."""
-    nme = run.metrics.get("val/nme")
-    parts = (run.get("model"), run.get("data"), nme and f"val {nme:.2f} %", run.name)
+    nme = run.get("val_nme")
+    parts = (run.get("model"), run.get("data"), nme and f"val {float(nme):.2f} %", run.name)
     return " · ".join(part for part in parts if part)
 
 
@@ -429,9 +413,10 @@ def page(desk: Desk, found: list[tuple[str, str]]) -> "gradio.Blocks":
         if frame is None:
             return None, None, ""
         try:
-            return desk.follow(frame, live, *choice)
+            shown, live, line = desk.follow(frame, live, *choice)
         except (UserError, OSError) as error:  # not a message a frame
-            return frame, None, html.escape(str(error), quote=False)
+            shown, live, line = frame, None, html.escape(str(error), quote=False)
+        return at_once(shown), live, line
 
     def runs() -> list[Any]:
         newer = desk.runs()
@@ -456,8 +441,7 @@ def page(desk: Desk, found: list[tuple[str, str]]) -> "gradio.Blocks":
                         label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=330, buttons=[],
                         webcam_options=gr.WebcamOptions(mirror=False),
                     )  # fmt: skip
-                    # The file itself: what can be decoded, and which way up, is said in one place.
-                    photo.preprocess = lambda payload: payload and payload.path  # type: ignore
+                    photo.preprocess = as_it_came  # type: ignore[method-assign]  # a subclass would have gradio write a .pyi
                     other = gr.Dropdown(
                         [("none", ""), *found], value="", label="Second run, on the same photo", allow_custom_value=True
                     )
@@ -474,7 +458,6 @@ def page(desk: Desk, found: list[tuple[str, str]]) -> "gradio.Blocks":
                 frame = gr.Image(
                     label="Points", streaming=True, sources=["webcam"], interactive=False, height=480, buttons=[]
                 )
-                frame.postprocess = at_once  # type: ignore
                 rate = gr.Markdown()
         live = gr.State()
         words = [run, other, detector, effects, draw]
@@ -483,21 +466,24 @@ def page(desk: Desk, found: list[tuple[str, str]]) -> "gradio.Blocks":
         other.change(lambda word: gr.Column(visible=bool(word)), other, shown[1][0], api_visibility="private")
         camera.stream(
             follow, [camera, live, run, detector, effects, draw], [frame, live, rate], stream_every=0.05,
-            concurrency_limit=None, show_progress="hidden", api_visibility="private",
+            concurrency_limit=None, show_progress="hidden", api_visibility="private", postprocess=False,
         )  # fmt: skip
         blocks.load(told(runs), None, [run, other], api_visibility="private")
     return blocks.queue(default_concurrency_limit=4)
 
 
-def at_once(image: "np.ndarray | None") -> Any:
+def as_it_came(payload: "ImageData | None") -> str | None:
+    """The file that was uploaded. gradio would decode and turn it, and fail in its own words where it cannot."""
+    return payload.path if payload else None
+
+
+def at_once(image: "np.ndarray") -> dict[str, Any]:
     """A picture (H, W, 3) RGB uint8 for the page, without the file that gradio would leave of each."""
     import cv2
     from gradio.data_classes import ImageData
 
-    if image is None:
-        return None
     data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return ImageData(url=f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}")
+    return ImageData(url=f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}").model_dump()
 
 
 def answer_of(gr: Any, label: str, visible: bool) -> tuple[Any, Any, Any, Any]:
@@ -510,4 +496,4 @@ def answer_of(gr: Any, label: str, visible: bool) -> tuple[Any, Any, Any, Any]:
 
 
 if __name__ == "__main__":
-    door(main, "app")
+    door(main, "app", in_order=True)

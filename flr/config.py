@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 import typing
@@ -26,7 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flr.errors import UserError, nearest
 
@@ -436,8 +437,17 @@ class App:
 # -- doors -------------------------------------------------------------------------------------------------------------
 
 
-def door(work: Callable[[DictConfig], None], config_name: str) -> None:
-    """Run a command: compose its config, do the work, turn a user's error into one line and exit code 2."""
+def door(work: Callable[[DictConfig], None], config_name: str, in_order: bool = False) -> None:
+    """Run a command: compose its config, do the work, turn a user's error into one line and exit code 2.
+
+    Args:
+        work: what it does.
+        config_name: of its config in ``conf/``.
+        in_order: whether SIGTERM ends it as an exception does, by exit code 143, so that nothing stays half done. Trainings
+            have a way of their own.
+    """
+    if in_order:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then, and the errors can be told here
 
     @functools.wraps(work)
@@ -650,6 +660,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """
     try:
         return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value; set {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
         raise UserError(f"config: {error}") from error
 

@@ -4,7 +4,6 @@ What stands before and behind the net is inside: the graph takes crops (B, size,
 crop pixels, averaged with the mirror image where the run was. What else a user needs is metadata (`flr.inference.onnx.About`).
 """
 
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -293,5 +292,4 @@ def _of(data: "FaceData", predictor: "Predictor", count: int, what: str) -> Face
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no half file stays
-    door(main, "export")
+    door(main, "export", in_order=True)

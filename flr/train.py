@@ -239,6 +239,7 @@ def run(
         run_id = tracker.start(name, tags, known)
         folder = folder or RunFolder(output / "runs" / run_id)
         tracker.wait_in(folder.path / "outbox")
+        print(f"run {run_id}; after a stop run={run_id} goes on", flush=True)
         if before is not None and changed:
             told = f"{before['protocol']['fingerprint']} to {protocol.fingerprint}"
             print(f"note: the data have changed, {told}; the best checkpoint is chosen anew", file=sys.stderr)
@@ -283,6 +284,8 @@ def run(
                 evaluate.write(result, folder.path, str(folder.best))
                 evaluate.log(result, tracker, folder.path, step=trainer.global_step)
             tracker.figure(curves_figure(tracker.history), "curves.png")
+            if best.best_model_score is not None:
+                tracker.tag(val_nme=f"{float(best.best_model_score):.5g}")  # the metric ends with the last epoch's
             if job and job.cut:
                 tracker.tag(end=job.cut)
             else:

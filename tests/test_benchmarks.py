@@ -67,6 +67,7 @@ def test_a_benchmark_runs(
         assert min(figures["rounds"]) > 0
 
 
+@pytest.mark.long
 def test_the_scale_is_of_a_set_with_as_many_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("benchmarks.scale")
     fake_celeba.write(tmp_path / "celeba")
@@ -83,6 +84,7 @@ def test_the_scale_is_of_a_set_with_as_many_faces(tmp_path: Path, monkeypatch: p
     assert sorted(path for path in tmp_path.rglob("*") if "results" not in path.parts) == before
 
 
+@pytest.mark.long
 def test_the_speedrun_tells_when_each_goal_was_met(
     tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -222,7 +222,9 @@ def test_without_its_data_rendered_faces_do(trained: tuple[Workspace, str], tmp_
     assert about.run is None and about.val_nme is None
 
 
-@pytest.mark.parametrize("form", ["onnx", "torchscript", "pt2"])
+@pytest.mark.parametrize(
+    "form", [pytest.param("onnx", marks=pytest.mark.long), "torchscript", pytest.param("pt2", marks=pytest.mark.long)]
+)
 def test_a_full_disk_is_told(form: str, trained: tuple[Workspace, str], tmp_path: Path) -> None:
     """Apart, since torch aborts the process where it writes to such a disk itself."""
     words = (f"run={trained[1]}", f"format={form}", f"out={tmp_path}/there/net.{form}", "faces=2")

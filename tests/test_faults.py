@@ -100,7 +100,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) ->
 IN_CI = (
     ("checkpoint", signal.SIGKILL),
     ("validation", signal.SIGTERM),
-    ("upload", signal.SIGKILL),
     ("upload", signal.SIGINT),
 )
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}

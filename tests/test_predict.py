@@ -26,11 +26,10 @@ from flr.data.table import read_image
 from flr.errors import UserError
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
-from flr.inference.results import Results
+from flr.inference.results import Results, annotated, movie
 from flr.inference.sources import Photos, Video, open_source
 from flr.landmarks.geometry import transform
 from flr.landmarks.scheme import get_scheme
-from flr.predict import annotated, movie
 from tests.conftest import Done, Workspace
 
 ASKED: list[str] = []  # of `stream`
@@ -334,6 +333,8 @@ def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: P
     assert not (workspace.path / "out").exists()
     assert "name the net" in workspace.refuse("flr.predict", "source=1")
     assert "name what to look at" in workspace.refuse("flr.predict", f"run={checkpoint}")
+    words = (f"run={checkpoint}", "source=.", "detector=boxes")
+    assert "detector.file has no value; set detector.file=VALUE" in workspace.refuse("flr.predict", *words)
 
 
 # -- what a hostile folder, disk or user does --------------------------------------------------------------------------
@@ -540,3 +541,12 @@ def stream(count: int = 10**9) -> Iterator[str]:
         finally:
             over.set()
             server.shutdown()
+
+
+def test_boxes_of_no_picture_are_told(workspace: Workspace, checkpoint: Path) -> None:
+    cv2.imwrite(str(workspace.path / "a.png"), render(1, 0, 120, 1, 0.5).image)
+    (workspace.path / "boxes.csv").write_text(f"image,left,top,right,bottom\na.png,{BOX}\nb.png,{BOX}\n")
+    words = ("source=a.png", "out=out", "detector=boxes", "detector.file=boxes.csv")
+    done = workspace.run("flr.predict", f"run={checkpoint}", *words)
+    assert "1 pictures of boxes.csv are not in source=a.png, as 'b.png'" in done.stderr
+    assert done.stdout.startswith("1 faces in 1 pictures")

@@ -247,6 +247,7 @@ def test_a_strategy_that_cannot_end_is_refused(workspace: Workspace) -> None:
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_rank_that_is_killed_ends_all(workspace: Workspace) -> None:
     process = workspace.start("flr.train", *LONG)
     folder = wait_for_epoch(workspace, process, 0)
@@ -305,6 +306,7 @@ def test_an_error_of_one_rank_ends_all(workspace: Workspace) -> None:
     none_is_left(every)
 
 
+@pytest.mark.long
 def test_an_error_of_the_user_is_told_once(workspace: Workspace) -> None:
     done = workspace.apart("flr.train", *LONG, "optim=sgd", "optim.lr=1e30", "ema=0", code=2)
     assert len(told(done.stderr)) == 1 and "not a finite number" in done.stderr and "Traceback" not in done.stderr

@@ -4,11 +4,15 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import hydra
+import numpy as np
 import pytest
 
 from flr.config import CONF, App, Export, Prepare, Reproduce, Train, Tune, check
+from flr.data.synthetic.renderer import render
+from tests.conftest import Workspace
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,3 +100,14 @@ def test_figures_stand_in_experiments(name: str) -> None:
     result = json.loads((ROOT / "experiments" / "best" / name / "result.json").read_text())
     tested = [e["metrics"]["nme"] for e in result["evaluations"] if e["split"] == "test"]
     assert any(round(nme, 2) == shown for nme in tested)
+
+
+def test_its_python_finds_points(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    (code,) = re.findall(r"```python\n(.*?faces_of\(.*?)```", README, re.DOTALL)
+    face = render(1, 0, 240, 3, 0.5)
+    box = [*face.points.min(0), *face.points.max(0)]
+    given: dict[str, Any] = {"image": face.image, "images": [face.image] * 2, "boxes": np.array([box, box])}
+    checkpoint = workspace.folder(run_id) / "checkpoints" / "best.ckpt"
+    exec(code.replace("best.ckpt", str(checkpoint)), given)
+    assert given["face"].points.shape == (68, 2) and given["points"].shape == (2, 68, 2)

@@ -84,6 +84,7 @@ def test_a_compiled_net_has_the_same_keys_and_outputs() -> None:
     assert list(net.state_dict()) == keys
 
 
+@pytest.mark.long
 def test_what_cannot_compile_is_told_before_any_run(workspace: Workspace) -> None:
     line = workspace.refuse("flr.train", "trainer.compile=default", CXX="no-such-compiler")
     assert "trainer.compile=default" in line and "no-such-compiler" in line

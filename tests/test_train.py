@@ -152,6 +152,7 @@ def test_every_optimiser_and_schedule_trains(workspace: Workspace, model: str, o
     assert "test/nme_interpupil" in workspace.only_run().data.metrics
 
 
+@pytest.mark.long
 def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
     workspace.apart("flr.train", "-m", *TINY, *SMALL_SET, "trainer.max_epochs=1", "seed=0,1")
     client, runs = workspace.client(), workspace.stored()

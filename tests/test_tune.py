@@ -148,6 +148,7 @@ def test_hopeless_trials_are_pruned(workspace: Workspace) -> None:
     assert parent.data.metrics["trials/pruned"] == 2 and parent.info.status == "FINISHED"
 
 
+@pytest.mark.long
 def test_two_processes_that_start_together_share_a_study(workspace: Workspace) -> None:
     words = (*WORDS, "tune.trials=6", "trainer.max_epochs=1")
     processes = [workspace.start("flr.tune", *words) for _ in range(2)]
@@ -239,6 +240,7 @@ def test_a_failed_trial_stops_no_other(own: Workspace) -> None:
     assert trials[1].data.tags["flr.end"] == "ArithmeticError: it broke" and "ArithmeticError: it broke" in done.stdout
 
 
+@pytest.mark.long
 def test_a_study_of_failures_ends(own: Workspace) -> None:
     (own.path / "refuses").touch()
     words = (FAILS, "trainer.max_epochs=1", "tune.trials=9")
@@ -322,13 +324,8 @@ def test_every_sampler_and_pruner_is_built(sampler: str, pruner: str) -> None:
         study.tell(trial, trial.params["x"])
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [
-        pytest.param(path.stem, marks=pytest.mark.long if path.stem != "augment" else [])
-        for path in sorted((CONF / "tune").glob("*.yaml"))
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (CONF / "tune").glob("*.yaml")))
 def test_every_preset_searches(workspace: Workspace, preset: str) -> None:
     tune(workspace, f"tune={preset}", "tune/sampler=qmc", "tune.trials=2", "trainer.max_epochs=1")
     first, second = study_of(workspace).trials

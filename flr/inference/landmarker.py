@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -89,3 +90,21 @@ def refuse_odd(image: np.ndarray, i: int) -> None:
         raise UserError(
             f"picture {i} is {image.shape[1]} x {image.shape[0]}; give one of at most {LONGEST} pixels a side"
         )
+
+
+def load(path: Path, tta: bool | None) -> Landmarker:
+    """The net of a checkpoint, or of a file of `flr.export`.
+
+    Raises:
+        UserError: it is neither, or an exported net is to be averaged otherwise than it was exported.
+    """
+    if path.suffix != ".onnx":
+        from flr.inference.predictor import Predictor
+
+        return Predictor.load(path, tta)
+    from flr.inference.onnx import OnnxPredictor
+
+    found = OnnxPredictor.load(path)
+    if tta not in (None, found.about.tta):
+        raise UserError(f"tta={str(tta).lower()}: {path} was exported otherwise; export it anew, or leave tta out")
+    return found

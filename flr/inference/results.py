@@ -9,20 +9,25 @@ import csv
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from flr.data.boxes import BoxPolicy
 from flr.data.export import pts
 from flr.errors import UserError
 from flr.files import telling, write_json, writing
+from flr.inference.effects import Effect, Mask, apply
 from flr.inference.faces import Face
+from flr.landmarks.draw import draw_picture
+from flr.landmarks.geometry import transform, warp
 from flr.landmarks.scheme import Scheme
 
 JOURNAL = "faces.jsonl"
+CROP = 256  # pixels a side of the crops that are kept
 END = '{"end": true}'  # the last line of a journal that is finished
 
 
@@ -206,6 +211,32 @@ class Results:
             self.folder / "points.json", {"images": images, "annotations": annotations, "categories": [category]}
         )
 
+    def keep(
+        self, name: str, image: np.ndarray, faces: Sequence[Face], policy: BoxPolicy, forms: Sequence[str],
+        effects: Iterable[Effect],
+    ) -> None:  # fmt: skip
+        """A picture's own files, but for the annotated picture.
+
+        Args:
+            name: of the picture.
+            image: (H, W) or (H, W, 3) RGB uint8.
+            faces: found in it.
+            policy: which part round a face is its crop.
+            forms: of pts and crops, what is kept.
+            effects: of which a `Mask` leaves its label image.
+        """
+        if "pts" in forms:
+            self.pts(name, faces)
+        if "crops" in forms:
+            for i, face in enumerate(faces):
+                affine = policy.crop(face.box, CROP)
+                crop = warp(image, affine, (CROP, CROP)).reshape(CROP, CROP, -1)
+                self.crop(name, i, np.broadcast_to(crop, (CROP, CROP, 3)), transform(affine, face.points))
+        points = np.array([face.points for face in faces]).reshape(-1, len(self.scheme), 2)
+        for effect in effects:
+            if isinstance(effect, Mask):
+                self.labels(name, apply([effect], image, points, self.scheme))
+
     def pts(self, name: str, faces: Sequence[Face]) -> None:
         """iBUG's form, a file a face, which counts pixels from 1 (https://ibug.doc.ic.ac.uk/resources/300-W/)."""
         for i, face in enumerate(faces):
@@ -239,3 +270,65 @@ def _plain(face: Face) -> dict[str, Any]:
         "points": face.points.round(4).tolist(), "box": np.round(face.box, 4).tolist(),
         "score": face.score, "identity": face.identity,
     }  # fmt: skip
+
+
+def annotated(
+    image: np.ndarray, faces: Sequence[Face], scheme: Scheme, effects: Iterable[Effect], draw: Sequence[str] | None
+) -> np.ndarray:
+    """A picture with its faces.
+
+    Args:
+        image: (H, W) or (H, W, 3) RGB uint8.
+        faces: to be drawn.
+        scheme: of their points.
+        effects: done to each face, one after another; a `Mask`, which makes another picture, is left out.
+        draw: of boxes, points, lines, indices; None for boxes and points where there is no effect.
+
+    Returns:
+        (H, W, 3) RGB uint8.
+    """
+    image = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
+    painted = [effect for effect in effects if not isinstance(effect, Mask)]
+    points = np.array([face.points for face in faces]).reshape(-1, len(scheme), 2)
+    image = apply(painted, image, points, scheme)
+    draw = draw if draw is not None else [] if painted else ["boxes", "points"]
+    if not draw:
+        return image
+    boxes = np.array([face.box for face in faces]).reshape(-1, 4) if "boxes" in draw else None
+    captions = [
+        f"{face.identity}" if face.identity is not None else f"{face.score:.2f}" if face.score < 1 else ""
+        for face in faces
+    ]
+    lines, indices, dots = (word in draw for word in ("lines", "indices", "points"))
+    return draw_picture(image, points, boxes, captions, scheme, lines, indices, dots=dots)
+
+
+@contextlib.contextmanager
+def movie(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes RGB frames of one size (width, height) to a video, which is there when it is whole.
+
+    Raises:
+        UserError: OpenCV cannot write such a video.
+    """
+    with writing(path) as aside:
+        file = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+        if not file.isOpened():
+            raise UserError(
+                f"{path}: OpenCV writes no video of {size[0]} x {size[1]} at {rate:g} frames/s; leave pictures out of save"
+            )
+        count = 0
+
+        def write(frame: np.ndarray) -> None:
+            nonlocal count
+            file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
+
+        try:
+            yield write
+        finally:
+            file.release()
+        # OpenCV tells nothing of a full disk.
+        if (there := int(cv2.VideoCapture(str(aside)).get(cv2.CAP_PROP_FRAME_COUNT))) != count:
+            raise UserError(
+                f"{path}: {max(there, 0)} of {count} frames could be written; free space there or leave pictures out of save"
+            )
