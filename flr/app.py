@@ -290,7 +290,7 @@ class Desk:
         except UserError as error:
             raise UserError(str(error).replace(f"{photo.parent}/", "")) from error
         began = time.perf_counter()
-        faces = faces_of(net, timed, image, name)
+        faces = faces_of(net, timed, image, name, self.cfg.looks)
         seconds = time.perf_counter() - began - timed.seconds
         with Results(self._place(), {}, net.scheme, overwrite=False) as results:
             results.keep(name, image, faces, net.crop.policy, ["pts"], painted)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -126,6 +126,9 @@ class Paths:
     cache_dir: str
 
 
+Looks = typing.Annotated[int, Ge(1), Le(10)]
+
+
 @dataclass(frozen=True)
 class Train:
     """The top level of a training's config.
@@ -211,6 +214,7 @@ class Net:
         crop: ``data.crop``.
         pixels: ``data.pixels``, what black and white become.
         offset: of the checkpoint, see `flr.data.boxes.Haar.offset`.
+        doubt: of the checkpoint, see `flr.inference.landmarker.Landmarker`.
     """
 
     seed: int
@@ -219,6 +223,7 @@ class Net:
     crop: Any
     pixels: tuple[float, float]
     offset: tuple[float, float, float, float] | None
+    doubt: float | None
     model: Any
     objective: Any
     optim: Any
@@ -233,6 +238,7 @@ class Evaluate:
         run: a run's MLflow id, its folder, a checkpoint file, or a model version as ``models:/NAME@best``.
         split: the part that is scored.
         tta: whether each picture is averaged with its mirror image; null for what the run was trained with.
+        looks: at each face, see `flr.inference.landmarker.Landmarker.find`.
         submission: a file to write for Kaggle, of the faces of its test.csv, in place of a score.
         data: another data set, or only another ``root`` for the run's own.
         tracking: the MLflow store that knows the run's id.
@@ -242,6 +248,7 @@ class Evaluate:
     run: str
     split: typing.Literal["train", "val", "test"]
     tta: bool | None
+    looks: Looks
     submission: str | None
     data: Any
     tracking: Any
@@ -262,6 +269,7 @@ class Predict:
         draw: what is drawn on the pictures; null for boxes and points, or for nothing where there is an effect.
         overwrite: whether results that are there are thrown away.
         tta: whether each face is averaged with its mirror image; null for what the run was trained with.
+        looks: at each face of a photo, see `flr.inference.landmarker.Landmarker.find`; of a video the last points tell the box.
         every: frames of a video between two looks of the detector.
         patience: seconds that a face of a video stays without the detector finding it.
         smooth: whether a video's points are smoothed.
@@ -279,6 +287,7 @@ class Predict:
     draw: list[typing.Literal["boxes", "points", "lines", "indices"]] | None
     overwrite: bool
     tta: bool | None
+    looks: Looks
     every: typing.Annotated[int, Ge(1), Lt(10**6)]
     patience: typing.Annotated[float, Ge(0), Lt(10**6)]
     smooth: bool
@@ -417,6 +426,7 @@ class App:
     Attributes:
         run: what the page begins with: a run's MLflow id, its folder, a checkpoint or exported file, or a model version as
             ``models:/NAME@best``; null for the newest run.
+        looks: at each face of a photo, as of `Predict`.
         host: an address of this machine at which the page is; 127.0.0.1 can be reached from this machine alone.
         port: of the page; 0 takes a free one.
         detector: what finds the faces at first, a class of `flr.inference.detector`.
@@ -426,6 +436,7 @@ class App:
     """
 
     run: str | None
+    looks: Looks
     host: str
     port: typing.Annotated[int, Ge(0), Lt(2**16)]
     detector: Any

@@ -35,6 +35,7 @@ class Result:
         split: the part.
         cost: parameters, MACs, milliseconds.
         tta: whether each face was averaged with its mirror image.
+        looks: at each face.
     """
 
     metrics: dict[str, float]
@@ -47,6 +48,7 @@ class Result:
     split: str
     cost: dict[str, float]
     tta: bool
+    looks: int
 
 
 def main(cfg: DictConfig) -> None:
@@ -90,18 +92,21 @@ def main(cfg: DictConfig) -> None:
     if cfg.submission is not None:
         submit(module, data, Path(cfg.submission).absolute())
         return
-    result = score(tester(own), module, data, None, cfg.split)
+    result = score(tester(own), module, data, None, cfg.split, cfg.looks)
     # Only the run's own test of its own best weights is the run's result; all else stands beside it.
     same = (
         asdict(data.protocol) == about["protocol"]
         and cfg.split == "test"
         and module.tta == own.tta
+        and cfg.looks == 1
         and best == folder.best
     )
     where = folder.path if (folder.path / "run.json").is_file() else Path(cfg.paths.output_dir).absolute()
     if not same:
         words = [data.name, data.protocol.fingerprint, data.protocol.policy, cfg.split, best.stem]
-        where = where / "evaluations" / "-".join([*words, *(["tta"] if module.tta else [])])
+        where = (
+            where / "evaluations" / "-".join([*words, *["tta"] * module.tta, *[f"looks{cfg.looks}"] * (cfg.looks > 1)])
+        )
     write(result, where, str(best))
     if (folder.path / "run.json").is_file():
         note = folder.note()
@@ -149,8 +154,9 @@ def tester(own: DictConfig) -> "pl.Trainer":
 
 
 def score(
-    trainer: "pl.Trainer", module: "LandmarkModule", data: "FaceData", checkpoint: str | None, split: str = "test"
-) -> Result:
+    trainer: "pl.Trainer", module: "LandmarkModule", data: "FaceData", checkpoint: str | None, split: str = "test",
+    looks: int = 1,
+) -> Result:  # fmt: skip
     """Evaluate a part once and measure the net.
 
     Args:
@@ -159,15 +165,27 @@ def score(
         data: the prepared set.
         checkpoint: weights to load first; None for those at hand.
         split: the part to score.
+        looks: at each face: from the second on the net sees it cut round the points that it found before, see `Landmarker.find`.
+
+    Raises:
+        UserError: more than one look of a net whose boxes no points tell.
     """
     import numpy as np
 
+    from flr.inference.predictor import Predictor
     from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
 
     data.test_split = split
     trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
     table = data.prepare()
     rows, points = module.evaluated["index"], module.evaluated["points"]
+    spread = module.evaluated["spread"]
+    if looks > 1:
+        half, device = trainer.precision == "bf16-mixed", str(trainer.strategy.root_device)
+        predictor = Predictor(module, data.crop, data.pixels, None, half, device)
+        for some in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all pictures in memory at once
+            images = [table.load(int(row)) for row in rows[some]]
+            points[some], spread[some] = predictor.find(images, predictor.boxes(points[some]), looks - 1)
     truth, labelled = table.points[rows], table.labelled[rows]
     metrics = summary(points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()})
     side = module.evaluated["side"]
@@ -180,7 +198,7 @@ def score(
     metrics["baseline_nme"] = percent_mean(baseline)
     errors, normaliser = point_errors(points, truth, labelled), data.normaliser[rows]
     values = nme(errors, normaliser)
-    spread = np.where(labelled, module.evaluated["spread"], np.nan)
+    spread = np.where(labelled, spread, np.nan)
     by_face = 100 * nme(spread, normaliser)
     if np.isfinite(told := spearman(errors, spread, normaliser)):
         ones = np.ones(len(rows))
@@ -196,6 +214,7 @@ def score(
         split,
         cost(module, data, trainer.strategy.root_device),
         module.tta,
+        looks,
     )
 
 
@@ -272,6 +291,7 @@ def write(result: Result, folder: Path, checkpoint: str) -> None:
         {
             "split": result.split,
             "tta": result.tta,
+            "looks": result.looks,
             "checkpoint": checkpoint,
             "protocol": result.data.protocol.name,
             "metrics": {key: value if np.isfinite(value) else None for key, value in result.metrics.items()},

@@ -1,7 +1,7 @@
 """``python -m flr.export run=ID|DIR|CKPT format=onnx|torchscript|pt2``: a trained net as one file, seen to give its points.
 
-What stands before and behind the net is inside: the graph takes crops (B, size, size, C) uint8 and gives points (B, K, 2)
-crop pixels, averaged with the mirror image where the run was. What else a user needs is metadata (`flr.inference.onnx.About`).
+What stands before and behind the net is inside: the graph takes crops (B, size, size, C) uint8 and gives points (B, K, 2) and
+how uncertain each is (B, K), crop pixels, averaged with the mirror image where the run was. What else a user needs is metadata (`flr.inference.onnx.About`).
 """
 
 import sys
@@ -68,7 +68,7 @@ def main(cfg: DictConfig) -> None:
     predictor = Predictor.load(best, cfg.tta)
     predictor.half = False  # bf16 is for training; the 32-bit net is what an exported one has to equal
     faces = test_faces(cfg, checkpoint, best, predictor)
-    before = predictor.run(faces.crops)
+    before = predictor.run(faces.crops)[0]
     text = describe(predictor, checkpoint, folder if ours else None, best, cfg.precision)
     with writing(out) as aside:
         write(predictor, text, aside, cfg.format, cfg.precision)
@@ -112,12 +112,13 @@ def describe(
         kept = load_checkpoint(folder.last).get("callbacks", {}).values()
         scored = next((s["best_model_score"] for s in kept if s.get("monitor") == "val/nme"), None)
     about = About(
-        version=1,
+        version=2,
         scheme=predictor.scheme.plain(),
         crop=predictor.crop,
         pixels=predictor.pixels,
         offset=predictor.offset,
         mean_face=predictor.mean_face.tolist(),
+        doubt=predictor.doubt,
         precision=precision,
         tta=predictor.module.tta,
         run=folder.note()["run_id"] if folder else None,
@@ -128,7 +129,8 @@ def describe(
 
 
 def graph_of(predictor: "Predictor", half: bool) -> "torch.nn.Module":
-    """Crops (B, size, size, C) uint8 to points (B, K, 2) float32 crop pixels; with `half` the net itself is of 16 bit."""
+    """Crops (B, size, size, C) uint8 to points (B, K, 2) and their spread (B, K), float32 crop pixels; with `half` the net itself is of
+    16 bit."""
     import torch
 
     from flr.module import find_points
@@ -141,9 +143,9 @@ def graph_of(predictor: "Predictor", half: bool) -> "torch.nn.Module":
             self.order = module.scheme.mirror_order.tolist() if module.tta else None
             self.low, self.span = predictor.pixels[0], predictor.pixels[1] - predictor.pixels[0]
 
-        def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             images = crops.permute(0, 3, 1, 2).float() / 255 * self.span + self.low
-            return find_points(self.net, self.objective, images.half() if half else images, self.size, self.order)[0]
+            return find_points(self.net, self.objective, images.half() if half else images, self.size, self.order)
 
     graph = Graph().eval()
     graph.net.to(torch.float16 if half else torch.float32)
@@ -180,8 +182,8 @@ def write(predictor: "Predictor", text: str, path: Path, form: str, precision: s
                 path.write_bytes(buffer.getvalue())
                 return
             exported = torch.onnx.export(
-                graph, (crops,), dynamo=True, dynamic_shapes=dynamic, input_names=["crops"], output_names=["points"],
-                verbose=False,
+                graph, (crops,), dynamo=True, dynamic_shapes=dynamic, input_names=["crops"], verbose=False,
+                output_names=["points", "spread"],
             )  # fmt: skip
             assert exported is not None
             write_onnx(exported.model_proto, text, path, precision == "int8")
@@ -230,12 +232,13 @@ def reader(path: Path, form: str) -> "Callable[[np.ndarray], np.ndarray]":
     from flr.inference.onnx import OnnxPredictor
 
     if form == "onnx":
-        return OnnxPredictor.load(path).run
+        net = OnnxPredictor.load(path)
+        return lambda crops: net.run(crops)[0]
     run: Any = torch.jit.load(str(path)) if form == "torchscript" else torch.export.load(path).module()
 
     def points(crops: "np.ndarray") -> "np.ndarray":
         with torch.no_grad():
-            return run(torch.from_numpy(crops)).numpy()
+            return run(torch.from_numpy(crops))[0].numpy()
 
     return points
 

@@ -37,7 +37,7 @@ class LandmarkModule(pl.LightningModule):
         ema: the decay of an exponential moving average of the weights, which then is what is evaluated; 0 for none.
         seed: of dropout.
         tta: whether evaluation averages the picture and its mirror image.
-        about: plain values kept in every checkpoint beside the weights.
+        about: plain values kept in every checkpoint beside the weights, and ``doubt`` of the last validation with them.
 
     Raises:
         UserError: the objective does not take what the net puts out.
@@ -85,7 +85,7 @@ class LandmarkModule(pl.LightningModule):
             return self.objective.decode(self.net(images), self.size)
         return self.look(images)[0]
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What evaluation finds on images (B, C, H, W), see `find_points`."""
         order = self.scheme.mirror_order.tolist() if self.tta else None
         return find_points(self.best_net, self.objective, images, self.size, order)
@@ -196,18 +196,17 @@ class LandmarkModule(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._keep(batch, *self.look(batch.images))
 
-    def _keep(self, batch: Batch, points: Tensor, spread: Tensor | None) -> None:
+    def _keep(self, batch: Batch, points: Tensor, spread: Tensor) -> None:
         truth = transform(batch.to_original, batch.points)
         side = self.size * torch.linalg.det(batch.to_original[..., :2]).abs().sqrt()
-        unknown = torch.full_like(points[..., 0], torch.nan)
-        spread = unknown if spread is None else spread * (side / self.size)[:, None]
-        mean_face = self.mean_face.expand_as(points)
-        for metric, predicted, told in ((self.errors, points, spread), (self.baseline, mean_face, unknown)):
+        spread = spread * (side / self.size)[:, None]
+        for metric, predicted in ((self.errors, points), (self.baseline, self.mean_face.expand_as(points))):
             there = transform(batch.to_original, predicted)
-            metric.update(batch.index, there, truth, batch.labelled, batch.normaliser, side, told)
+            metric.update(batch.index, there, truth, batch.labelled, batch.normaliser, side, spread)
 
     def on_validation_epoch_end(self) -> None:
         values = {f"val/{name}": value for name, value in self.errors.compute().items()}
+        self.about["doubt"] = values["val/doubt"].item() if "val/doubt" in values else None
         values["val/baseline_nme"] = self.baseline.compute()["nme"]
         subsets = self.trainer.datamodule.table.subsets  # type: ignore[attr-defined]
         values |= {f"val/{name}/nme": value for name, value in self.errors.by_subset(subsets).items()}
@@ -236,7 +235,7 @@ class LandmarkModule(pl.LightningModule):
 
 def find_points(
     net: nn.Module, objective: Objective, images: Tensor, size: int, mirror_order: list[int] | None
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """The points of images (B, C, size, size), averaged with the mirror image's by a mirror order.
 
     Returns:
@@ -248,10 +247,7 @@ def find_points(
         back = torch.from_numpy(mirror(size)).to(points)
         raw = net(images.flip(-1))
         points = (points + transform(back, objective.decode(raw, size))[:, mirror_order]) / 2
-        if spread is not None:
-            flipped = objective.spread(raw, size)
-            assert flipped is not None
-            spread = (spread + flipped[:, mirror_order]) / 2
+        spread = (spread + objective.spread(raw, size)[:, mirror_order]) / 2
     return points, spread
 
 

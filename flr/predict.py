@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
             )
     about = {
         key: str(cfg[key])
-        for key in ("source", "tta", "detector", "draw", *(("every", "patience", "smooth") if moving else ()))
+        for key in ("source", "tta", "detector", "draw", *(("every", "patience", "smooth") if moving else ("looks",)))
     }
     # What is begun with some pictures is not gone on with others; the tables are made at the end.
     about |= {"effect": str(cfg.get("effect")), "save": str(sorted(set(cfg.save) - {"csv", "coco"}))}
@@ -95,7 +95,7 @@ class Work:
                 self.results.skip(name, str(error))
                 tqdm.write(f"skipped {error}", file=sys.stderr)
                 continue
-            found = faces_of(self.net, self.detector, image, name)
+            found = faces_of(self.net, self.detector, image, name, self.cfg.looks)
             self.results.keep(name, image, found, self.net.crop.policy, self.cfg.save, self.effects)
             if "pictures" in self.cfg.save:
                 shown = annotated(image, found, self.net.scheme, self.effects, self.cfg.draw)

@@ -167,7 +167,7 @@ def test_the_distance_of_two_nets() -> None:
     points = np.array([[30.0, 40], [70, 40], [50, 60], [35, 80], [65, 80]])
 
     def answer(*faces: np.ndarray) -> Answer:
-        return Answer(scheme, [Face(face, np.zeros(4), 1.0) for face in faces], Path(), [], "")
+        return Answer(scheme, [Face(face, np.zeros(4), 1.0, np.zeros(5)) for face in faces], Path(), [], "")
 
     told = apart(answer(points, 2 * points), answer(points + [3, 4], 2 * points))
     assert told.endswith(f"of the {scheme.normaliser} distance: face 0: 12.50 %, face 1: 0.00 %")

@@ -85,12 +85,14 @@ def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
         pytest.importorskip("timm", exc_type=Exception)
     predictor = net_of(name, size=32 if "sepconv" in name else SIZE)  # its export is slow enough
     crops = pictures(7, size=predictor.crop.size)
-    before = predictor.run(crops)
+    before, spread = predictor.run(crops)
     assert before.std(0).max() > 1  # a net that looks
+    assert np.isfinite(spread).all() == (predictor.module.net.output == "heatmaps")
     export.write(predictor, described(predictor), tmp_path / "a.onnx", "onnx", "fp32")
     light = OnnxPredictor.load(tmp_path / "a.onnx")
-    np.testing.assert_allclose(light.run(crops), before, atol=0.01)
-    np.testing.assert_allclose(light.run(crops[:1]), before[:1], atol=0.01)
+    np.testing.assert_allclose(light.run(crops)[0], before, atol=0.01)
+    np.testing.assert_allclose(light.run(crops)[1], spread, atol=0.01)
+    np.testing.assert_allclose(light.run(crops[:1])[0], before[:1], atol=0.01)
     image = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     boxes = np.array([[20.0, 10, 80, 70], [0, 0, 119, 89]])
     np.testing.assert_allclose(light([image] * 2, boxes), predictor([image] * 2, boxes), atol=0.05)
@@ -101,7 +103,7 @@ def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
 def test_torchs_own_forms(form: str, name: str, words: tuple[str, ...], tmp_path: Path) -> None:
     predictor = net_of(name, *words)
     crops = pictures(7, predictor.crop.channels)
-    before, path = predictor.run(crops), tmp_path / f"a.{form}"
+    before, path = predictor.run(crops)[0], tmp_path / f"a.{form}"
     text = described(predictor)
     export.write(predictor, text, path, form, "fp32")
     for count in (1, 7):
@@ -122,12 +124,12 @@ def test_the_averaged_weights_and_the_mirror_go_along(tmp_path: Path) -> None:
         for weight in predictor.module.net.parameters():
             weight.zero_()  # those that were trained, not those that are evaluated
     crops = pictures(3)
-    before = predictor.run(crops)
+    before = predictor.run(crops)[0]
     predictor.module.tta = False
-    assert np.abs(predictor.run(crops) - before).max() > 0.5
+    assert np.abs(predictor.run(crops)[0] - before).max() > 0.5
     predictor.module.tta = True
     export.write(predictor, described(predictor), tmp_path / "a.onnx", "onnx", "fp32")
-    np.testing.assert_allclose(OnnxPredictor.load(tmp_path / "a.onnx").run(crops), before, atol=0.01)
+    np.testing.assert_allclose(OnnxPredictor.load(tmp_path / "a.onnx").run(crops)[0], before, atol=0.01)
 
 
 def test_a_run_is_exported(trained: tuple[Workspace, str]) -> None:
@@ -261,7 +263,7 @@ def test_rendered_faces_of_other_points(scheme: object, trained: tuple[Workspace
     assert faces.crops.shape == (4, SIZE, SIZE, 1) and faces.crops.std() > 10
     assert (faces.nme is None) == (scheme is MUCT76)
     if faces.nme is not None:
-        assert faces.nme(predictor.run(faces.crops)) > 1
+        assert faces.nme(predictor.run(faces.crops)[0]) > 1
     assert plain(cfg)["tolerance"].keys() == {"fp32", "fp16", "int8"}
 
 

@@ -98,7 +98,7 @@ def test_every_form_holds_the_points_of_every_face(workspace: Workspace, checkpo
     assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png", "below/c.png"]
     assert [annotation["image_id"] for annotation in coco["annotations"]] == [1, 1, 2, 3]
     for row, annotation in zip(found, coco["annotations"], strict=True):
-        (expected,) = net([read_image(photos / row["image"])], np.array([[30.0, 25, 90, 95]]))
+        (expected,) = net([read_image(photos / row["image"])], np.array([[30.0, 25, 90, 95]]), looks=2)
         np.testing.assert_allclose(points_of(row), expected, atol=6e-4)
         np.testing.assert_allclose(np.reshape(annotation["keypoints"], (-1, 3))[:, :2], expected, atol=6e-4)
         np.testing.assert_allclose(read_pts(out / "pts" / f"{row['image']}-{row['face']}.pts"), expected, atol=1e-3)
@@ -223,7 +223,7 @@ def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
     # This net knows next to nothing: its points fill a small part of any box.
     rows = [f"{name},-2000,-2000,2100,2100" for name in ("a.png", "b.png")]
     (workspace.path / "boxes.csv").write_text("\n".join(["image,left,top,right,bottom", *rows]))
-    predict(workspace, checkpoint, photos, "effect=[blur,mask]")
+    predict(workspace, checkpoint, photos, "effect=[blur,mask]", "looks=1")
     out = workspace.path / "out"
     assert set(np.unique(cv2.imread(str(out / "masks" / "a.png.png"), cv2.IMREAD_UNCHANGED))) > {0}
     shown, plain = cv2.imread(str(out / "pictures" / "b.png.jpg")), cv2.imread(str(photos / "b.png"))
@@ -232,7 +232,7 @@ def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
 
 def test_what_is_drawn_is_what_is_named() -> None:
     face = render(1, 0, 240, 3, 0.5)
-    found = [Face(face.points, np.array([60.0, 80, 180, 200]), 1.0)]
+    found = [Face(face.points, np.array([60.0, 80, 180, 200]), 1.0, np.zeros(68))]
     plain = annotated(face.image, found, get_scheme("ibug68"), [], [])
     pictures = [
         annotated(face.image, found, get_scheme("ibug68"), [], [word]) for word in ("boxes", "points", "lines", "indices")

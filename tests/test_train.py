@@ -62,7 +62,7 @@ def test_the_files_agree_with_the_metrics(trained: tuple[Workspace, str]) -> Non
     folder, metrics = workspace.folder(run_id), workspace.client().get_run(run_id).data.metrics
     with (folder / "errors.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 9 and len(rows[0]) == 5 + 68
+    assert len(rows) == 9 and len(rows[0]) == 6 + 68
     errors = [[float(v) for k, v in row.items() if k.startswith("error_")] for row in rows]
     nmes = [100 * sum(e) / len(e) / float(row["normaliser"]) for e, row in zip(errors, rows, strict=True)]
     assert math.isclose(sum(nmes) / 9, metrics["test/nme"], rel_tol=1e-4)
@@ -87,7 +87,7 @@ def test_evaluate_needs_no_other_word(trained: tuple[Workspace, str], form: str)
     (folder / "evaluation.json").unlink()
     workspace.run("flr.evaluate", f"run={run}")
     after = json.loads((folder / "evaluation.json").read_text())["metrics"]
-    assert after == pytest.approx(before, rel=1e-5)
+    assert after == pytest.approx(before, rel=1e-4)
 
 
 def test_evaluate_on_another_set_and_with_its_mirror(trained: tuple[Workspace, str], tmp_path: Path) -> None:
@@ -101,6 +101,21 @@ def test_evaluate_on_another_set_and_with_its_mirror(trained: tuple[Workspace, s
         assert {row["face"].split("/")[0] for row in csv.DictReader(file)} == {"helen"}
     logged = workspace.client().get_run(run_id).data.metrics
     assert any(key.endswith("test/nme") and key != "test/nme" for key in logged)
+
+
+def test_a_second_look_mends_a_poor_box(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    words, found = ["data=synthetic", "data.crop.policy.jitter=0.25", *SMALL_SET], {}
+    for looks in (1, 2):
+        done = workspace.run("flr.evaluate", f"run={run_id}", *words, f"looks={looks}")
+        written = Path(done.stdout.strip().splitlines()[-1])
+        result = json.loads(written.read_text())
+        assert result["looks"] == looks and ("looks2" in written.parent.name) == (looks == 2)
+        assert -1 <= result["metrics"]["spearman"] <= 1
+        with (written.parent / "errors.csv").open() as file:
+            assert all(float(row["spread"]) > 0 for row in csv.DictReader(file))
+        found[looks] = result["metrics"]["nme"]
+    assert found[2] < found[1]
 
 
 def test_evaluate_another_part(trained: tuple[Workspace, str]) -> None:

@@ -18,14 +18,14 @@ def keys(seed: int, epoch: int, face: np.ndarray) -> np.ndarray:
         return _mix(key ^ np.asarray(face).astype(np.uint64))
 
 
-def uniform(seed: int, epoch: int, face: np.ndarray, count: int) -> np.ndarray:
-    """(B, count) float64 in [0, 1), a pure function of (seed, epoch, face index, column).
+def uniform(seed: int, epoch: int, face: np.ndarray, count: int, first: int = 0) -> np.ndarray:
+    """(B, count) float64 in [0, 1), a pure function of (seed, epoch, face index, column), columns from `first` on.
 
     A counter-based generator: the counter goes through SplitMix64's finaliser (Steele, Lea and Flood 2014,
     doi:10.1145/2660193.2660195) once per coordinate.
     """
     with np.errstate(over="ignore"):
-        steps = (np.arange(count, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        steps = (np.arange(first, first + count, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         bits = _mix(keys(seed, epoch, face)[:, None] + steps)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

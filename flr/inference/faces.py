@@ -24,16 +24,20 @@ class Face:
         points: (K, 2) float64, pixels of the picture, an integer being a pixel's centre.
         box: (4,) float64, what the net was shown less its margin.
         score: the detector's.
+        spread: (K,) float64 how uncertain the net is of each point, pixels; NaN where it does not tell.
+        doubtful: whether it is of the whole face, which is one in a hundred, half hidden, or none at all.
         identity: a number that the face keeps over a video; None in a photo.
     """
 
     points: np.ndarray
     box: np.ndarray
     score: float
+    spread: np.ndarray
+    doubtful: bool = False
     identity: int | None = None
 
 
-def faces_of(net: Landmarker, detector: Detector, image: np.ndarray, name: str = "") -> list[Face]:
+def faces_of(net: Landmarker, detector: Detector, image: np.ndarray, name: str = "", looks: int = 1) -> list[Face]:
     """All faces of a picture, the best first.
 
     Args:
@@ -41,10 +45,12 @@ def faces_of(net: Landmarker, detector: Detector, image: np.ndarray, name: str =
         detector: what finds the faces.
         image: (H, W) or (H, W, 3) RGB uint8.
         name: of the picture, for a detector that has its boxes from a file.
+        looks: see `Landmarker.find`; one for a net whose boxes its points do not tell.
     """
     boxes, scores = detector(image, name, net)
-    points = net([image] * len(boxes), boxes)
-    return [Face(p, b, float(s)) for p, b, s in zip(points, boxes, scores, strict=True)]
+    points, spread = net.find([image] * len(boxes), boxes, looks if net.by_points else 1)
+    rows = zip(points, boxes, scores, spread, net.doubtful(points, spread), strict=True)
+    return [Face(at, box, float(score), wide, bool(odd)) for at, box, score, wide, odd in rows]
 
 
 @dataclass
@@ -72,7 +78,7 @@ class FaceTracker:
     ) -> None:  # fmt: skip
         self.net, self.detector, self.patience, self.smooth = net, detector, patience, smooth
         # Where the points do not tell the next box, the detector must.
-        self.every = every if net.crop.policy.source in ("truth", "haar") else 1
+        self.every = every if net.by_points else 1
         self._tracks: list[_Track] = []
         self._lost: list[_Track] = []
         self._next = self._frame = 0
@@ -91,17 +97,24 @@ class FaceTracker:
             self._look(image, name, seconds)
         self._frame += 1
         boxes = np.array([track.face.box for track in self._tracks]).reshape(-1, 4)
-        points = self.net([image] * len(boxes), boxes)
+        points, spread = self.net.find([image] * len(boxes), boxes)
+        doubtful = self.net.doubtful(points, spread)
         height, width = image.shape[:2]
         kept: list[_Track] = []
-        for track, at in zip(self._tracks, points, strict=True):
+        for track, at, wide, odd in zip(self._tracks, points, spread, doubtful, strict=True):
             tight = tight_box(at, np.ones(len(at), bool))
             outside = not (tight[0] < width and tight[1] < height and tight[2] > 0 and tight[3] > 0)
             if outside or self._odd(at) or seconds - track.seen > self.patience or self._again(tight, kept):
                 self._lost.append(track)
                 continue
             shown = track.face.box
-            track.face = replace(track.face, points=track.smooth(at, seconds), box=tight if self.every > 1 else shown)
+            track.face = replace(
+                track.face,
+                points=track.smooth(at, seconds),
+                box=tight if self.every > 1 else shown,
+                spread=wide,
+                doubtful=bool(odd),
+            )
             kept.append(track)
         self._tracks = kept
         self._lost = [track for track in self._lost if seconds - track.seen <= 2 * self.patience]
@@ -127,7 +140,7 @@ class FaceTracker:
                 identity = back.face.identity
             else:
                 identity, self._next = self._next, self._next + 1
-            face = Face(np.zeros((0, 2)), box, float(score), identity)
+            face = Face(np.zeros((0, 2)), box, float(score), np.zeros(0), identity=identity)
             track = _Track(face, seconds)
             if self.smooth:
                 track.smooth = self.smooth()

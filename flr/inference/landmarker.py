@@ -10,8 +10,9 @@ from flr.data.boxes import Offset
 from flr.data.crops import CropSettings, crop
 from flr.errors import UserError
 from flr.inference.detector import HaarFaces, WholePicture
-from flr.landmarks.geometry import invert, transform
+from flr.landmarks.geometry import invert, tight_box, transform
 from flr.landmarks.scheme import Scheme
+from flr.metrics.functional import face_spread
 
 BATCH = 64  # faces that run at once
 FAR = 1e6  # pixels: no box reaches so far, and none is smaller than the inverse
@@ -26,29 +27,49 @@ class Landmarker(ABC):
         crop: what the net sees.
         offset: where Haar's box puts the tight one (see `flr.data.boxes.Haar.offset`); None where that is not known.
         mean_face: (K, 2) crop pixels: the mean training face.
+        doubt: percent of the scheme's normaliser: a face of more uncertain points is to be distrusted, see
+            `flr.metrics.functional.face_spread`; None where that is not known.
     """
 
-    def __init__(self, scheme: Scheme, crop: CropSettings, offset: Offset, mean_face: np.ndarray) -> None:
-        self.scheme, self.crop, self.offset, self.mean_face = scheme, crop, offset, mean_face
+    def __init__(
+        self, scheme: Scheme, crop: CropSettings, offset: Offset, mean_face: np.ndarray, doubt: float | None
+    ) -> None:
+        self.scheme, self.crop, self.offset, self.mean_face, self.doubt = scheme, crop, offset, mean_face, doubt
 
     @abstractmethod
-    def run(self, crops: np.ndarray) -> np.ndarray:
-        """(B, K, 2) crop pixels of crops (B, size, size, C) uint8."""
+    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the net finds in crops (B, size, size, C) uint8.
 
-    def __call__(self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """The points of N faces.
+        Returns:
+            (B, K, 2) points, (B, K) how uncertain each is, see `Objective.spread`; both crop pixels.
+        """
+
+    def __call__(self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, looks: int = 1) -> np.ndarray:
+        """The points (N, K, 2) of N faces, see `find`."""
+        return self.find(images, boxes, looks)[0]
+
+    def find(
+        self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, looks: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The points of N faces, and how uncertain each is.
 
         Args:
             images: N pictures, (H, W) grey or (H, W, 3) RGB, uint8, each of any size; one of two faces stands twice.
             boxes: (N, 4) left, top, right, bottom in pixels of those pictures, an integer being a pixel's centre. What
                 they hold is what the run's box policy cut: for ``source=truth`` the tight box of the points.
+            looks: how often the net is shown a face; from the second time on cut round the points that it found before, which
+                mends what a detector's box has too much or too little.
 
         Returns:
-            (N, K, 2) float64, in pixels of the pictures.
+            (N, K, 2) points; (N, K) how uncertain each is, NaN where the net does not tell. Both float64, pixels of the pictures.
 
         Raises:
-            UserError: a picture or box that is none, or not one box a picture.
+            UserError: a picture or box that is none, or not one box a picture; or `looks` of a net whose boxes no points tell.
         """
+        if looks > 1 and not self.by_points:
+            raise UserError(
+                f"looks={looks}: the net was trained on boxes of source={self.crop.policy.source}, which its points do not tell; set looks=1"
+            )
         boxes = np.asarray(boxes, np.float64)
         if boxes.shape != (len(images), 4):
             raise UserError(f"{len(images)} picture(s) and boxes of shape {boxes.shape}: give one box (N, 4) a picture")
@@ -60,11 +81,32 @@ class Landmarker(ABC):
                 )
         size, channels = self.crop.size, self.crop.channels
         affine = self.crop.policy.crop(boxes, size)
-        found = [np.zeros((0, len(self.scheme), 2))]
+        points, spread = np.zeros((len(boxes), len(self.scheme), 2)), np.zeros((len(boxes), len(self.scheme)))
         for at in range(0, len(boxes), BATCH):
             some = range(at, min(at + BATCH, len(boxes)))
-            found.append(self.run(np.stack([crop(images[i], affine[i], size, channels) for i in some])))
-        return transform(invert(affine), np.concatenate(found).astype(np.float64))
+            points[some], spread[some] = self.run(np.stack([crop(images[i], affine[i], size, channels) for i in some]))
+        points = transform(invert(affine), points)
+        if looks > 1 and len(boxes):
+            return self.find(images, self.boxes(points), looks - 1)
+        return points, spread / np.sqrt(np.linalg.det(affine[..., :2]))[:, None]
+
+    def doubtful(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """(N,) bool whether faces of points (N, K, 2) and their `spread` (N, K) are to be distrusted."""
+        if self.doubt is None:
+            return np.zeros(len(points), bool)
+        distance = self.scheme.distance(points, np.ones(points.shape[:-1], bool))
+        return ~(face_spread(spread, distance) <= self.doubt)
+
+    @property
+    def by_points(self) -> bool:
+        """Whether a face's box is known from its points."""
+        return self.crop.policy.source in ("truth", "haar")
+
+    def boxes(self, points: np.ndarray) -> np.ndarray:
+        """(N, 4) the tight boxes of points (N, K, 2), none without extent or out of all bounds, as a poor net's may be."""
+        boxes = tight_box(points, np.ones(points.shape[:-1], bool)).clip(1 - FAR, FAR - 1)
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+        return boxes
 
     def detect(self, image: np.ndarray) -> np.ndarray:
         """(M, 4) boxes of a picture's faces, the largest first, as this net wants them; none where none is found.

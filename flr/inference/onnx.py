@@ -30,8 +30,9 @@ Finite = Annotated[float, AllowInfNan(False)]
 class About:
     """What an exported file says of itself, as JSON.
 
-    The graph takes ``crops`` (B, size, size, channels) uint8, RGB or grey, and gives ``points`` (B, K, 2) float32, crop
-    pixels, an integer being a pixel's centre: pixel values are normalised and the net's output is decoded inside.
+    The graph takes ``crops`` (B, size, size, channels) uint8, RGB or grey, and gives ``points`` (B, K, 2) and ``spread`` (B, K),
+    how uncertain each is, float32 crop pixels, an integer being a pixel's centre: pixel values are normalised and the net's
+    output is decoded inside.
 
     Attributes:
         version: of this form.
@@ -40,6 +41,7 @@ class About:
         pixels: what black and white become, inside.
         offset: see `flr.data.boxes.Haar.offset`.
         mean_face: K places, crop pixels: the mean training face.
+        doubt: from which on a face is to be distrusted, see `Landmarker`; None for a net that does not tell.
         precision: of the weights and products.
         tta: whether each crop is averaged with its mirror image, inside.
         run: the MLflow id.
@@ -47,12 +49,13 @@ class About:
         val_nme: percent, under that protocol; None where the run's last checkpoint, which knows it, is not there.
     """
 
-    version: Literal[1]
+    version: Literal[2]
     scheme: dict[str, Any]
     crop: CropSettings
     pixels: tuple[Finite, Finite]
     offset: tuple[Finite, Finite, Finite, Finite] | None
     mean_face: list[tuple[Finite, Finite]]
+    doubt: Finite | None
     precision: Literal["fp32", "fp16", "int8"]
     tta: bool
     run: str | None
@@ -70,7 +73,8 @@ class OnnxPredictor(Landmarker):
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, about: About, offset: Offset) -> None:
-        super().__init__(Scheme.of(about.scheme), about.crop, offset, np.array(about.mean_face).reshape(-1, 2))
+        mean_face = np.array(about.mean_face).reshape(-1, 2)
+        super().__init__(Scheme.of(about.scheme), about.crop, offset, mean_face, about.doubt)
         self.session, self.about = session, about
 
     @classmethod
@@ -117,21 +121,22 @@ class OnnxPredictor(Landmarker):
             size > LARGEST
             or len(about.mean_face) != points
             or takes != [("crops", "tensor(uint8)", [size, size, about.crop.channels])]
-            or gives != [("points", "tensor(float)", [points, 2])]
+            or gives != [("points", "tensor(float)", [points, 2]), ("spread", "tensor(float)", [points])]
         ):
             raise UserError(f"{path}: its graph is not of the form that its metadata say; {mend}")
         return found
 
-    def run(self, crops: np.ndarray) -> np.ndarray:
-        """(B, K, 2) float32 crop pixels of crops (B, size, size, C) uint8.
+    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Landmarker.run`.
 
         Raises:
             UserError: the graph fails, or gives no such numbers.
         """
         try:
-            (points,) = self.session.run(None, {"crops": crops})
+            points, spread = self.session.run(None, {"crops": crops})
         except Exception as error:  # as above
             raise UserError(f"the .onnx graph fails ({error!s:.200}); export the run again") from error
-        if points.shape != (len(crops), len(self.scheme), 2) or not np.isfinite(points).all():
+        shape = (len(crops), len(self.scheme))
+        if points.shape != (*shape, 2) or not np.isfinite(points).all() or spread.shape != shape:
             raise UserError("the .onnx graph gives no points of these faces; export the run again")
-        return np.asarray(points)
+        return np.asarray(points), np.asarray(spread)

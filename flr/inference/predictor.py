@@ -24,13 +24,14 @@ class Predictor(Landmarker):
         offset: where Haar's box puts the tight one (see `flr.data.boxes.Haar.offset`); None where that is not known.
         half: whether the net's products are of bf16, as ``trainer.precision=bf16-mixed`` had them.
         device: where the net runs.
+        doubt: from which on a face is to be distrusted, see `Landmarker`.
     """
 
     def __init__(
         self, module: LandmarkModule, crop: CropSettings, pixels: tuple[float, float], offset: Offset,
-        half: bool = False, device: str = "cpu",
+        half: bool = False, device: str = "cpu", doubt: float | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(module.scheme, crop, offset, module.mean_face.double().cpu().numpy())
+        super().__init__(module.scheme, crop, offset, module.mean_face.double().cpu().numpy(), doubt)
         self.module = module.eval().requires_grad_(False).to(device)
         self.pixels, self.half = pixels, half
 
@@ -51,7 +52,11 @@ class Predictor(Landmarker):
         about, values = checkpoint["flr"], checkpoint["flr"]["config"]
         data, trainer = (dict(values[key]) if isinstance(values.get(key), dict) else {} for key in ("data", "trainer"))
         kept = {key: values.get(key) for key in ("seed", "ema", "tta", "model", "objective", "optim", "schedule")}
-        own = as_config(kept | {key: data.get(key) for key in ("crop", "pixels")} | {"offset": about.get("offset")})
+        own = as_config(
+            kept
+            | {key: data.get(key) for key in ("crop", "pixels")}
+            | {"offset": about.get("offset"), "doubt": about.get("doubt")}
+        )
         check(own, Net, trusted=False)
         scheme, settings = Scheme.of(about["scheme"]), build(own.crop)
         module = reassemble(own, scheme, settings, checkpoint, path)
@@ -60,13 +65,13 @@ class Predictor(Landmarker):
         offset = OFFSETS.get(scheme.name) if settings.policy.source == "truth" else own.offset
         # 16-mixed is for devices that have it, and no evaluation on another one would take it either.
         half = trainer.get("precision") == "bf16-mixed"
-        return cls(module, settings, tuple(own.pixels), offset, half, device)
+        return cls(module, settings, tuple(own.pixels), offset, half, device, own.doubt)
 
     @torch.inference_mode()
-    def run(self, crops: np.ndarray) -> np.ndarray:
-        """(B, K, 2) crop pixels of crops (B, size, size, C) uint8."""
+    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         device, (low, high) = self.module.device, self.pixels
         images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
         images = (images * (high - low) + low).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
-            return self.module(images).double().cpu().numpy()
+            points, spread = self.module.look(images)
+        return points.double().cpu().numpy(), spread.double().cpu().numpy()

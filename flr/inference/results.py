@@ -173,12 +173,21 @@ class Results:
         names = [f"{axis}_{name}" for name in self.scheme.names for axis in "xy"]
         with writing(self.folder / "points.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["image", "seconds", "face", "score", "left", "top", "right", "bottom", *names])
+            table.writerow(["image", "seconds", "face", "score", "doubtful", "left", "top", "right", "bottom", *names])
             for row in self.rows():
                 for i, face in enumerate(row["faces"]):
                     number = i if face["identity"] is None else face["identity"]
                     cells = [f"{value:.3f}" for value in (*face["box"], *np.ravel(face["points"]))]
-                    table.writerow([row["image"], row.get("seconds", ""), number, f"{face['score']:.4f}", *cells])
+                    table.writerow(
+                        [
+                            row["image"],
+                            row.get("seconds", ""),
+                            number,
+                            f"{face['score']:.4f}",
+                            int(face["doubtful"]),
+                            *cells,
+                        ]
+                    )
 
     def _coco(self) -> None:
         """COCO's keypoints (https://cocodataset.org/#format-data), as `flr.data.readers.table` reads them."""
@@ -197,7 +206,7 @@ class Results:
                 annotations.append({
                     "id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "iscrowd": 0,
                     "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
-                    "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
+                    "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"], "doubtful": face["doubtful"], "spread": face["spread"],
                     **({"track_id": face["identity"]} if face["identity"] is not None else {}),
                 })  # fmt: skip
         category = {
@@ -268,7 +277,8 @@ class Results:
 def _plain(face: Face) -> dict[str, Any]:
     return {
         "points": face.points.round(4).tolist(), "box": np.round(face.box, 4).tolist(),
-        "score": face.score, "identity": face.identity,
+        "score": face.score, "doubtful": face.doubtful, "identity": face.identity,
+        "spread": None if np.isnan(face.spread).any() else face.spread.round(4).tolist(),
     }  # fmt: skip
 
 
@@ -296,7 +306,8 @@ def annotated(
         return image
     boxes = np.array([face.box for face in faces]).reshape(-1, 4) if "boxes" in draw else None
     captions = [
-        f"{face.identity}" if face.identity is not None else f"{face.score:.2f}" if face.score < 1 else ""
+        (f"{face.identity}" if face.identity is not None else f"{face.score:.2f}" if face.score < 1 else "")
+        + "?" * face.doubtful
         for face in faces
     ]
     lines, indices, dots = (word in draw for word in ("lines", "indices", "points"))

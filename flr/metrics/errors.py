@@ -9,14 +9,18 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, spearman
+from flr.metrics.functional import face_spread, mae, mse, nme, percent_mean, point_errors, spearman
+
+SURE = (
+    0.99  # of the faces seen in evaluation are less uncertain than the doubt from which on a face is to be distrusted
+)
 
 
 class LandmarkErrors(Metric):
     """Predictions of an evaluation; exact on any number of ranks, even or not, since rows are kept by face index.
 
-    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side), and ``spearman`` where the net tells
-    how uncertain its points are.
+    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side); and where the net tells how uncertain its
+    points are ``spearman``, and ``doubt``: percent of the normaliser, as uncertain as one face in a hundred is.
     """
 
     full_state_update = False
@@ -70,7 +74,9 @@ class LandmarkErrors(Metric):
             "mae": mae(*pair, labelled, side),
         }
         told = spearman(point_errors(*pair, labelled), states["spread"], states["normaliser"])
-        values |= {} if np.isnan(told) else {"spearman": told}
+        if not np.isnan(told):
+            doubt = np.nanquantile(face_spread(states["spread"], states["normaliser"].astype(np.float64)), SURE)
+            values |= {"spearman": told, "doubt": float(doubt)}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def by_subset(self, subsets: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

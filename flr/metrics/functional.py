@@ -7,7 +7,6 @@ curves add up to .18 points.
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.stats import rankdata
 
 from flr.landmarks.scheme import Scheme
 
@@ -87,11 +86,19 @@ def spearman(errors: np.ndarray, spread: np.ndarray, distance: np.ndarray) -> fl
     Returns:
         NaN where nothing is known, or all is the same.
     """
+    from scipy.stats import rankdata  # not needed where a net only runs
+
     known = ~np.isnan(errors) & ~np.isnan(spread) & ~np.isnan(distance)[:, None]
     pair = [(values / distance[:, None])[known] for values in (errors, spread)]
     if not known.any() or any(np.ptp(values) == 0 for values in pair):
         return float("nan")
     return float(np.corrcoef([rankdata(values) for values in pair])[0, 1])
+
+
+def face_spread(spread: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """(N,) how uncertain a net is of each face, percent: the mean of its points' `spread` (N, K) over `distance` (N,), both pixels."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 100 * spread.mean(-1) / distance
 
 
 def failure_rate(values: np.ndarray, threshold: float) -> float:

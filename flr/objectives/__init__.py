@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -29,6 +30,6 @@ class Objective(nn.Module, ABC):
     def decode(self, raw: Tensor, size: int) -> Tensor:
         """(B, K, 2) float32 crop pixels of what the net put out."""
 
-    def spread(self, raw: Tensor, size: int) -> Tensor | None:
-        """(B, K) float32 how uncertain each point is, crop pixels; None where such a net does not tell."""
-        return None
+    def spread(self, raw: Tensor, size: int) -> Tensor:
+        """(B, K) float32 how uncertain each point is, one standard deviation, crop pixels; NaN where such a net does not tell."""
+        return torch.full_like(self.decode(raw, size)[..., 0], torch.nan)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flr.augment.affine import STRETCH
 from flr.augment.device import Augment, Draws
 from flr.augment.draws import uniform
 from flr.errors import UserError
@@ -178,6 +179,7 @@ SETTINGS = [
     Augment(), Augment(rotation=30), Augment(rotation=90), Augment(rotation=180, scale=0.2), Augment(scale=0.25),
     Augment(shift=0.1), Augment(scale=0.25, shift=0.1), Augment(rotation=15, scale=0.1), Augment(rotation=14, shift=0.0625),
     Augment(rotation=15, scale=0.1, shift=0.03, mirror=0.5), Augment(rotation=45, scale=0.3, shift=0.2, mirror=0.5),
+    Augment(stretch=0.2), Augment(rotation=30, scale=0.2, shift=0.05, stretch=0.3, mirror=0.5),
 ]  # fmt: skip
 
 
@@ -199,11 +201,14 @@ def test_no_draw_looks_past_the_store(augment):
 def test_not_even_the_furthest_draw_looks_past_the_store(augment):
     turn = np.radians(min(augment.rotation, 45))
     grid = np.array(
-        [(a, s, x, y) for a in (-turn, turn) for s in (-1, 1) for x in (-1, 1) for y in (-1, 1)], float
+        [(a, s, x, y, t) for a in (-turn, turn) for s in (-1, 1) for x in (-1, 1) for y in (-1, 1) for t in range(8)], float
     )  # fmt: skip
+    line = np.pi / 8 * grid[:, 4]
+    along = np.array([[np.cos(line), -np.sin(line)], [np.sin(line), np.cos(line)]]).transpose(2, 0, 1)
     furthest = dataclasses.replace(
         augment.draw(0, 0, np.arange(len(grid))),
-        angle=grid[:, 0], scale=(1 + augment.scale) ** grid[:, 1], shift=augment.shift * grid[:, 2:],
+        angle=grid[:, 0], scale=(1 + augment.scale) ** grid[:, 1], shift=augment.shift * grid[:, 2:4],
+        stretch=along @ np.diag([1 + augment.stretch, 1 / (1 + augment.stretch)]) @ along.swapaxes(1, 2),
     )  # fmt: skip
     assert past_the_store(augment, furthest) < 1e-6
 
@@ -211,8 +216,25 @@ def test_not_even_the_furthest_draw_looks_past_the_store(augment):
 def test_the_store_keeps_no_more_than_the_furthest_draw_needs():
     for augment in SETTINGS:
         turn = np.radians(min(augment.rotation, 45))
-        bound = (np.cos(turn) + np.sin(turn)) * (1 + 2 * augment.shift) * (1 + augment.scale)
+        bound = (
+            (np.cos(turn) + np.sin(turn)) * (1 + 2 * augment.shift) * (1 + augment.scale) * (1 + 1.4 * augment.stretch)
+        )
         assert 1 <= augment.margin <= bound + 1e-9
+
+
+def test_a_stretch_keeps_the_area_and_takes_every_direction_and_length():
+    augment, faces = Augment(stretch=0.25), np.arange(4000)
+    draws = augment.draw(3, 1, faces)
+    sides = np.linalg.svd(draws.stretch, compute_uv=False)
+    np.testing.assert_allclose(sides.prod(1), 1)
+    assert 1.24 < sides.max() <= 1.25 and np.log(sides[:, 0]).mean() == pytest.approx(np.log(1.25) / 2, rel=0.05)
+    vectors = np.linalg.eigh(draws.stretch).eigenvectors[:, :, 1]
+    counts, _ = np.histogram(np.arctan2(vectors[:, 1], vectors[:, 0]) % np.pi, 8, (0, np.pi))
+    assert counts.min() > 400
+    plain = Augment().draw(3, 1, faces)
+    assert (plain.stretch == np.eye(2)).all() and (plain.brightness == draws.brightness).all()
+    # Old recipes draw what they drew: engines take no column of these two.
+    assert 19 + 8 * Augment.RANGE["occluders"][1] <= STRETCH
 
 
 # -- pixels --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from flr.landmarks.scheme import KAGGLE15
 ROOT = Path(flr.__file__).parent.parent
 SIZE = 16
 ABOUT = {
-    "version": 1,
+    "version": 2,
     "scheme": KAGGLE15.plain(),
     "crop": {
         "size": SIZE,
@@ -38,6 +38,7 @@ ABOUT = {
     "offset": [0.163, 0.272, 0.842, 0.869],
     "mean_face": [[float(i), float(i % 4)] for i in range(15)],
     "precision": "fp32",
+    "doubt": None,
     "tta": False,
     "run": None,
     "protocol": {},
@@ -53,15 +54,20 @@ def model(text: str | None = None, size: int = SIZE, points: int = 15, fault: fl
         helper.make_node("Reshape", ["floats", "flat"], ["rows"]),
         helper.make_node("MatMul", ["rows", "weights"], ["numbers"]),
         helper.make_node("Reshape", ["numbers", "pairs"], ["points"]),
+        helper.make_node("ReduceMax", ["points", "last"], ["spread"], keepdims=0),
     ]
     graph = helper.make_graph(
         nodes, "net",
         [helper.make_tensor_value_info("crops", TensorProto.UINT8, ["batch", size, size, 1])],
-        [helper.make_tensor_value_info("points", TensorProto.FLOAT, ["batch", points, 2])],
+        [
+            helper.make_tensor_value_info("points", TensorProto.FLOAT, ["batch", points, 2]),
+            helper.make_tensor_value_info("spread", TensorProto.FLOAT, ["batch", points]),
+        ],
         [
             numpy_helper.from_array(weights, "weights"),
             numpy_helper.from_array(np.array([-1, size * size]), "flat"),
             numpy_helper.from_array(np.array([-1, points, 2]), "pairs"),
+            numpy_helper.from_array(np.array([2]), "last"),
         ],
     )  # fmt: skip
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -113,13 +119,14 @@ def cropped(**values: object) -> str:
         ("{", "metadata"),
         ("[]", "metadata"),
         ("[" * 100_000, "metadata"),
-        ('{"version": 1}', "metadata scheme: Field required"),
-        (changed(version=2), "metadata version"),
+        ('{"version": 2}', "metadata scheme: Field required"),
+        (changed(version=1), "metadata version"),
         (changed(scheme={}), "metadata scheme: names is missing"),
         (changed(scheme=KAGGLE15.plain() | {"pairs": [[0, 99]]}), "no point 99"),
         (changed(pixels=[0, float("nan")]), "metadata pixels"),
         (changed(pixels=[0]), "metadata pixels"),
         (changed(offset=[0, 1]), "metadata offset"),
+        (changed(doubt="much"), "metadata doubt"),
         (changed(tta="yes"), "metadata tta"),
         (changed(precision="fp64"), "metadata precision"),
         (cropped(size=4), "metadata crop.size"),

@@ -11,12 +11,15 @@ import torch
 from flr.augment.device import Augment
 from flr.checkpoints import load_checkpoint
 from flr.config import as_config
-from flr.data.boxes import OFFSETS, face_boxes
+from flr.data.boxes import OFFSETS, BoxPolicy, face_boxes
+from flr.data.crops import CropSettings
 from flr.data.readers import ibug
 from flr.errors import UserError
 from flr.evaluate import restore
+from flr.inference.landmarker import Landmarker
 from flr.inference.predictor import Predictor
 from flr.landmarks.geometry import tight_box
+from flr.landmarks.scheme import Scheme
 from flr.metrics.functional import nme, point_errors
 from tests.conftest import Workspace
 
@@ -106,6 +109,50 @@ def test_the_mirror_is_a_choice(coloured: Workspace) -> None:
     expected = (plain(images, boxes) + points[:, plain.scheme.mirror_order.tolist()]) / 2
     np.testing.assert_allclose(both(images, boxes), expected, atol=0.2)
     assert np.abs(both(images, boxes) - plain(images, boxes)).max() > 1
+
+
+class Drawn(Landmarker):
+    """Finds four dots, as far as the crop shows them, and is less certain the larger they are."""
+
+    def __init__(self, source: str = "truth", doubt: float | None = None) -> None:
+        crop = CropSettings(64, 1, BoxPolicy(source))  # type: ignore[arg-type]
+        super().__init__(
+            Scheme("dots", ("a", "b", "c", "d"), (), {}, {}, "diagonal"), crop, None, np.zeros((4, 2)), doubt
+        )
+
+    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        points, spread = np.zeros((len(crops), 4, 2)), np.zeros((len(crops), 4))
+        for i, crop in enumerate(crops[..., 0]):
+            y, x = np.nonzero(crop > 127)
+            quarter = 2 * (y > y.mean()) + (x > x.mean()) if len(x) else x
+            for k in range(4):
+                own = quarter == k
+                points[i, k] = (x[own].mean(), y[own].mean()) if own.any() else 32
+                spread[i, k] = max(own.sum(), 1) ** 0.5
+        return points, spread
+
+
+def test_a_second_look_is_round_the_points_of_the_first() -> None:
+    image = np.zeros((300, 300), np.uint8)
+    truth = [(100, 100), (160, 110), (100, 170), (150, 160)]
+    for x, y in truth:
+        image[y - 6 : y + 7, x - 6 : x + 7] = 255
+    boxes = np.array([[40.0, 40, 240, 260]])
+    net = Drawn()
+    one, wide = net.find([image], boxes)
+    two, narrow = net.find([image], boxes, looks=2)
+    np.testing.assert_allclose(two, net([image], net.boxes(one)), atol=0)
+    assert abs(two - truth).max() < min(1, abs(one - truth).max())
+    np.testing.assert_allclose(wide.mean(), 13, atol=4)  # pixels of the picture, whatever the crop's
+    np.testing.assert_allclose(narrow.mean(), 13, atol=2)
+    assert net.find([], np.zeros((0, 4)), looks=3)[0].shape == (0, 4, 2)
+    # Points of no extent, as a net that sees nothing finds them, are looked at all the same.
+    assert np.isfinite(net([np.zeros((50, 50), np.uint8)], boxes / 5, looks=3)).all()
+    with pytest.raises(UserError, match=r"looks=2.*source=file"):
+        Drawn("file")([image], boxes, looks=2)
+    distance = np.hypot(60, 70)
+    assert not net.doubtful(two, narrow).any()
+    assert [bool(Drawn(doubt=d).doubtful(two, narrow)[0]) for d in (1200 / distance, 1500 / distance)] == [True, False]
 
 
 @pytest.mark.parametrize(

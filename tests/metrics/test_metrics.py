@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.multiprocessing as mp
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15
 from flr.metrics.errors import LandmarkErrors
-from flr.metrics.functional import auc, ced, failure_rate, nme, percent_mean, point_errors, rmse, summary
+from flr.metrics.functional import auc, ced, failure_rate, nme, percent_mean, point_errors, rmse, spearman, summary
 
 SCHEMES = pytest.mark.parametrize("scheme", [IBUG68, KAGGLE15, CELEBA5], ids=repr)
 
@@ -212,11 +213,12 @@ def rows(count: int = 7) -> tuple[torch.Tensor, ...]:
     normaliser = CELEBA5.distance(truth, labelled).astype(np.float32)
     side = np.linspace(80, 240, count, dtype=np.float32)
     index = np.random.default_rng(0).permutation(count) + 100
-    return tuple(map(torch.from_numpy, (index, predicted, truth, labelled, normaliser, side)))
+    spread = np.full(labelled.shape, np.nan)
+    return tuple(map(torch.from_numpy, (index, predicted, truth, labelled, normaliser, side, spread)))
 
 
 def expected_values(batch: tuple[torch.Tensor, ...]) -> dict[str, float]:
-    _, predicted, truth, labelled, normaliser, side = (value.double().numpy() for value in batch)
+    _, predicted, truth, labelled, normaliser, side, _ = (value.double().numpy() for value in batch)
     faces, squares, sizes = [], [], []
     for i in range(len(truth)):
         faces.append(slow_face(predicted[i], truth[i], labelled[i], float(normaliser[i])))
@@ -269,6 +271,34 @@ def on_rank(rank: int, folder: str) -> None:
         seen[name] = metric.compute()
     torch.save(seen, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+@given(st.integers(0, 9))
+@settings(max_examples=10, deadline=None)
+def test_spearman_is_scipys(seed):
+    random = np.random.default_rng(seed)
+    errors, distance = random.exponential(3, (9, 5)).round(), random.uniform(20, 60, 9)  # with ties
+    spread = errors + random.exponential(3, errors.shape)
+    errors[random.random(errors.shape) < 0.2] = np.nan
+    pairs = [(errors[i, j] / distance[i], spread[i, j] / distance[i])
+             for i in range(9) for j in range(5) if not np.isnan(errors[i, j])]  # fmt: skip
+    assert spearman(errors, spread, distance) == pytest.approx(scipy.stats.spearmanr(pairs).statistic)
+    assert np.isnan(spearman(errors, spread * np.nan, distance))
+    assert np.isnan(spearman(errors, np.ones_like(spread), np.ones(9)))
+
+
+def test_the_doubt_is_what_one_face_in_a_hundred_has():
+    metric, count = LandmarkErrors(), 201
+    index, points = torch.randperm(count), torch.zeros(count, 5, 2)
+    spread = index[:, None] / 10 + torch.tensor([-0.5, 0, 0, 0, 0.5])
+    labelled, fifty = torch.ones(count, 5, dtype=torch.bool), torch.full((count,), 50.0)
+    metric.update(index, points, points + index[:, None, None], labelled, fifty, fifty, spread)
+    found = metric.compute()
+    assert found["doubt"] == pytest.approx(2 * 19.8)
+    assert found["spearman"] > 0.98
+    metric.reset()
+    metric.update(index, points, points, labelled, fifty, fifty, spread * torch.nan)
+    assert not {"doubt", "spearman"} & set(metric.compute())
 
 
 def test_landmark_errors_is_exact_on_two_ranks(tmp_path):

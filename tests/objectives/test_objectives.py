@@ -15,6 +15,7 @@ LOSSES = {"mse": MSE(), "l1": L1(), "smooth_l1": SmoothL1(0.02), "wing": Wing()}
 OBJECTIVES = {
     **{name: Coordinates(loss) for name, loss in LOSSES.items()},
     **{f"heatmaps {name}": Heatmaps(loss) for name, loss in LOSSES.items()},
+    "likelihood": Heatmaps(Wing(), likelihood_weight=1.0),
 }
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
@@ -163,6 +164,64 @@ def test_heatmaps_decode_a_gaussian_to_its_centre(shape, x, y):
     logits = -0.5 * ((columns[None, :] - x) ** 2 + (rows[:, None] - y) ** 2) / 8.0**2
     point = Heatmaps(L1()).decode(logits[None, None], SIZE)[0, 0]
     assert math.dist(point.tolist(), (x, y)) < 0.02
+
+
+def gaussian(covariance: torch.Tensor, size: int = SIZE) -> torch.Tensor:
+    """(1, 1, size, size) logits of a Gaussian round (60, 70) with a cell a pixel."""
+    cells = torch.arange(size) - torch.tensor([[60.0], [70.0]])
+    off = torch.stack(torch.broadcast_tensors(cells[0][None, :], cells[1][:, None]), -1)
+    return -0.5 * torch.einsum("hwi,ij,hwj->hw", off, covariance.inverse(), off)[None, None]
+
+
+@given(st.floats(2, 9), st.floats(2, 9), st.floats(-0.9, 0.9))
+@settings(max_examples=20, deadline=None)
+def test_spread_is_the_deviation_of_the_map(wide, high, slant):
+    covariance = torch.tensor([[wide**2, slant * wide * high], [slant * wide * high, high**2]])
+    spread = Heatmaps(L1()).spread(gaussian(covariance), SIZE)
+    assert float(spread) == pytest.approx(math.hypot(wide, high), rel=1e-3)
+
+
+def test_the_likelihood_is_a_laplace_distribution_of_the_maps_covariance():
+    """In any direction of its axes the density falls by e each 1 / sqrt(3) standard deviations, and it is one in all."""
+    only = Heatmaps(MSE(), coordinate_weight=0.0, heatmap_weight=0.0, likelihood_weight=1.0)
+    covariance, labelled = torch.tensor([[30.0, 12.0], [12.0, 20.0]]), torch.ones(1, 1, dtype=torch.bool)
+    grid = torch.cartesian_prod(*(torch.arange(-57.0, 58) for _ in "xy")) + torch.tensor([60.0, 70.0])
+    raw = gaussian(covariance).expand(len(grid), 1, SIZE, SIZE)
+    some = grid[::7]
+    surprise = torch.stack(
+        [only.loss(r[None], p[None, None], labelled, SIZE)[0] for r, p in zip(raw, some, strict=False)]
+    )
+    off = some - torch.tensor([60.0, 70.0])
+    padded = covariance + 0.25 * torch.eye(2)
+    far = torch.einsum("ni,ij,nj->n", off, padded.inverse(), off)
+    torch.testing.assert_close(surprise, (3 * far).sqrt() + padded.det().log() / 2, rtol=1e-3, atol=2e-3)
+    # Kotz et al. 2001: 3 / (2 pi) is what makes it a density.
+    total = ((-(3 * torch.einsum("ni,ij,nj->n", grid - grid.mean(0), padded.inverse(), grid - grid.mean(0))).sqrt()).exp()
+             / padded.det().sqrt()).sum() * 3 / (2 * math.pi)  # fmt: skip
+    assert float(total) == pytest.approx(1, abs=0.02)
+
+
+def test_a_map_learns_to_be_as_wide_as_its_point_is_uncertain():
+    objective = Heatmaps(L1(), coordinate_weight=0.0, heatmap_weight=0.0, likelihood_weight=1.0)
+    generator = torch.Generator().manual_seed(0)
+    off = torch.randn((400, 1, 2), generator=generator) * torch.tensor([12.0, 4.0])
+    raw = torch.zeros(1, 1, 32, 32).requires_grad_()
+    optimizer = torch.optim.Adam([raw], lr=0.1)
+    for _ in range(300):
+        total, count = objective.loss(raw.expand(400, 1, 32, 32), 64 + off, torch.ones(400, 1, dtype=torch.bool), SIZE)
+        optimizer.zero_grad()
+        (total / count).backward()
+        optimizer.step()
+    soft = raw.detach()[0, 0].flatten().softmax(0).unflatten(0, (32, 32))
+    cells = (torch.arange(32) + 0.5) * 4 - 0.5
+    wide, high = (float((soft.sum(axis) * (cells - 64) ** 2).sum().sqrt()) for axis in (0, 1))
+    assert 2 < wide / high < 4 and 8 < wide < 20
+    assert float(objective.decode(raw, SIZE).detach().sub(64).abs().max()) < 1
+
+
+def test_a_net_of_coordinates_does_not_tell_how_uncertain_it_is():
+    spread = Coordinates(MSE()).spread(torch.zeros(2, 10), SIZE)
+    assert spread.shape == (2, 5) and spread.isnan().all()
 
 
 def test_heatmap_target_is_a_gaussian_of_sigma():
