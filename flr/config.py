@@ -93,7 +93,7 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 # Keys of a training's config that change nothing of what comes out, but for rounding.
 NO_RESULT = ("run", "name", "again", "accept_data", "paths", "tracking", "callbacks.progress", "callbacks.pictures", "data.root",
              "data.workers", "data.download", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
-             "trainer.strategy", "trainer.sync_batchnorm")  # fmt: skip
+             "trainer.strategy", "trainer.sync_batchnorm", "trainer.compile")  # fmt: skip
 
 Precision = typing.Literal["fp32", "fp16", "int8"]
 Distance = typing.Annotated[float, Ge(0)]
