@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest.mock import patch
@@ -95,6 +96,8 @@ def test_every_form_holds_the_points_of_every_face(workspace: Workspace, checkpo
         ("a.png", "0", "0.9500"), ("a.png", "1", "0.9000"), ("b.png", "0", "1.0000"), ("below/c.png", "0", "1.0000")
     ]  # fmt: skip
     coco = json.loads((out / "points.json").read_text())
+    assert {row["doubtful"] for row in found} <= {"0", "1"}
+    assert all(len(face["spread"]) == 68 and min(face["spread"]) > 0 for face in coco["annotations"])
     assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png", "below/c.png"]
     assert [annotation["image_id"] for annotation in coco["annotations"]] == [1, 1, 2, 3]
     for row, annotation in zip(found, coco["annotations"], strict=True):
@@ -241,6 +244,8 @@ def test_what_is_drawn_is_what_is_named() -> None:
     assert all((picture != plain).any(-1).sum() > 100 for picture in pictures)
     assert len({picture.tobytes() for picture in pictures}) == 4
     assert (pictures[0][90:190, 70:170] == plain[90:190, 70:170]).all()  # a box alone leaves the face as it is
+    doubtful = annotated(face.image, [replace(found[0], doubtful=True)], get_scheme("ibug68"), [], ["boxes"])
+    assert (doubtful != pictures[0]).any()  # a question mark
     usual = annotated(face.image, found, get_scheme("ibug68"), [], None)
     assert (usual == annotated(face.image, found, get_scheme("ibug68"), [], ["points", "boxes"])).all()
 

@@ -86,9 +86,8 @@ class Affine(ABC):
     def margin(self) -> float:
         """The side over the crop's that the store must keep, so that no draw looks past it."""
         angle, grown = np.radians(min(self.rotation, 45.0)), 1 + self.stretch
-        stretch = grown + (np.sqrt(2) - 1) / 2 * (
-            grown - 1 / grown
-        )  # a corner goes furthest along a line of 22.5 degrees
+        # Along a line of 22.5 degrees a corner goes furthest.
+        stretch = grown + (np.sqrt(2) - 1) / 2 * (grown - 1 / grown)
         return float((np.cos(angle) + np.sin(angle)) * (1 + 2 * self.shift) * (1 + self.scale) * stretch)
 
     def draw(self, seed: int, epoch: int, face: np.ndarray) -> Moves:

@@ -68,7 +68,8 @@ class Landmarker(ABC):
         """
         if looks > 1 and not self.by_points:
             raise UserError(
-                f"looks={looks}: the net was trained on boxes of source={self.crop.policy.source}, which its points do not tell; set looks=1"
+                f"looks={looks}: the net was trained on boxes of source={self.crop.policy.source}, which its points do not tell; "
+                "set looks=1"
             )
         boxes = np.asarray(boxes, np.float64)
         if boxes.shape != (len(images), 4):

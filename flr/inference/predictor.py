@@ -52,11 +52,10 @@ class Predictor(Landmarker):
         about, values = checkpoint["flr"], checkpoint["flr"]["config"]
         data, trainer = (dict(values[key]) if isinstance(values.get(key), dict) else {} for key in ("data", "trainer"))
         kept = {key: values.get(key) for key in ("seed", "ema", "tta", "model", "objective", "optim", "schedule")}
-        own = as_config(
-            kept
-            | {key: data.get(key) for key in ("crop", "pixels")}
-            | {"offset": about.get("offset"), "doubt": about.get("doubt")}
-        )
+        kept |= {key: data.get(key) for key in ("crop", "pixels")} | {
+            key: about.get(key) for key in ("offset", "doubt")
+        }
+        own = as_config(kept)
         check(own, Net, trusted=False)
         scheme, settings = Scheme.of(about["scheme"]), build(own.crop)
         module = reassemble(own, scheme, settings, checkpoint, path)

@@ -178,16 +178,8 @@ class Results:
                 for i, face in enumerate(row["faces"]):
                     number = i if face["identity"] is None else face["identity"]
                     cells = [f"{value:.3f}" for value in (*face["box"], *np.ravel(face["points"]))]
-                    table.writerow(
-                        [
-                            row["image"],
-                            row.get("seconds", ""),
-                            number,
-                            f"{face['score']:.4f}",
-                            int(face["doubtful"]),
-                            *cells,
-                        ]
-                    )
+                    sure = f"{face['score']:.4f}", int(face["doubtful"])
+                    table.writerow([row["image"], row.get("seconds", ""), number, *sure, *cells])
 
     def _coco(self) -> None:
         """COCO's keypoints (https://cocodataset.org/#format-data), as `flr.data.readers.table` reads them."""
@@ -206,7 +198,8 @@ class Results:
                 annotations.append({
                     "id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "iscrowd": 0,
                     "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
-                    "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"], "doubtful": face["doubtful"], "spread": face["spread"],
+                    "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
+                    "doubtful": face["doubtful"], "spread": face["spread"],
                     **({"track_id": face["identity"]} if face["identity"] is not None else {}),
                 })  # fmt: skip
         category = {

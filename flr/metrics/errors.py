@@ -11,9 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from flr.metrics.functional import face_spread, mae, mse, nme, percent_mean, point_errors, spearman
 
-SURE = (
-    0.99  # of the faces seen in evaluation are less uncertain than the doubt from which on a face is to be distrusted
-)
+SURE = 0.99  # of the faces seen are less uncertain than the doubt from which on a face is to be distrusted
 
 
 class LandmarkErrors(Metric):
