@@ -1,11 +1,12 @@
 """dlib's regression trees (Kazemi and Sullivan 2014) on 300-W, beside nets: the same faces, the same boxes, one core.
 
-    python -m benchmarks.trees data.root=DIR [run=CHECKPOINT ...]
+    python -m benchmarks.trees data.root=DIR [run=CHECKPOINT ...] [picture=FILE.png]
 
 The trees learn from every training face (afw, helen, lfpw) by the tight box of its points: 15 cascades, depth 4, each face 20 times, else dlib's
 own settings; nothing of them was chosen here. They are kept in the cache (paths.cache_dir). Helen's test faces are scored by their tight box, by that box up to a tenth off
 in place and size, and by Haar's, whose median offset comes from training faces; "found" leaves out the faces that Haar misses, where else
-their tight box stands in. The nets, by ONNX Runtime on one thread, are shown the same boxes. Time is of one face, from picture and box to points.
+their tight box stands in. The nets, by ONNX Runtime on one thread and without mirrored averaging, are shown the same boxes, and each face once more
+round the points that they found there. Time is of one face, from picture and box to points. The picture has the cumulative errors by the tight box and by Haar's.
 It wants dlib (`pip install dlib` builds it, a quarter of an hour).
 """
 
@@ -34,8 +35,9 @@ from flr.files import writing
 from flr.inference.landmarker import Landmarker
 from flr.inference.onnx import OnnxPredictor
 from flr.landmarks.geometry import invert, transform
-from flr.metrics.functional import summary
+from flr.metrics.functional import nme, point_errors, summary
 from flr.parallel import cores
+from flr.tracking.pictures import ced_figure
 
 ROUNDS = 9
 SIDE = 800  # pixels of what dlib is shown of a face, twice its box
@@ -90,13 +92,14 @@ def of_trees(trees: dlib.shape_predictor) -> Points:
     return points
 
 
-def of_net(net: Landmarker) -> Points:
-    return lambda image, box: net([image], box[None])[0]
+def of_net(net: Landmarker, looks: int) -> Points:
+    return lambda image, box: net([image], box[None], looks)[0]
 
 
 def main() -> None:
     checkpoints = [Path(word.removeprefix("run=")) for word in sys.argv[1:] if word.startswith("run=")]
-    cfg = config("data=ibug", *(word for word in sys.argv[1:] if not word.startswith("run=")))
+    pictures = [Path(word.removeprefix("picture=")) for word in sys.argv[1:] if word.startswith("picture=")]
+    cfg = config("data=ibug", *(word for word in sys.argv[1:] if not word.startswith(("run=", "picture="))))
     cv2.setNumThreads(1)
     table = check_faces(build(cfg.data.reader)(root=Path(cfg.data.root).expanduser(), strict=False), strict=False)
     trees, seconds = trained(table, cfg)
@@ -109,8 +112,13 @@ def main() -> None:
             nets[f"{checkpoint.parent.parent.name[:8]} {net.crop.size} px"] = OnnxPredictor(
                 net.session, net.about, net.offset
             )
-    contenders = {"dlib's trees": of_trees(trees)} | {name: of_net(net) for name, net in nets.items()}
+    contenders = {"dlib's trees": of_trees(trees)} | {
+        f"{name}{told}": of_net(net, looks)
+        for name, net in nets.items()
+        for looks, told in ((1, ""), (2, ", two looks"))
+    }
     errors: dict[str, dict[str, float]] = {name: {} for name in contenders}
+    curves: dict[str, np.ndarray] = {}
     for name, points in contenders.items():
         for policy, found in boxes.items():
             predicted = np.stack([points(table.load(int(row)), found.box[row]) for row in tests])
@@ -119,6 +127,13 @@ def main() -> None:
                 some = tests[mask]
                 whole = summary(predicted[mask], table.points[some], table.labelled[some], table.scheme)
                 errors[name] |= {f"{policy}{told} {key}": whole[key] for key in ("nme", "fr8", "auc8")}
+            if policy != "jitter .1":
+                off = point_errors(predicted, table.points[tests], table.labelled[tests])
+                normaliser = table.scheme.distance(table.points[tests], table.labelled[tests])
+                curves[f"{name}, {policy} box"] = nme(off, normaliser)
+    for path in pictures:
+        with writing(path) as aside:
+            ced_figure(curves).savefig(aside, format="png", dpi=110)
     image, box = to_channels(table.load(int(tests[0])), 1), table.tight[tests[0]].astype(np.float64)
     times = rounds(
         {name: least(lambda points=points: points(image, box)) for name, points in contenders.items()}, ROUNDS
