@@ -146,7 +146,8 @@ def test_a_photo_gets_the_files_of_flr_predict(find: Find, served: Served, photo
 
 def test_two_runs_on_one_photo(find: Find, served: Served, photo: Path) -> None:
     same = find(photo, other=str(served.exported))
-    assert same["distance"].endswith("of the interocular distance: face 0: 0.00 %")
+    (apart,) = re.findall(r"of the interocular distance: face 0: (\S+) %", same["distance"])
+    assert float(apart) < 0.5  # a second look sees a slightly other crop
     assert [row[0] for row in same["table"]["data"]] == [1] * 68 + [2] * 68
     assert same["table"]["headers"][0] == "run" and "68 points" in same["line2"]
     other = find(photo, other=served.five)
