@@ -87,7 +87,9 @@ def test_evaluate_needs_no_other_word(trained: tuple[Workspace, str], form: str)
     (folder / "evaluation.json").unlink()
     workspace.run("flr.evaluate", f"run={run}")
     after = json.loads((folder / "evaluation.json").read_text())["metrics"]
-    assert after == pytest.approx(before, rel=1e-4)
+    # Ranks are no smooth function of the points: two errors that are almost the same may change places.
+    assert after.pop("spearman") == pytest.approx(before.pop("spearman"), rel=1e-3)
+    assert after == pytest.approx(before, rel=1e-5)
 
 
 def test_evaluate_on_another_set_and_with_its_mirror(trained: tuple[Workspace, str], tmp_path: Path) -> None:
