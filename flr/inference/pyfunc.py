@@ -28,15 +28,18 @@ class Landmarks(PythonModel):
             context: MLflow's.
             model_input: the picture.
             params: ``boxes``, flat: left, top, right, bottom of each of N faces. Without them OpenCV's Haar cascade
-                finds the faces, the largest first; where it finds none, N is 0.
+                finds the faces, the largest first, and each is looked at twice as in `flr.predict`; where it finds none, N is 0.
         """
         boxes = np.asarray((params or {}).get("boxes", ()), np.float64)
         if boxes.size % 4:
             raise UserError(
                 f"boxes has {boxes.size} numbers; give left, top, right, bottom of each face, one after another"
             )
-        boxes = boxes.reshape(-1, 4) if boxes.size else self.predictor.detect(model_input)
-        return self.predictor([model_input] * len(boxes), boxes)
+        if boxes.size:
+            boxes, looks = boxes.reshape(-1, 4), 1
+        else:
+            boxes, looks = self.predictor.detect(model_input), 1 + self.predictor.by_points
+        return self.predictor([model_input] * len(boxes), boxes, looks)
 
 
 set_model(Landmarks())

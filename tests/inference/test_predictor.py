@@ -3,6 +3,7 @@
 import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -241,3 +242,22 @@ def test_on_photos_detected_boxes_are_those_of_the_points(trained: tuple[Workspa
         union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (truth[2:] - truth[:2]).prod() - common
         overlaps.append((common / union).max(initial=0))
     assert np.median(overlaps) > 0.7
+
+
+def test_mlflows_model_looks_twice_at_what_it_detects(trained: tuple[Workspace, str], real_data: Path) -> None:
+    # Imported here: as MLflow's "models from code" form, the module names its model when it is loaded.
+    from flr.inference.pyfunc import Landmarks
+
+    model = Landmarks()
+    model.load_context(SimpleNamespace(artifacts={"checkpoint": best(trained[0])}))  # type: ignore[arg-type]
+    table = ibug.read(root=real_data / "300w")
+    image = next(
+        image
+        for row in np.flatnonzero(table.split == "test")
+        if len(model.predictor.detect(image := table.load(int(row))))
+    )
+    boxes = model.predictor.detect(image)
+    once, twice = (model.predictor([image] * len(boxes), boxes, looks) for looks in (1, 2))
+    assert np.abs(once - twice).max() > 0.1
+    np.testing.assert_array_equal(model.predict(None, image), twice)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(model.predict(None, image, {"boxes": boxes.ravel()}), once)  # type: ignore[arg-type]
