@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks.common import config, record, rounds
 from benchmarks.inference import least
 from benchmarks.video import exported
+from flr.checkpoints import load_checkpoint
 from flr.config import build
 from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.crops import crop, to_channels
@@ -109,7 +110,8 @@ def main() -> None:
         nets = {}
         for checkpoint in checkpoints:
             net = exported(checkpoint, Path(folder))
-            nets[f"{checkpoint.parent.parent.name[:8]} {net.crop.size} px"] = OnnxPredictor(
+            own = load_checkpoint(checkpoint)["flr"]["config"]
+            nets[f"{own['name'] or checkpoint.parent.parent.name[:8]}, seed {own['seed']}"] = OnnxPredictor(
                 net.session, net.about, net.offset
             )
     contenders = {"dlib's trees": of_trees(trees)} | {
