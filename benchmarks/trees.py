@@ -7,7 +7,7 @@ own settings; nothing of them was chosen here. They are kept in the cache (paths
 in place and size, and by Haar's, whose median offset comes from training faces; "found" leaves out the faces that Haar misses, where else
 their tight box stands in. The nets, by ONNX Runtime on one thread and without mirrored averaging, are shown the same boxes, and each face once more
 round the points that they found there. Time is of one face, from picture and box to points, and of
-what finds points in a crop alone (dlib needs none where a picture's pixels are as fine as its points). The picture has the cumulative errors by the tight box and by Haar's.
+the net or the trees alone, on what was cut before. The picture has the cumulative errors by the tight box and by Haar's.
 It wants dlib (`pip install dlib` builds it, a quarter of an hour).
 """
 
