@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from flr.module import LandmarkModule
     from flr.tracking.mlflow import Tracker
 
+# They stay in evaluation.json: in tables and as metrics they would bury the rest.
+DETAILS = ("point/", "line/")
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -173,7 +176,7 @@ def score(
     import numpy as np
 
     from flr.inference.predictor import Predictor
-    from flr.metrics.functional import mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
+    from flr.metrics.functional import along_lines, mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
 
     data.test_split = split
     trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
@@ -188,6 +191,7 @@ def score(
             points[some], spread[some] = predictor.find(images, predictor.boxes(points[some]), looks - 1)
     truth, labelled = table.points[rows], table.labelled[rows]
     metrics = summary(points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()})
+    metrics |= along_lines(points, truth, labelled, table.scheme)
     side = module.evaluated["side"]
     metrics |= {"mse": mse(points, truth, labelled, side), "mae": mae(points, truth, labelled, side)}
     size = data.card["picture_size"]
@@ -325,8 +329,7 @@ def log(result: Result, tracker: "Tracker", folder: Path, step: int, prefix: str
     from flr.landmarks.geometry import transform
     from flr.tracking.pictures import ced_figure
 
-    # Errors by point stay in evaluation.json: as metrics they would bury the rest under a chart each.
-    shown = {key: value for key, value in result.metrics.items() if not key.startswith("point/")}
+    shown = {key: value for key, value in result.metrics.items() if not key.startswith(DETAILS)}
     tracker.log_metrics({f"{prefix}{result.split}/{key}": value for key, value in shown.items()}, step)
     if not prefix:
         tracker.log_metrics({f"cost/{key}": value for key, value in result.cost.items()}, step)
@@ -349,7 +352,7 @@ def show(result: Result) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key, value in result.metrics.items():
-        if not key.startswith("point/"):
+        if not key.startswith(DETAILS):
             table.add_row(key, f"{value:.6f}" if key in ("mse", "mae") else f"{value:.2f}")
     table.add_section()
     for key, value in result.cost.items():

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from flr.landmarks.outlines import outlines_of
 from flr.landmarks.scheme import Scheme
 
 THRESHOLDS = (0.08, 0.10)
@@ -165,4 +166,38 @@ def summary(
     for name, value in zip(scheme.names, 100 * _mean(errors / distance[:, None], 0), strict=True):
         result[f"point/{name}/nme"] = float(value)
     result["undefined"] = float(np.isnan(values).sum())
+    return result
+
+
+def along_lines(points: np.ndarray, truth: np.ndarray, labelled: np.ndarray, scheme: Scheme) -> dict[str, float]:
+    """How far points lie from the truth along the lines of a face and across them, percent of the default normaliser.
+
+    Annotators agree on where a line runs more than on where along it a point lies (Huang et al. 2021, arXiv:2109.05721).
+
+    Args:
+        points: (N, K, 2) predicted, original-image pixels.
+        truth: (N, K, 2).
+        labelled: (N, K) bool.
+        scheme: of the points; its lines are those of `outlines_of`.
+
+    Returns:
+        ``line/<name>/along`` and ``line/<name>/across``: the mean distance either way. The direction at a point is that from the one
+        before to the one after, so ends and corners have none, nor has a point beside one without a label.
+    """
+    distance = scheme.distance(truth, labelled)
+    result = {}
+    for name, arcs in outlines_of(scheme).items():
+        if not (threes := [arc[i : i + 3] for arc in arcs for i in range(len(arc) - 2)]):
+            continue
+        before, at, after = np.array(threes).T
+        way_x, way_y = _differences(truth[:, after], truth[:, before])
+        length = np.hypot(way_x, way_y)
+        known = labelled[:, before] & labelled[:, at] & labelled[:, after] & (length > 0)
+        length[~known] = 1
+        x, y = _differences(points[:, at], truth[:, at])
+        for told, errors in (("along", x * way_x + y * way_y), ("across", x * way_y - y * way_x)):
+            errors = np.abs(errors) / length
+            errors[~np.isfinite(errors)] = np.inf
+            errors[~known] = np.nan
+            result[f"line/{name}/{told}"] = percent_mean(nme(errors, distance))
     return result

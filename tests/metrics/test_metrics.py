@@ -12,9 +12,21 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flr.landmarks.outlines import outlines_of
 from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15
 from flr.metrics.errors import LandmarkErrors
-from flr.metrics.functional import auc, ced, failure_rate, nme, percent_mean, point_errors, rmse, spearman, summary
+from flr.metrics.functional import (
+    along_lines,
+    auc,
+    ced,
+    failure_rate,
+    nme,
+    percent_mean,
+    point_errors,
+    rmse,
+    spearman,
+    summary,
+)
 
 SCHEMES = pytest.mark.parametrize("scheme", [IBUG68, KAGGLE15, CELEBA5], ids=repr)
 
@@ -317,3 +329,56 @@ def test_a_prediction_that_is_no_number_is_a_failure(value):
     good = summary(truth + 0.1, truth, labelled, IBUG68)
     assert result["nme"] == np.inf and result["undefined"] == 0
     assert result["fr10"] == good["fr10"] + 25 and result["auc10"] == pytest.approx(good["auc10"] * 3 / 4, rel=0.02)
+
+
+def slow_lines(predicted, truth, labelled, scheme) -> dict[str, float]:
+    """By complex numbers: a difference turned back by its line's direction is (along, across)."""
+    result = {}
+    for name, arcs in outlines_of(scheme).items():
+        faces: dict[str, list[float]] = {"along": [], "across": []}
+        for i in range(len(truth)):
+            own = slow_distance(truth[i], labelled[i], scheme, scheme.normaliser)
+            turned = []
+            for arc in arcs:
+                for a, b, c in zip(arc, arc[1:], arc[2:], strict=False):
+                    if labelled[i][a] and labelled[i][b] and labelled[i][c]:
+                        way = complex(*map(float, truth[i][c])) - complex(*map(float, truth[i][a]))
+                        off = complex(*map(float, predicted[i][b])) - complex(*map(float, truth[i][b]))
+                        turned.append(off / (way / abs(way)))
+            for told, part in (("along", lambda z: z.real), ("across", lambda z: z.imag)):
+                faces[told].append(sum(abs(part(z)) for z in turned) / len(turned) / own if turned else math.nan)
+        if any(len(arc) > 2 for arc in arcs):
+            result |= {f"line/{name}/{told}": mean(values) for told, values in faces.items()}
+    return result
+
+
+@SCHEMES
+@given(seed=st.integers(0, 10**6), missing=st.sampled_from([0.0, 0.05]))
+@settings(max_examples=6, deadline=None)
+def test_errors_along_lines_are_the_slow_reference(scheme, seed, missing):
+    faces = some_faces(scheme, 5, seed, missing)
+    result, expected = along_lines(*faces, scheme), slow_lines(*faces, scheme)
+    assert result.keys() == expected.keys()
+    for name, value in expected.items():
+        assert result[name] == pytest.approx(value, rel=1e-6, nan_ok=True), name
+    if scheme is IBUG68:
+        assert {"line/jaw/along", "line/inner_lip/across"} <= result.keys()
+
+
+def test_a_jaw_slid_along_itself_is_not_off_across_and_what_cannot_be_told_counts_as_it_should():
+    rows = np.arange(68)
+    truth = np.stack([10.0 * rows, 3.0 * rows], -1)[None]  # every line is straight
+    labelled = np.ones((1, 68), bool)
+    way = np.array([10, 3]) / math.hypot(10, 3)
+    eyes = IBUG68.distance(truth, labelled)[0]
+    result = along_lines(truth + 5 * way, truth, labelled, IBUG68)
+    assert result["line/jaw/along"] == pytest.approx(500 / eyes) and result["line/jaw/across"] == pytest.approx(
+        0, abs=1e-6
+    )
+    same = truth.copy()
+    same[0, 3] = same[0, 5]  # the fourth's neighbours, and the one between them, on one spot
+    lost = truth.copy()
+    lost[0, 8] = np.nan
+    assert along_lines(same, same, labelled, IBUG68)["line/jaw/across"] == 0
+    assert along_lines(lost, truth, labelled, IBUG68)["line/jaw/along"] == np.inf
+    assert along_lines(lost, truth, labelled, IBUG68)["line/nose_bridge/along"] == 0
