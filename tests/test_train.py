@@ -69,6 +69,11 @@ def test_the_files_agree_with_the_metrics(trained: tuple[Workspace, str]) -> Non
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert math.isclose(evaluation["metrics"]["nme"], metrics["test/nme"], rel_tol=1e-9)
     assert evaluation["counts"] == {"train": 48, "val": 11, "test": 9}
+    # Along and across a line are two sides of a triangle whose third is the error; as metrics they would bury the rest.
+    told = evaluation["metrics"]
+    along, across = told["line/inner_lip/along"], told["line/inner_lip/across"]
+    assert max(along, across) > 0 and along + across > 0.5 * told["region/inner_lip/nme"]  # which has the corners too
+    assert not any(name.startswith(("test/line/", "test/point/")) for name in metrics)
 
 
 def test_a_checkpoint_is_plain_and_whole(trained: tuple[Workspace, str]) -> None:
