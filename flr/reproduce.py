@@ -286,7 +286,10 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
     from flr.evaluate import restore, score, tester
 
     quiet()
-    recipe = _recipe(plain(hydra.compose("train", [f"experiment={cfg.name}"])))
+    composed = plain(hydra.compose("train", [f"experiment={cfg.name}"]))
+    # Such a recipe leaves these to the device, and a run's config has what came of it.
+    left = ("trainer.speed", "trainer.precision", "optim.fused") if composed["trainer"].get("speed") == "auto" else ()
+    recipe = _recipe(composed, left)
     found: dict[int, tuple[str, RunFolder, Path]] = {}
     for name in [cfg.run] if isinstance(cfg.run, str) else cfg.run:
         path = Path(name).absolute()
@@ -297,7 +300,7 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
             path = folder.best
         own = load_checkpoint(path)["flr"]["config"]
         check(as_config(own), Train, trusted=False)
-        other = _recipe(own)
+        other = _recipe(own, left)
         differ = sorted(key for key in recipe.keys() | other.keys() if recipe.get(key) != other.get(key))
         if differ:
             listed = ", ".join(f"{key}={other.get(key)} (not {recipe.get(key)})" for key in differ[:4])
@@ -322,8 +325,8 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
     return runs
 
 
-def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(config) if not under(key, NO_RECIPE)}
+def _recipe(config: Mapping[str, Any], left: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in flat(config) if not under(key, NO_RECIPE + left)}
 
 
 # -- the record --------------------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ defaults:
   - override /callbacks: default
 data: {crop: {size: 32}, batch_size: 8}
 model: {widths: [8, 8, 8, 8], path: 8, blocks: 1}
-trainer: {max_epochs: 1}
+trainer: {max_epochs: 1, speed: auto}
 tracking: {system_metrics: false}
 callbacks: {progress: null, pictures: null}
 """
@@ -270,6 +270,7 @@ def test_a_record_holds_what_its_numbers_came_from(reproduced: Reproduced) -> No
     assert record.seeds == [0, 3] and record.command.endswith("name=tiny tier=train seeds=[0,3]")
     head = subprocess.run(["git", "-C", str(reproduced.checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
     assert record.commit == head.stdout.strip() and len(record.minutes) == 2 and record.hardware["cpu"]
+    assert record.hardware["precision"] in ("32-true", "bf16-mixed")  # which the recipe leaves to the device
     with (reproduced.file.parent / "results.csv").open() as file:
         rows = {row["seed"]: row for row in csv.DictReader(file)}
     assert {seed: row["run"] for seed, row in rows.items()} == reproduced.runs() and set(rows) == {"0", "3"}

@@ -44,7 +44,7 @@ class Record:
         commit: of the code, in a clean tree.
         lock: the digest of the lock.
         versions: of Python and the main packages.
-        hardware: see `flr.tracking.provenance.hardware`.
+        hardware: see `flr.tracking.provenance.hardware`; of trainings their precision too.
         minutes: wall time of each seed.
         seeds: in that order.
         protocol: its readable name.
@@ -222,8 +222,10 @@ def of_runs(command: str, runs: Sequence[Run]) -> Record:
             key.removeprefix(prefix): "; ".join(sorted({one.params.get(key, "") for one in stored})) for key in keys
         }
 
+    hardware = joined("hardware.") | {"precision": joined("trainer.")["precision"]}
+
     lock = "; ".join(sorted({one.tags["lock"] for one in stored}))
-    return _record(command, runs, metrics, commits[0], lock, joined("version."), joined("hardware."))
+    return _record(command, runs, metrics, commits[0], lock, joined("version."), hardware)
 
 
 def _record(
