@@ -86,6 +86,8 @@ def main(cfg: DictConfig) -> None:
     elif cfg.tier == "eval":
         runs = evaluate(cfg)
     else:
+        if expected and not cfg.record:
+            note_other_data(cfg, expected)
         runs = train(cfg, cfg.seeds or (expected.seeds if expected else SEEDS))
     inside = compare(expected, runs)
     if cfg.record:
@@ -99,7 +101,7 @@ def main(cfg: DictConfig) -> None:
         sys.exit(OTHER)
     elif not inside:
         print(f"outside the tolerance of {file}, recorded at commit {expected.commit}")
-        print("".join(f"  {line}\n" for line in differences(expected)), end="")
+        print("".join(f"  {line}\n" for line in differences(expected, runs)), end="")
         sys.exit(OUTSIDE)
     else:
         print("within the tolerance")
@@ -199,6 +201,19 @@ def smoke(cfg: DictConfig, threads: int = 1) -> "Run":
     return Run(cfg.seed, metrics, data.protocol.name, data.protocol.fingerprint, minutes)
 
 
+def note_other_data(cfg: DictConfig, expected: "Record") -> None:
+    """Say before the first training, and not hours later, that its data are not the record's."""
+    words = [word for word in task_overrides() if under(word.split("=", 1)[0], ("data", "paths"))]
+    own = hydra.compose("train", [f"experiment={cfg.name}", *words])
+    check(own, Train)
+    data = build(own.data, augment=build(own.augment), seed=own.seed, cache=own.paths.cache_dir)
+    data.prepare()
+    if data.protocol.fingerprint != expected.fingerprint:
+        print(
+            f"note: other data than the record's: {data.protocol.name}, not {expected.protocol}; no verdict will come of them"
+        )
+
+
 def train(cfg: DictConfig, seeds: Sequence[int]) -> "list[Run]":
     """Train each seed by ``flr.train``, in a process of its own."""
     from flr.checkpoints import RunFolder
@@ -209,7 +224,8 @@ def train(cfg: DictConfig, seeds: Sequence[int]) -> "list[Run]":
         printed = call("flr.train", f"experiment={cfg.name}", f"seed={seed}", *words)
         folder = RunFolder(Path(re.findall(r"^run \w+  (.+)$", printed, re.MULTILINE)[-1]))
         result = json.loads((folder.path / "evaluation.json").read_text(encoding="utf-8"))
-        runs.append(_run(cfg, seed, folder, result["metrics"], result["protocol"], result["fingerprint"]))
+        precision = str(OmegaConf.load(folder.config).trainer.precision)
+        runs.append(_run(cfg, seed, folder, result["metrics"], result["protocol"], result["fingerprint"], precision))
     return runs
 
 
@@ -220,13 +236,14 @@ def _run(
     metrics: Mapping[str, float | None],
     protocol: str,
     fingerprint: str,
+    precision: str,
 ) -> "Run":
     """A tested training, refused where it is to be recorded and cannot be."""
     from flr.tracking.record import Run
 
     held = {name: x for name, x in metrics.items() if HELD.fullmatch(name) and x is not None and math.isfinite(x)}
     stored = _stored(folder) if cfg.record else None
-    return Run(seed, held, protocol, fingerprint, stored.minutes if stored else 0.0, stored)
+    return Run(seed, held, protocol, fingerprint, stored.minutes if stored else 0.0, stored, precision)
 
 
 def _stored(folder: "RunFolder") -> "StoredRun":
@@ -286,10 +303,7 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
     from flr.evaluate import restore, score, tester
 
     quiet()
-    composed = plain(hydra.compose("train", [f"experiment={cfg.name}"]))
-    # Such a recipe leaves these to the device, and a run's config has what came of it.
-    left = ("trainer.speed", "trainer.precision", "optim.fused") if composed["trainer"].get("speed") == "auto" else ()
-    recipe = _recipe(composed, left)
+    recipes = _recipes(hydra.compose("train", [f"experiment={cfg.name}"]))
     found: dict[int, tuple[str, RunFolder, Path]] = {}
     for name in [cfg.run] if isinstance(cfg.run, str) else cfg.run:
         path = Path(name).absolute()
@@ -300,8 +314,8 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
             path = folder.best
         own = load_checkpoint(path)["flr"]["config"]
         check(as_config(own), Train, trusted=False)
-        other = _recipe(own, left)
-        differ = sorted(key for key in recipe.keys() | other.keys() if recipe.get(key) != other.get(key))
+        other = _recipe(own)
+        recipe, differ = min(((recipe, _differ(recipe, other)) for recipe in recipes), key=lambda pair: len(pair[1]))
         if differ:
             listed = ", ".join(f"{key}={other.get(key)} (not {recipe.get(key)})" for key in differ[:4])
             more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
@@ -321,12 +335,29 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
             config.data.root = cfg.data.root
         module, data = restore(config, checkpoint, path, Augment())
         metrics = score(tester(config), module, data, None).metrics
-        runs.append(_run(cfg, seed, folder, metrics, data.protocol.name, data.protocol.fingerprint))
+        protocol, precision = data.protocol, str(config.trainer.precision)
+        runs.append(_run(cfg, seed, folder, metrics, protocol.name, protocol.fingerprint, precision))
     return runs
 
 
-def _recipe(config: Mapping[str, Any], left: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in flat(config) if not under(key, NO_RECIPE + left)}
+def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat(config) if not under(key, NO_RECIPE)}
+
+
+def _recipes(composed: DictConfig) -> list[dict[str, Any]]:
+    """What a run's own config may say where an experiment was composed so: what is left to the device is settled there."""
+    from flr.speed import settle
+
+    own = []
+    for bf16 in (False, True):
+        cfg = as_config(plain(composed))
+        settle(cfg, "cpu", bf16)
+        own.append(_recipe(plain(cfg)))
+    return own
+
+
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
 
 
 # -- the record --------------------------------------------------------------------------------------------------------
@@ -385,7 +416,12 @@ def record(cfg: DictConfig, runs: "Sequence[Run]", file: Path, records: "Mapping
         stored = [run.stored for run in runs if run.stored]
         names = sorted({name for one in stored for name in one.metrics if LOGGED.match(name)})
         rows = [
-            {"seed": one.get("seed"), "run": one.run_id, "minutes": round(one.minutes, 2)}
+            {
+                "seed": one.get("seed"),
+                "run": one.run_id,
+                "minutes": round(one.minutes, 2),
+                "best val/nme": one.get("val_nme"),
+            }
             | {name: one.metrics.get(name, "") for name in names}
             for one in stored
         ]

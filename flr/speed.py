@@ -33,12 +33,13 @@ def trainer_of(cfg: DictConfig, **given: Any) -> "pl.Trainer":
     return trainer
 
 
-def settle(cfg: DictConfig, device: str) -> None:
+def settle(cfg: DictConfig, device: str, bf16: bool | None = None) -> None:
     """Set what ``trainer.speed=auto`` stands for on a device, so that a run's config says what it trained with.
 
     Args:
-        cfg: a checked config, changed in place; keys that are set already stay.
+        cfg: a checked config, changed in place; keys that are set already stay, but for a precision of 32 bit, the default.
         device: ``cpu`` or ``cuda``; any other gets nothing.
+        bf16: whether it multiplies bfloat16 natively; None looks.
 
     Raises:
         UserError: a fused optimiser is to have its gradients clipped in 16 bit.
@@ -46,7 +47,7 @@ def settle(cfg: DictConfig, device: str) -> None:
     clipped = bool(cfg.trainer.get("gradient_clip_val"))
     if cfg.trainer.get("speed") == "auto":
         cfg.trainer.speed = None
-        if str(cfg.trainer.precision) in ("32", "32-true") and has_bf16(device):
+        if str(cfg.trainer.precision) in ("32", "32-true") and (has_bf16(device) if bf16 is None else bf16):
             cfg.trainer.precision = "bf16-mixed"
         knows = "fused" in inspect.signature(resolve(cfg.optim._target_, "optim", trusted=True)).parameters
         if device in ("cpu", "cuda") and knows and not clipped and cfg.optim.get("fused") is None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import hydra
 import pytest
+import torch
 import yaml
 
 from flr.config import CONF
@@ -297,6 +298,33 @@ def test_a_trained_run_is_held_against_the_record(reproduced: Reproduced) -> Non
     assert files == sorted((path, path.stat().st_mtime_ns) for path in reproduced.workspace.folder(run).rglob("*"))
     line = reproduced("tier=eval", f"run={run}", f"data.root={other}", "records=again", "record=true", code=2)
     assert "its own test gave" in line and not (reproduced.workspace.path / "again").exists()
+
+
+def test_other_data_are_told_before_the_training(reproduced: Reproduced) -> None:
+    other = reproduced.workspace.path / "others"
+    fake_ibug.write(other, parts={"afw": 24, "helen/testset": 5}, seed=8)
+    shown = reproduced("tier=train", "seeds=[0]", f"data.root={other}", f"paths.output_dir={other}", code=3)
+    assert shown.index("note: other data than the record's") < shown.index("$ python -m flr.train")
+
+
+def test_a_precision_that_no_device_would_have_chosen_is_another_recipe(reproduced: Reproduced) -> None:
+    # What speed=auto makes on any device passes; the rest is refused, also where a record is to be made.
+    folder = reproduced.workspace.path / "precisions"
+    source = reproduced.workspace.folder(reproduced.runs()["0"]) / "checkpoints/best.ckpt"
+    checkpoint = torch.load(source, weights_only=True)
+    own = checkpoint["flr"]["config"]
+    for precision, fused, code in (
+        ("32-true", True, 0),
+        ("bf16-mixed", True, 0),
+        ("16-mixed", True, 2),
+        ("32-true", False, 2),
+    ):
+        own["trainer"]["precision"], own["optim"]["fused"] = precision, fused
+        file = folder / f"{precision}-{fused}/checkpoints/best.ckpt"
+        file.parent.mkdir(parents=True)
+        torch.save(checkpoint, file)
+        shown = reproduced("tier=eval", f"run={file}", code=code)
+        assert ("is not of experiment=tiny" in shown) == (code == 2)
 
 
 def test_finished_runs_make_the_record_that_their_training_made(reproduced: Reproduced) -> None:

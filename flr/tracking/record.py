@@ -74,6 +74,7 @@ class Run(NamedTuple):
         fingerprint: of the data.
         minutes: wall time.
         stored: a training that is to be recorded, as the tracking store has it.
+        precision: it was trained in; of a short one "".
     """
 
     seed: int
@@ -82,6 +83,7 @@ class Run(NamedTuple):
     fingerprint: str
     minutes: float = 0.0
     stored: StoredRun | None = None
+    precision: str = ""
 
 
 def column(runs: Sequence[Run], metric: str) -> list[float]:
@@ -222,7 +224,7 @@ def of_runs(command: str, runs: Sequence[Run]) -> Record:
             key.removeprefix(prefix): "; ".join(sorted({one.params.get(key, "") for one in stored})) for key in keys
         }
 
-    hardware = joined("hardware.") | {"precision": joined("trainer.")["precision"]}
+    hardware = joined("hardware.") | {"precision": _precision(runs)}
 
     lock = "; ".join(sorted({one.tags["lock"] for one in stored}))
     return _record(command, runs, metrics, commits[0], lock, joined("version."), hardware)
@@ -238,7 +240,11 @@ def _record(
     )
 
 
-def differences(expected: Record) -> list[str]:
+def _precision(runs: Sequence[Run]) -> str:
+    return "; ".join(sorted({run.precision for run in runs}))
+
+
+def differences(expected: Record, runs: Sequence[Run]) -> list[str]:
     """Where this machine and its packages are not those of a record, which may be why its numbers are not met."""
     import torch
 
@@ -246,7 +252,8 @@ def differences(expected: Record) -> list[str]:
     pairs = [("lock", expected.lock, provenance.lock_hash())]
     pairs += [(key, expected.versions.get(key, "none"), value) for key, value in provenance.versions().items()]
     pairs += [(key, expected.hardware.get(key, "none"), here[key]) for key in ("cpu", "gpu")]
-    lines = [f"{key}: {there} there, {now} here" for key, there, now in pairs if there != now]
+    pairs += [("precision", expected.hardware.get("precision", ""), _precision(runs))]
+    lines = [f"{key}: {there or 'unknown'} there, {now} here" for key, there, now in pairs if there != now]
     if not torch.backends.mkl.is_available():
         lines.append("torch has no MKL here: its dropout draws other masks than on x86-64, where records are from")
     return lines
