@@ -225,7 +225,6 @@ def of_runs(command: str, runs: Sequence[Run]) -> Record:
         }
 
     hardware = joined("hardware.") | {"precision": _precision(runs)}
-
     lock = "; ".join(sorted({one.tags["lock"] for one in stored}))
     return _record(command, runs, metrics, commits[0], lock, joined("version."), hardware)
 
