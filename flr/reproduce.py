@@ -70,7 +70,7 @@ def main(cfg: DictConfig) -> None:
     check(cast(DictConfig, OmegaConf.merge(cfg, {"tracking": None})), Reproduce)
     refuse_values(cfg)
     print(f"Reproducing {cfg.name}, tier {cfg.tier}")
-    from flr.tracking.record import differences, read, refuse_dirty
+    from flr.tracking.record import data_differences, differences, read, refuse_dirty
 
     file = Path(cfg.records or CONF.parent / "experiments").absolute() / cfg.name / "expected.yaml"
     records = {} if cfg.record and not file.exists() else read(file)
@@ -80,7 +80,7 @@ def main(cfg: DictConfig) -> None:
         # Records before this one are no code. A training's own tags make no such difference.
         refuse_dirty(() if cfg.tier == "train" else ("expected.yaml", "results.csv"))
     elif expected is None:
-        print(f"note: {file} has no {tier}: part, so what comes is information; record=true writes one")
+        print(f"note: {file} has no {tier}: part, so the numbers will be information only")
     if cfg.tier == "smoke":
         runs = [smoke(rendered(cfg.name, cfg.paths.cache_dir))]
     elif cfg.tier == "eval":
@@ -93,11 +93,11 @@ def main(cfg: DictConfig) -> None:
     if cfg.record:
         record(cfg, runs, file, records)
     elif expected is None:
-        print(f"nothing to hold this against: {file} has no {tier}: part")
+        print(f"no verdict: {file} has no {tier}: part to compare with")
         sys.exit(OTHER)
     elif runs[0].fingerprint != expected.fingerprint:
-        print("other data than the record's, so this is information and no verdict; record=true makes it the record:")
-        print(f"  here    {runs[0].protocol}\n  record  {expected.protocol}")
+        print(f"no verdict: the data are not those of {file}, so the numbers above are information only")
+        print("".join(f"  {line}\n" for line in data_differences(expected, runs[0])), end="")
         sys.exit(OTHER)
     elif not inside:
         print(f"outside the tolerance of {file}, recorded at commit {expected.commit}")
@@ -203,15 +203,16 @@ def smoke(cfg: DictConfig, threads: int = 1) -> "Run":
 
 def note_other_data(cfg: DictConfig, expected: "Record") -> None:
     """Say before the first training, and not hours later, that its data are not the record's."""
+    from flr.tracking.record import Run, data_differences
+
     words = [word for word in task_overrides() if under(word.split("=", 1)[0], ("data", "paths"))]
     own = hydra.compose("train", [f"experiment={cfg.name}", *words])
     check(own, Train)
     data = build(own.data, augment=build(own.augment), seed=own.seed, cache=own.paths.cache_dir)
     data.prepare()
-    if data.protocol.fingerprint != expected.fingerprint:
-        print(
-            f"note: other data than the record's: {data.protocol.name}, not {expected.protocol}; no verdict will come of them"
-        )
+    run = Run(own.seed, {}, data.protocol.name, data.protocol.fingerprint)
+    if lines := data_differences(expected, run):
+        print(f"note: the data are not the record's, so no verdict will come of this: {'; '.join(lines)}")
 
 
 def train(cfg: DictConfig, seeds: Sequence[int]) -> "list[Run]":

@@ -203,9 +203,15 @@ def run(
     protocol = data.protocol
     changed = before is not None and before["protocol"]["fingerprint"] != protocol.fingerprint
     if before is not None and changed and not cfg.accept_data:
+        known = before["protocol"]["fingerprint"]
+        if "-" not in known:
+            raise UserError(
+                f"the fingerprint of this run's data, {known}, is of flr 0.1 and cannot be compared with {protocol.fingerprint}; "
+                "if the data are the same, resume with accept_data=true"
+            )
         raise UserError(
-            f"the data of this run have changed since it stopped ({before['protocol']['fingerprint']} to "
-            f"{protocol.fingerprint}); restore them, start a new run, or go on with accept_data=true"
+            f"the data of this run have changed since it stopped ({known} to {protocol.fingerprint}); restore them, start "
+            "a new run, or resume with accept_data=true"
         )
     module = assemble(cfg, data.scheme, data.crop, data.mean_face(), weights_follow=before is not None)
     module.data_changed = changed

@@ -18,7 +18,7 @@ import yaml
 
 from flr.config import CONF
 from flr.reproduce import call, compare, rendered, smoke
-from flr.tracking.record import read
+from flr.tracking.record import Run, data_differences, read
 from tests.conftest import Workspace
 from tests.fakes import ibug as fake_ibug
 
@@ -95,14 +95,32 @@ def edited(folder: Path, **changes: object) -> Path:
     [
         ("smoke.metrics.val/nme.mean", 1.0, 1, "outside the tolerance"),
         ("smoke.metrics.val/p90", {"mean": 1.0, "spread": None, "tolerance": 9.0}, 1, "nan"),  # recorded, not obtained
-        ("smoke.fingerprint", "0123456789abcdef", 3, "other data than the record's"),
-        ("smoke", None, 3, "nothing to hold this against"),
+        ("smoke.fingerprint", "0123456789abcdef", 3, "is of flr 0.1, which cannot be compared"),
+        ("smoke.fingerprint", "f811c3-32a21a-222af9-000000", 3, "another version or other settings of the renderer"),
+        ("smoke", None, 3, "no verdict: "),
     ],
 )
 def test_each_exit_code(workspace: Workspace, key: str, value: object, code: int, said: str) -> None:
     records = edited(workspace.path / "records", **{key: value})
     done = workspace.run("flr.reproduce", f"name={LIGHT}", f"records={records}", code=code)
     assert said in done.stdout and "loss of step 1" in done.stdout and "within the tolerance" not in done.stdout
+    assert "record=true" not in done.stdout  # nobody asked to write one
+
+
+def test_each_part_of_the_data_that_differs_is_named() -> None:
+    record = read(RECORDS / "records/tiny/expected.yaml")["smoke"]
+
+    def lines(protocol: str, fingerprint: str) -> list[str]:
+        return data_differences(record, Run(0, {}, f"{protocol} {fingerprint}", fingerprint))
+
+    faces, splits, scheme, values = record.fingerprint.split("-")
+    known = record.protocol.rsplit(" ", 1)[0]
+    assert lines(known, record.fingerprint) == []
+    fewer, other_splits = lines(known.replace("12/4/4", "11/4/4"), f"000000-000000-{scheme}-{values}")[0::2]
+    assert fewer == "faces in train/val/test: 12/4/4 in the record, 11/4/4 here" and "split otherwise" in other_splits
+    assert "names or groups" in "".join(lines(known, f"000000-{splits}-{scheme}-{values}"))
+    named, meant = lines(known.replace("ibug68", "celeba5"), f"{faces}-{splits}-000000-{values}")
+    assert named == "scheme: ibug68 in the record, celeba5 here" and "a reduction differs" in meant
 
 
 def test_a_failure_says_where_it_was_recorded(workspace: Workspace) -> None:
@@ -168,7 +186,7 @@ def test_a_damaged_record(workspace: Workspace, text: str, said: str) -> None:
 
 def test_help_names_the_exit_codes_and_what_a_tier_is(workspace: Workspace) -> None:
     shown = workspace.run("flr.reproduce", "--help").stdout
-    assert "0 within the tolerance" in shown and "3 nothing to hold it against" in shown and "tier=train" in shown
+    assert "0 within the tolerance" in shown and "3 no verdict" in shown and "tier=train" in shown
 
 
 # -- other commands ------------------------------------------------------------------------------------------------------
@@ -294,7 +312,9 @@ def test_a_trained_run_is_held_against_the_record(reproduced: Reproduced) -> Non
     other = reproduced.workspace.path / "other"
     fake_ibug.write(other, parts={"afw": 24, "helen/testset": 5}, seed=7)
     shown = reproduced("tier=eval", f"run={run}", f"data.root={other}", code=3)
-    assert "other data than the record's" in shown and "expected of seeds [0, 3], obtained of seeds [3]" in shown
+    assert "expected of seeds [0, 3], obtained of seeds [3]" in shown
+    assert "no verdict: the data are not those of" in shown and "values in the files differ" in shown
+    assert "record=true" not in shown
     assert files == sorted((path, path.stat().st_mtime_ns) for path in reproduced.workspace.folder(run).rglob("*"))
     line = reproduced("tier=eval", f"run={run}", f"data.root={other}", "records=again", "record=true", code=2)
     assert "its own test gave" in line and not (reproduced.workspace.path / "again").exists()
@@ -304,7 +324,7 @@ def test_other_data_are_told_before_the_training(reproduced: Reproduced) -> None
     other = reproduced.workspace.path / "others"
     fake_ibug.write(other, parts={"afw": 24, "helen/testset": 5}, seed=8)
     shown = reproduced("tier=train", "seeds=[0]", f"data.root={other}", f"paths.output_dir={other}", code=3)
-    assert shown.index("note: other data than the record's") < shown.index("$ python -m flr.train")
+    assert shown.index("note: the data are not the record's") < shown.index("$ python -m flr.train")
 
 
 def test_a_precision_that_no_device_would_have_chosen_is_another_recipe(reproduced: Reproduced) -> None:

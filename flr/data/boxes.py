@@ -217,7 +217,8 @@ def _of_pictures(
 
     NaN where `find` says so and where a picture cannot be decoded.
     """
-    key = hashlib.sha256(f"{what} {table.fingerprint()}".encode() + table.version.tobytes()).hexdigest()[:16]
+    known = table.version.tobytes() + table.points.tobytes()  # a reader may come to read the same values otherwise
+    key = hashlib.sha256(f"{what} {table.fingerprint()}".encode() + known).hexdigest()[:16]
     path = cache.absolute() / "boxes" / f"{table.form.split('[')[0]}-{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):

@@ -17,7 +17,7 @@ from flr.errors import UserError
 from flr.files import write_json
 from flr.landmarks.geometry import transform
 
-VERSION = 2  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 3  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
 ENOUGH = 30  # faces from which a mean face says something
 ASYMMETRIC, HOPELESS = 0.15, 0.4  # deviations of the mean face from its mirror image, in box sides
@@ -101,8 +101,9 @@ def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
     pictures = [(rows, table.split[rows]) for rows in faces_of_pictures(table)]
     digest = store.pictures["digest"]
     same = groups_of(np.array([digest[rows[0]] for rows, _ in pictures]))
-    copies = [[str(table.image[pictures[u][0][0]]) for u in group] for group in same]
     across = [group for group in same if len(set(np.concatenate([pictures[u][1] for u in group]).tolist())) > 1]
+    shown = (across or same)[:SHOWN]
+    examples = [[str(table.image[pictures[u][0][0]]) for u in group] for group in shown]
     twice: list[tuple[int, int]] = []
     box = table.tight
     for group in groups_of(digest):
@@ -120,7 +121,7 @@ def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
         return {"pairs": len(found), "across_splits": len(crossing), "examples": shown}
 
     return {
-        "same_picture": {"groups": len(copies), "across_splits": len(across), "examples": copies[:SHOWN]},
+        "same_picture": {"groups": len(same), "across_splits": len(across), "examples": examples},
         "labelled_twice": pairs(twice),
         "look_alike": pairs(alike),
     }
@@ -128,7 +129,7 @@ def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
 
 def look_alikes(pictures: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of rows whose crops' thumbnails nearly agree, whatever their brightness and contrast."""
-    looks = pictures["look"].astype(np.float32)
+    looks = pictures["thumbnail"].astype(np.float32)
     looks -= looks.mean(1, keepdims=True)
     looks /= np.linalg.norm(looks, axis=1, keepdims=True).clip(1e-3)
     _, rows = np.unique(pictures["digest"], return_index=True)  # equal pictures are found by that
@@ -213,11 +214,21 @@ def findings(card: Mapping[str, Any]) -> list[str]:
     if card["left_out"]:
         told.append(f"{len(card['left_out'])} face(s) left out; the first: {card['left_out'][0]}")
     if same["groups"]:
-        told.append(f"{same['groups']} picture(s) stand there more than once, {same['across_splits']} across splits")
+        told.append(
+            f"{same['groups']} image(s) occur more than once, {same['across_splits']} across splits, such as "
+            f"{' and '.join(same['examples'][0][:2])}; keep one copy of each"
+        )
     if twice["pairs"]:
-        told.append(f"{twice['pairs']} face(s) are labelled twice, {twice['across_splits']} across splits")
+        told.append(
+            f"{twice['pairs']} face(s) are labelled twice, {twice['across_splits']} across splits, such as "
+            f"{' and '.join(twice['examples'][0])}; keep one label of each"
+        )
     if alike["across_splits"]:
-        told.append(f"{alike['across_splits']} pair(s) of faces in different splits look alike")
+        told.append(
+            f"{alike['across_splits']} pair(s) of faces in different splits look alike, such as "
+            f"{' and '.join(alike['examples'][0])}; compare them (card.json lists {min(SHOWN, alike['across_splits'])}), and "
+            "take copies out of one split"
+        )
     for part, found in card["identities"]["also_in_training"].items():
         told.append(
             f"{found['faces']} of {found['of']} {part} faces are of {found['groups']} identities that are trained on too"

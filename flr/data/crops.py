@@ -19,16 +19,16 @@ from flr.data.boxes import BoxPolicy, face_boxes, faces_of_pictures
 from flr.data.table import FaceTable, leave_out
 from flr.errors import UserError
 from flr.files import write_json, writing_folder
-from flr.landmarks.geometry import compose, transform, warp
+from flr.landmarks.geometry import box_crop, compose, transform, warp
 from flr.parallel import in_order
 
-VERSION = 3  # of what is stored; raise it when the pixels of a crop would change
+VERSION = 4  # of what is stored; raise it when the pixels of a crop would change
 
 CHUNK = 1024  # faces moved at once
-# What is seen of a face's picture: its size in pixels, a digest of its pixels (see `STRIDE`), and a thumbnail of the crop.
-LOOK = 8
+# What is seen of a face's picture: its size in pixels, a digest of its pixels (see `STRIDE`), and a thumbnail of the face.
+THUMBNAIL = 8
 STRIDE = 4  # every fourth pixel either way tells a picture from any other, and takes a sixteenth of the time
-SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("digest", "u8"), ("look", "u1", LOOK * LOOK)])
+SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("digest", "u8"), ("thumbnail", "u1", THUMBNAIL**2)])
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def open_store(
     """
     pad = int(np.ceil(settings.size * (margin - 1) / 2))
     key = hashlib.sha256(
-        repr((VERSION, table.fingerprint(), settings, pad)).encode() + table.version.tobytes()
+        repr((VERSION, table.fingerprint(), settings, pad)).encode() + table.version.tobytes() + table.points.tobytes()
     ).hexdigest()[:16]
     folder = cache.absolute() / "crops" / f"{table.form.split('[')[0]}-{key}"
     try:
@@ -172,7 +172,7 @@ def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cac
                 return {}, dict.fromkeys(rows, str(error))
             height, width = image.shape[:2]
             digest = int.from_bytes(hashlib.blake2b(image[::STRIDE, ::STRIDE].tobytes(), digest_size=8).digest())
-            image = to_channels(image, settings.channels)
+            grey, image = to_channels(image, 1), to_channels(image, settings.channels)
             seen, faults = {}, {}
             for row in rows:
                 left, top, right, bottom = tight[row]
@@ -180,7 +180,7 @@ def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cac
                     faults[row] = f"all its points lie outside its picture of {width} x {height} pixels"
                 elif wanted[row]:
                     images[row] = crop(image, to_store[row], side, settings.channels)
-                    seen[row] = width, height, digest, look(images[row])
+                    seen[row] = width, height, digest, thumbnail(grey, tight[row])
             return seen, faults
 
         with tqdm(total=count, desc=f"Cropping {table.form.split('[')[0]}", unit="face", disable=None) as bar:
@@ -210,10 +210,22 @@ def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cac
         )  # fmt: skip
 
 
-def look(image: np.ndarray) -> np.ndarray:
-    """(LOOK * LOOK,) uint8: a picture (S, S, C) so small that copies of it stay alike when they are saved anew."""
-    grey = image[..., 0] if image.shape[-1] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (LOOK, LOOK), interpolation=cv2.INTER_AREA).ravel()
+def thumbnail(grey: np.ndarray, tight: np.ndarray) -> np.ndarray:
+    """Make an image of a face so small that copies of it stay alike when they are saved anew.
+
+    It depends on the image and its labels alone, so that every crop size, margin and box policy finds the same copies.
+
+    Args:
+        grey: (H, W) uint8.
+        tight: (4,) the tight box of the face's points; NaN or of no size for the whole image.
+
+    Returns:
+        (THUMBNAIL * THUMBNAIL,) uint8.
+    """
+    height, width = grey.shape
+    box = tight if (tight[2:] > tight[:2]).all() else np.array([-0.5, -0.5, width - 0.5, height - 0.5])
+    face = warp(grey, box_crop(box, 1.25, True, 12 * THUMBNAIL), (12 * THUMBNAIL, 12 * THUMBNAIL))
+    return cv2.resize(face, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).ravel()
 
 
 def reserve(path: Path) -> None:

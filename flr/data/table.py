@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,10 @@ from flr.landmarks.scheme import SCHEMES, Scheme
 
 PNG = b"\x89PNG\r\n\x1a\n"
 UNLABELLED = "unlabelled"  # the split of pictures that a set gives without labels, to be predicted and sent in
-COLUMNS = ("points", "labelled", "visible", "box", "group", "split", "name", "image", "size", "version")
+# What a fingerprint tells apart: which faces and groups, their splits and subsets, the form and scheme with its
+# reductions, and the values in the files.
+FINGERPRINT_PARTS = ("faces", "splits", "scheme", "values")
+COLUMNS = ("points", "labelled", "visible", "box", "group", "split", "name", "image", "published", "version")
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,12 @@ class FaceTable:
         image: (N,) str, the picture that each face lies in; faces may share one.
         subsets: name -> (N,) bool. Subsets may overlap.
         pictures: a picture's name -> its pixels, (H, W) grey or (H, W, 3) RGB, uint8; `Files` where they are files.
-        size: (N,) int64, bytes of each face's file (0 where there is none): part of the fingerprint.
+        published: (N,) str, a digest of each face's values as its file gives them (see `digest_rows`).
         version: (N,) int64, changes when the pixels may have changed, such as a file's time of change. Crops that were
             made of other versions are not used; the fingerprint, which must agree between machines, leaves it out.
         faults: the faces left out so far.
         weight: (N,) float, how often a training face is seen in an epoch; None for once each.
+        reductions: the reductions that led to `scheme`, such as ``ibug68>celeba5``.
     """
 
     form: str
@@ -111,10 +116,11 @@ class FaceTable:
     image: np.ndarray
     subsets: Mapping[str, np.ndarray]
     pictures: Callable[[str], np.ndarray]
-    size: np.ndarray
+    published: np.ndarray
     version: np.ndarray
     faults: Sequence[Fault] = field(default_factory=tuple)
     weight: np.ndarray | None = None
+    reductions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.points)
@@ -134,11 +140,17 @@ class FaceTable:
 
     def reduce(self, to: str, scheme: Scheme) -> "FaceTable":
         """The same faces in a smaller scheme (see `Scheme.reduce`)."""
+        if to == self.scheme.name:
+            return self
         reduce = self.scheme.reduce
         return dataclasses.replace(
-            self, scheme=scheme, points=reduce(self.points, to),
-            labelled=reduce(self.labelled, to), visible=reduce(self.visible, to),
-        )  # fmt: skip
+            self,
+            scheme=scheme,
+            points=reduce(self.points, to),
+            labelled=reduce(self.labelled, to),
+            visible=reduce(self.visible, to),
+            reductions=(*self.reductions, f"{self.scheme.name}>{to}"),
+        )
 
     @property
     def tight(self) -> np.ndarray:
@@ -146,27 +158,63 @@ class FaceTable:
         return tight_box(self.points, self.labelled)
 
     def fingerprint(self) -> str:
-        """A digest of everything but the pixels and the place on disk: names, labels, splits, file sizes."""
-        digest = hashlib.sha256(f"{self.form}\n{self.scheme.name}\n".encode())
+        """Return the identity of the data as published, equal on every machine.
+
+        It hashes what was read, never the result of float arithmetic, whose last bits differ between CPUs. Pixels and
+        the place on disk are no part of it.
+
+        Returns:
+            One digest for each of `FINGERPRINT_PARTS`, joined by ``-``.
+        """
+        scheme = [self.form, self.scheme.name, *self.reductions]
         if SCHEMES.get(self.scheme.name) is not self.scheme:  # a user's own, which may change under its name
-            digest.update(json.dumps(self.scheme.plain()).encode())
-        for column in ("points", "labelled", "visible", "box", "size"):
-            digest.update(np.ascontiguousarray(getattr(self, column)).tobytes())
-        for column in ("name", "group", "split"):
-            digest.update("\0".join(getattr(self, column).tolist()).encode())
+            scheme.append(json.dumps(self.scheme.plain()))
+        splits = self.split.tolist()
         for name in sorted(self.subsets):
-            digest.update(name.encode() + np.packbits(self.subsets[name]).tobytes())
-        return digest.hexdigest()[:16]
+            splits += [name, np.packbits(self.subsets[name]).tobytes().hex()]
+        parts = (self.name.tolist() + self.group.tolist(), splits, scheme, self.published.tolist())
+        return "-".join(_digest("\0".join(part).encode(errors="surrogatepass"), 6) for part in parts)
+
+
+def _digest(data: bytes, length: int) -> str:
+    return hashlib.sha256(data).hexdigest()[:length]
+
+
+def digest_rows(*columns: np.ndarray | Sequence[Any]) -> np.ndarray:
+    """Digest what the files of a dataset say of each face, for `FaceTable.published`.
+
+    Args:
+        columns: of N rows each; numbers and flags as they stand in the files, before any arithmetic, or text.
+
+    Returns:
+        (N,) str.
+    """
+    encoded = [_encode_rows(column) for column in columns]
+    return np.array([_digest(b"\0".join(row), 16) for row in zip(*encoded, strict=True)], "<U16")
+
+
+def _encode_rows(column: np.ndarray | Sequence[Any]) -> list[bytes]:
+    array = np.asarray(column)
+    if array.dtype.kind in "US":
+        return [str(text).encode(errors="surrogatepass") for text in array.tolist()]
+    # One byte order and width, and one NaN, whatever the machine.
+    array = np.ascontiguousarray(array, "<f8" if array.dtype.kind == "f" else "<i8")
+    if array.dtype.kind == "f":
+        array = np.where(np.isnan(array), np.nan, array)
+    return [row.tobytes() for row in array]
 
 
 def from_files(
     form: str, scheme: Scheme, root: Path, image: Sequence[str] | np.ndarray, points: np.ndarray,
-    split: Sequence[str] | np.ndarray, *, strict: bool, labelled: np.ndarray | None = None,
+    split: Sequence[str] | np.ndarray, *, published: Sequence[np.ndarray], strict: bool, labelled: np.ndarray | None = None,
     visible: np.ndarray | None = None, box: np.ndarray | None = None, group: Sequence[str] | np.ndarray | None = None,
     name: Sequence[str] | np.ndarray | None = None, subsets: Mapping[str, np.ndarray] | None = None,
     bad: Mapping[int, str] | None = None,
 ) -> FaceTable:  # fmt: skip
     """The table of N faces whose pictures are files under `root`, less the faulty ones.
+
+    `published` holds columns of N rows with what the files say of each face, before any arithmetic (see `digest_rows`);
+    the sizes of the image files join them.
 
     A face is at fault by `bad` (index -> reason), where its file is missing, empty, no file or outside `root`, where
     its name stands there twice, and by `check_faces`. What is left out here is: every point is labelled where it is
@@ -196,7 +244,7 @@ def from_files(
         image=image,
         subsets=subsets or {},
         pictures=files,
-        size=size,
+        published=digest_rows(*published, size),
         version=version,
     )
     try:

@@ -243,6 +243,33 @@ def _precision(runs: Sequence[Run]) -> str:
     return "; ".join(sorted({run.precision for run in runs}))
 
 
+# What another part of a fingerprint, `flr.data.table.FINGERPRINT_PARTS`, means.
+PART_MEANINGS = (
+    "names or groups of faces differ: another selection or copy of the dataset",
+    "the faces are split otherwise, or their subsets differ",
+    "the form, the scheme or a reduction differs",
+    "values in the files differ (labels, boxes, sizes of image files): another release, edited labels or re-saved "
+    "images; of rendered faces another version or other settings of the renderer",
+)
+
+
+def data_differences(expected: Record, run: Run) -> list[str]:
+    """Say which parts of the data of a run are not those of a record, and what that means; empty where none differs."""
+    if run.fingerprint == expected.fingerprint:
+        return []
+    words = ("form", "scheme", "faces in train/val/test", "box policy", "normaliser")
+    there, here = (protocol.rsplit(" ", len(words)) for protocol in (expected.protocol, run.protocol))
+    lines = [
+        f"{word}: {old} in the record, {new} here"
+        for word, old, new in zip(words, there, here, strict=False)
+        if old != new
+    ]
+    recorded, own = expected.fingerprint.split("-"), run.fingerprint.split("-")
+    if len(recorded) != len(own):
+        return [*lines, f"fingerprint: {expected.fingerprint} in the record is of flr 0.1, which cannot be compared"]
+    return lines + [mean for mean, old, new in zip(PART_MEANINGS, recorded, own, strict=True) if old != new]
+
+
 def differences(expected: Record, runs: Sequence[Run]) -> list[str]:
     """Where this machine and its packages are not those of a record, which may be why its numbers are not met."""
     import torch

@@ -84,6 +84,29 @@ def test_a_picture_that_was_saved_anew_is_found_by_its_looks(faces: Path, tmp_pa
     assert [f"afw/{source.name}", "helen/testset/999_1.jpg"] in card["duplicates"]["look_alike"]["examples"]
 
 
+def test_every_crop_of_a_dataset_finds_the_same_copies(faces: Path, tmp_path: Path) -> None:
+    """So that prepare, which keeps another margin than a training, reports what the training reports."""
+    for i, source in enumerate(sorted((faces / "afw").glob("*.jpg"))[:6]):
+        copy = faces / f"helen/testset/99{i}_1.jpg"
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 80 - 14 * i]  # the last ones are hardly alike any more
+        copy.write_bytes(cv2.imencode(".jpg", cv2.imread(str(source)), quality)[1].tobytes())
+        copy.with_suffix(".pts").write_bytes(source.with_suffix(".pts").read_bytes())
+    table = ibug.read(faces)
+    found = []
+    for settings, margin in (
+        (CropSettings(48, 1, BoxPolicy()), 1.0),
+        (CropSettings(64, 3, BoxPolicy(scale=1.6)), 1.7),
+        (CropSettings(32, 1, BoxPolicy(source="picture", scale=1.0, shape="stretch")), 1.3),
+    ):
+        kept, store = open_store(table, settings, margin, tmp_path, 0, strict=False)
+        card = make_card(kept, store)
+        found.append((card["duplicates"], [line for line in card["findings"] if "alike" in line]))
+    assert found[0] == found[1] == found[2]
+    ((duplicates, (line,)), *_) = found
+    assert duplicates["look_alike"]["across_splits"] >= 3
+    assert all(name in line for name in duplicates["look_alike"]["examples"][0]) and "take copies out" in line
+
+
 def test_people_on_both_sides_are_told(faces: Path, tmp_path: Path) -> None:
     table = ibug.read(faces)
     group = table.group.copy().astype("<U40")

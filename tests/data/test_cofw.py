@@ -49,7 +49,6 @@ def test_columns(root: Path) -> None:
     np.testing.assert_array_equal(
         table.box, np.concatenate([truth.min(1).round() - 0.5, truth.max(1).round() + 0.5], 1)
     )
-    assert table.size[0] == 3 * table.size[4] == 144 * 128 * 3
     assert asymmetry(table) < 0.12  # the real mean face has .06
 
 

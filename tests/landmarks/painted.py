@@ -67,6 +67,6 @@ def face_table(
         image=np.arange(count).astype(str),
         subsets={"even": np.arange(count) % 2 == 0},
         pictures=lambda name: load(int(name)) if load else face_picture(points[int(name)]),
-        size=np.zeros(count, np.int64),
+        published=np.arange(count).astype(str),
         version=np.zeros(count, np.int64),
     )

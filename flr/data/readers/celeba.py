@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from flr.data.readers.ibug import portable
+from flr.data.readers.ibug import box_edges, portable
 from flr.data.readers.text import LARGEST, Sheet, read_sheet
 from flr.data.table import FaceTable, Fault, from_files
 from flr.errors import UserError
@@ -68,12 +68,13 @@ def read(
         raise UserError("data.root is null; set data.root=DIR")
     kind, folder = _pictures(root, [images] if images else list(PICTURES))
     names, rows, points, bad = _landmarks(_list(root, LANDMARKS[kind]), folder, strict)
-    box = np.full((len(names), 4), np.nan, np.float32)
+    box, listed_box = np.full((len(names), 4), np.nan), np.full((len(names), 4), np.nan)
     if boxes and kind == "aligned":
         box[:] = ALIGNED_BOX
     elif boxes:
-        box, of_boxes = _boxes(root, names)
-        bad = of_boxes | bad
+        listed_box, faults = _boxes(root, names)
+        box = _box_edges(listed_box)
+        bad = faults | bad
     name = [portable(name) for name in names]
     person = _identities(root, names)
     unsplit = "+by_picture" if person is None else "+by_identity"
@@ -81,7 +82,7 @@ def read(
     place = folder.relative_to(root).as_posix()
     table = from_files(
         f"celeba_{kind}{word}", CELEBA5, root, [f"{place}/{name}" for name in names], points, _split(root, split, names, rows),
-        strict=strict, labelled=np.ones(points.shape[:2], bool), box=box, bad=bad, name=name,
+        published=(points, listed_box), strict=strict, labelled=np.ones(points.shape[:2], bool), box=box, bad=bad, name=name,
         group=name if person is None else person,
     )  # fmt: skip
     if boxes:
@@ -183,14 +184,18 @@ def _rows(sheet: Sheet, names: Sequence[str]) -> list[int]:
 
 
 def _boxes(root: Path, names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-    """(n, 4) float32 the boxes' edges in pixel-centre coordinates, NaN where one has no size; and index -> fault."""
+    """(n, 4) each box's first column and row, width and height as they are listed; and index -> fault."""
     sheet = _sheet(_list(root, BOXES, " or set data.reader.boxes=false and data.crop.policy.source=truth"))
     rows = _rows(sheet, names)
     values, faults = sheet.numbers(("x_1", "y_1", "width", "height"))
-    left_top, size = values[rows, :2] - 0.5, values[rows, 2:]
-    box = np.concatenate([left_top, left_top + size], 1)
-    box[~((size > 0) & (box[:, 2:] < LARGEST)).all(1)] = np.nan
-    return box.astype(np.float32), {at: faults[row] for at, row in enumerate(rows) if row in faults}
+    return values[rows], {at: faults[row] for at, row in enumerate(rows) if row in faults}
+
+
+def _box_edges(listed: np.ndarray) -> np.ndarray:
+    """(n, 4) edges in pixel-centre coordinates of listed boxes (n, 4); NaN where one has no size."""
+    box = box_edges(listed)
+    box[~((listed[:, 2:] > 0) & (box[:, 2:] < LARGEST)).all(1)] = np.nan
+    return box
 
 
 def _boxed(table: FaceTable, root: Path, strict: bool) -> FaceTable:

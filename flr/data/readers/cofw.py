@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from flr import MAX_PIXELS
-from flr.data.table import FaceTable, check_faces, leave_out
+from flr.data.table import FaceTable, check_faces, digest_rows, leave_out
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 
@@ -60,7 +60,8 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     form, files = there[0], _files(root, there[0])
     parts = [_read_part(path, split) for split, path in files.items()]
     name = np.concatenate([part.name for part in parts])
-    x, y, flags, box = np.split(np.concatenate([part.numbers for part in parts]), [29, 58, 87], axis=1)
+    numbers, size = np.concatenate([part.numbers for part in parts]), np.concatenate([part.size for part in parts])
+    x, y, flags, box = np.split(numbers, [29, 58, 87], axis=1)
     hidden: np.ndarray = flags >= 0.5
     sized = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1)
     bad = {int(i): "its box has no size" for i in np.flatnonzero(~sized)}
@@ -83,7 +84,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         image=name,
         subsets={"occlusion": hidden.max(1)},
         pictures=Pictures(files),
-        size=np.concatenate([part.size for part in parts]),
+        published=digest_rows(numbers, size),
         version=np.concatenate([part.version for part in parts]),
     )
     try:

@@ -68,8 +68,8 @@ class Face(NamedTuple):
         group: what must not cross from training into validation.
         split: ``train`` or ``test``.
         image: the picture; None where there is none.
-        points: (68, 2) float32, 0-based pixel centres; None where `fault` says why.
-        box: left, top, right, bottom, or None.
+        points: (68, 2) as the file gives them, float64; None where `fault` says why.
+        box: left, top, width, height as the file gives them, or None.
         fault: why no net should learn from this face; empty where nothing is known against it.
     """
 
@@ -112,7 +112,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
             "(https://ibug.doc.ic.ac.uk/resources/300-W/), unpack its parts so that this folder holds afw/ "
             "helen/ lfpw/ ibug/, and set data.root=DIR or the variable FLR_DATA"
         )
-    table = to_table(faces, root, strict)
+    table = to_table(faces, root, strict, first_pixel=1)
     return dataclasses.replace(table, form=_form(table.subsets))
 
 
@@ -127,7 +127,7 @@ def read_pts(path: Path, count: int = 68) -> np.ndarray:
     """
     try:
         with opened(path, LARGEST_PTS) as file:
-            return _parse(file.read(), count)
+            return zero_based(_parse(file.read(), count))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
     except ValueError as error:
@@ -135,7 +135,7 @@ def read_pts(path: Path, count: int = 68) -> np.ndarray:
 
 
 def _parse(data: bytes, count: int) -> np.ndarray:
-    """`read_pts` of a file's bytes.
+    """The points (count, 2) float64 in a .pts file's bytes, which count from 1.
 
     Raises:
         ValueError: what is wrong with them, and on which line.
@@ -156,7 +156,12 @@ def _parse(data: bytes, count: int) -> np.ndarray:
         raise ValueError(f"{len(rows)} points, not {count}")
     if text.count("{") != text.count("}"):  # cut inside the last number, a file can still hold every row
         raise ValueError("a brace is missing, so the file was cut")
-    return (np.array(rows) - 1).astype(np.float32)
+    return np.array(rows)
+
+
+def zero_based(points: np.ndarray) -> np.ndarray:
+    """Convert a .pts file's points, which count from 1, to pixel centres, float32."""
+    return (points - 1).astype(np.float32)
 
 
 def portable(name: str) -> str:
@@ -188,7 +193,7 @@ def beside(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
 
 
 def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
-    """The points (count, 2) of one stem's files (see `beside`), or None and what is wrong with them."""
+    """The points (count, 2) as one stem's files give them (see `beside`), or None and what is wrong with them."""
     if not pictures:
         return None, f"it has no picture ({', '.join(PICTURES)}) beside it"
     if not labels:
@@ -203,6 +208,11 @@ def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) ->
         return None, f"its .pts cannot be read ({error.strerror})"
     except ValueError as error:
         return None, f"its .pts: {error}"
+
+
+def box_edges(box: np.ndarray) -> np.ndarray:
+    """Convert (..., 4) first column, first row, width and height in whole pixels to edges at pixel centres."""
+    return np.concatenate([box[..., :2] - 0.5, box[..., :2] + box[..., 2:] - 0.5], -1)
 
 
 def part_of(file: str) -> Part | None:
@@ -236,22 +246,29 @@ def subset_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: column for name, column in columns.items() if column.any()}
 
 
-def to_table(faces: Sequence[Face], root: Path, strict: bool, form: str = "") -> FaceTable:
+def to_table(faces: Sequence[Face], root: Path, strict: bool, first_pixel: int, form: str = "") -> FaceTable:
     """The table of those faces, less the faulty ones; `root` is named where that stops.
+
+    Args:
+        faces: N of them.
+        root: the dataset's folder.
+        strict: stop at the first fault of a face.
+        first_pixel: the coordinate of the first pixel's centre in these files.
+        form: of the table.
 
     Raises:
         UserError: see `flr.data.table.check_faces`.
     """
-    points = np.full((len(faces), len(IBUG68), 2), np.nan, np.float32)
-    box = np.full((len(faces), 4), np.nan, np.float32)
+    points = np.full((len(faces), len(IBUG68), 2), np.nan)
+    box = np.full((len(faces), 4), np.nan)
     for i, face in enumerate(faces):
         if not face.fault:
             points[i] = face.points
             box[i] = np.nan if face.box is None else face.box
     table = from_files(
-        form, IBUG68, root, [os.path.relpath(face.image, root) if face.image else "" for face in faces], points,
-        [face.split for face in faces],
-        strict=strict, labelled=np.ones(points.shape[:2], bool), box=box, group=[face.group for face in faces],
+        form, IBUG68, root, [os.path.relpath(face.image, root) if face.image else "" for face in faces],
+        points - first_pixel, [face.split for face in faces], published=(points, box),
+        strict=strict, labelled=np.ones(points.shape[:2], bool), box=box_edges(box), group=[face.group for face in faces],
         name=[face.name for face in faces], bad={i: face.fault for i, face in enumerate(faces) if face.fault},
     )  # fmt: skip
     return dataclasses.replace(table, subsets=subset_columns(table.name.tolist()))

@@ -84,7 +84,7 @@ def read(
         )
     if not faces:
         raise UserError(f"{root}: {train} and {test} give no <box> that is not ignored; label some faces")
-    return to_table(faces, root, strict, form="ibug_xml+mirrored" if mirrored else "ibug_xml")
+    return to_table(faces, root, strict, first_pixel=0, form="ibug_xml+mirrored" if mirrored else "ibug_xml")
 
 
 def pictures(path: Path) -> Iterator["Element"]:
@@ -147,11 +147,11 @@ def _faces(root: Path, file: str, boxes: list["Element"], split: str, source: st
 
 
 def _points(element: "Element") -> np.ndarray:
-    """(68, 2) float32 of a <box>'s <part> elements, which may stand in any order."""
+    """(68, 2) float64 of a <box>'s <part> elements, which may stand in any order."""
     count = len(element.findall("part"))
     if count != len(_PLACE):
         raise ValueError(f"its <box> has {count} parts, not {len(_PLACE)}")
-    return read_parts(element, _PLACE).astype(np.float32)
+    return read_parts(element, _PLACE)
 
 
 def read_parts(element: "Element", place: Mapping[str, int]) -> np.ndarray:
@@ -180,11 +180,11 @@ def read_parts(element: "Element", place: Mapping[str, int]) -> np.ndarray:
 
 
 def read_box(element: "Element") -> tuple[float, float, float, float]:
-    """The edges of a <box> in pixel-centre coordinates."""
+    """The first column and row, width and height of a <box> (see `flr.data.readers.ibug.box_edges`)."""
     left, top, width, height = (_attribute(element, key) for key in ("left", "top", "width", "height"))
     if width <= 0 or height <= 0:
         raise ValueError("its <box> has no size")
-    return left - 0.5, top - 0.5, left + width - 0.5, top + height - 0.5
+    return left, top, width, height
 
 
 def _attribute(element: "Element", key: str) -> float:

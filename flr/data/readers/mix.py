@@ -97,6 +97,7 @@ def join(tables: Mapping[str, FaceTable]) -> FaceTable:
     return FaceTable(
         form=f"mix[{'+'.join(table.form for table in tables.values())}]",
         scheme=first.scheme,
+        reductions=tuple(f"{name}:{step}" for name, table in tables.items() for step in table.reductions),
         subsets=subsets,
         pictures=_Pictures({name: table.pictures for name, table in tables.items()}),
         faults=[

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from flr.data.readers.text import Sheet, read_sheet, refuse_foreign
-from flr.data.table import UNLABELLED, FaceTable, check_faces, from_files, leave_out
+from flr.data.table import UNLABELLED, FaceTable, check_faces, digest_rows, from_files, leave_out
 from flr.errors import UserError, nearest
 from flr.files import writing
 from flr.landmarks.geometry import tight_box
@@ -199,7 +199,7 @@ def _read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
         image=names,
         subsets={"complete": labelled.all(1)},
         pictures=Cells(places),
-        size=cells[:, 1],
+        published=digest_rows(points, cells[:, 1]),
         version=np.array([changed[path] for path in source], np.int64),
     )
     try:
@@ -403,7 +403,7 @@ def _read_muct(root: Path, place: str, strict: bool, count: Literal[15, 76], mir
         )
     points = np.full((len(names), len(MUCT76), 2), np.nan)
     points[:, : given.shape[1]] = given
-    labelled = np.isfinite(points).all(-1)
+    labelled, published = np.isfinite(points).all(-1), points
     tight = tight_box(points, labelled)
     grow = (tight[:, 2:] - tight[:, :2]) / 8
     scheme = KAGGLE15 if count == len(KAGGLE15) else MUCT76
@@ -412,9 +412,10 @@ def _read_muct(root: Path, place: str, strict: bool, count: Literal[15, 76], mir
     table = from_files(
         "muct76+mirrored" if mirrored else "muct76", scheme, root,
         [f"jpg/i{name.removeprefix('ir').removeprefix('i')}.jpg" for name in names], points, ["train"] * len(names),
-        strict=strict, labelled=labelled, box=np.concatenate([tight[:, :2] - grow, tight[:, 2:] + grow], -1),
+        published=(published,), strict=strict, labelled=labelled, box=np.concatenate([tight[:, :2] - grow, tight[:, 2:] + grow], -1),
         group=subjects, name=names, subsets={"complete": labelled.all(1)}, bad=bad,
     )  # fmt: skip
     turned = np.char.startswith(table.name, "ir")
     image = np.where(turned, np.char.add(_TURNED, table.image), table.image)
-    return dataclasses.replace(table, image=image, pictures=Mirrorable(table.pictures))
+    reductions = () if scheme is MUCT76 else (f"{MUCT76.name}>{scheme.name}",)
+    return dataclasses.replace(table, image=image, pictures=Mirrorable(table.pictures), reductions=reductions)

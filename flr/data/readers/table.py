@@ -33,13 +33,13 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flr.data.readers.ibug import beside, portable, read_beside
+from flr.data.readers.ibug import beside, box_edges, portable, read_beside
 from flr.data.readers.ibug_xml import inside, pictures, read_box, read_parts
 from flr.data.readers.text import LARGEST, read_plain, read_sheet, read_text
 from flr.data.table import UNLABELLED, FaceTable, from_files
@@ -49,6 +49,12 @@ from flr.landmarks.scheme import SCHEMES, Scheme
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+# How a file gives a box -> its edges left, top, right, bottom, both (N, 4).
+BOX_FORMS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "edges": lambda box: box,
+    "corner and size": lambda box: np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1),
+    "pixels": box_edges,
+}
 SPLITS = ("train", "val", "test", UNLABELLED)
 SUFFIXES = (".csv", ".json", ".xml")
 BOX = ("left", "top", "right", "bottom")
@@ -64,13 +70,15 @@ class _Face(NamedTuple):
         where: its place in the file, said where it stops the reading.
         image: its picture under the root.
         split: one of `SPLITS`.
-        points: (K, 2) float64, NaN where there is no label.
+        points: (K, 2) float64 as the file gives them, NaN where there is no label.
         hidden: (K,) bool.
-        box: (4,) float64, NaN where there is none.
+        box: (4,) float64 as the file gives them, NaN where there is none.
         group: empty for its picture.
         name: empty for its picture's.
         subsets: those it is in.
         fault: why no net should learn from it; empty where nothing is known against it.
+        box_form: what the four numbers of `box` are, one of `BOX_FORMS`.
+        first_pixel: the coordinate of the first pixel's centre in the file's points.
     """
 
     where: str
@@ -83,6 +91,8 @@ class _Face(NamedTuple):
     name: str = ""
     subsets: Sequence[str] = ()
     fault: str = ""
+    box_form: str = "edges"
+    first_pixel: int = 0
 
 
 def read(
@@ -194,10 +204,15 @@ def _to_table(faces: Sequence[_Face], root: Path, scheme: Scheme, strict: bool) 
                 if content in seen:
                     bad.setdefault(i, "it is listed twice")
                 seen.add(content)
-    labelled = np.isfinite(points).all(-1)
+    labelled, hidden = np.isfinite(points).all(-1), np.array([face.hidden for face in faces])
+    edges = box.copy()
+    for form, to_edges in BOX_FORMS.items():
+        rows = np.array([face.box_form == form for face in faces])
+        edges[rows] = to_edges(box[rows])
+    first_pixel = np.array([face.first_pixel for face in faces])[:, None, None]
     return from_files(
-        "table", scheme, root, images, points, [face.split for face in faces], strict=strict, labelled=labelled,
-        visible=labelled & ~np.array([face.hidden for face in faces]), box=box,
+        "table", scheme, root, images, points - first_pixel, [face.split for face in faces],
+        published=(points, hidden, box), strict=strict, labelled=labelled, visible=labelled & ~hidden, box=edges,
         group=[face.group or _text(image) for face, image in zip(faces, images, strict=True)], name=names,
         subsets=subsets, bad=bad,
     )  # fmt: skip
@@ -326,7 +341,9 @@ def _of_csv(root: Path, path: Path, split: str | None, scheme: Scheme) -> Iterat
             word.removeprefix("subset_") for word, yes in zip(subsets, flags[i, len(told) :], strict=True) if yes == 1
         ]
         marks = _nothing(len(scheme))[0] if marks is None else marks
-        yield _Face(where, image[i], own, marks, hidden[i], box[i], group[i], name[i], member, fault)
+        yield _Face(
+            where, image[i], own, marks, hidden[i], box[i], group[i], name[i], member, fault, first_pixel=int(apart)
+        )
 
 
 def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.ndarray | None, str]:
@@ -353,7 +370,8 @@ def _of_folder(root: Path, folder: Path, split: str | None, count: int) -> Itera
                     points, fault = read_beside(images, labels, count)
                 image = Path(os.path.relpath((images or labels)[0], root)).as_posix()
                 nothing, hidden, box = _nothing(count)
-                yield _Face(str(place), image, own, nothing if points is None else points, hidden, box, fault=fault)
+                points = nothing if points is None else points
+                yield _Face(str(place), image, own, points, hidden, box, fault=fault, first_pixel=1)
 
 
 def _folders(top: Path) -> Iterator[Path]:
@@ -405,7 +423,9 @@ def _of_coco(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator[_Fa
         )
         subsets = _get({"subsets": [], **face}, "subsets", (list,), where)
         subsets = [_get({"subsets": name}, "subsets", (str,), where) for name in subsets]
-        yield _Face(where, files[image], split, points, hidden, box, group, name, subsets, fault)
+        yield _Face(
+            where, files[image], split, points, hidden, box, group, name, subsets, fault, box_form="corner and size"
+        )
 
 
 def _load_json(path: Path) -> Any:
@@ -487,13 +507,13 @@ def _keypoints(value: Any, order: Sequence[int]) -> tuple[np.ndarray, np.ndarray
 
 
 def _bbox(face: Mapping[str, Any]) -> np.ndarray:
-    """(4,) edges; NaN where it has no box of its own."""
+    """(4,) left, top, width and height; NaN where it has no box of its own."""
     if face.get("bbox") is None or face.get("tight") is True:
         return np.full(4, np.nan)
-    left, top, width, height = _numbers(face["bbox"], 4, "bbox")
-    if width <= 0 or height <= 0:
+    box = _numbers(face["bbox"], 4, "bbox")
+    if (box[2:] <= 0).any():
         raise ValueError("its bbox has no size")
-    return np.array([left, top, left + width, top + height])
+    return box
 
 
 def _numbers(value: Any, count: int, key: str) -> np.ndarray:
@@ -530,9 +550,8 @@ def _of_xml(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator[_Fac
             except ValueError as error:
                 fault = f"{path.name}: {error}"
             group, name, subsets = (element.get(key, "") for key in ("group", "name", "subsets"))
-            yield _Face(
-                where, file, split, points, hidden, box, group, name, subsets.split(",") if subsets else [], fault
-            )
+            member = subsets.split(",") if subsets else []
+            yield _Face(where, file, split, points, hidden, box, group, name, member, fault, box_form="pixels")
 
 
 def _hidden(element: "Element", place: Mapping[str, int]) -> np.ndarray:

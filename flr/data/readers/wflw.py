@@ -79,7 +79,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     points, box, flags = np.split(values, [2 * len(WFLW98), 2 * len(WFLW98) + 4], axis=1)
     table = from_files(
         "wflw", WFLW98, root, [f"{PICTURES}/{image}" for image in images], points.reshape(-1, len(WFLW98), 2), splits,
-        strict=strict, box=box + [-0.5, -0.5, 0.5, 0.5],
+        published=(values,), strict=strict, box=box + [-0.5, -0.5, 0.5, 0.5],
         group=[portable(image) for image in images], name=names, bad=bad,
         subsets={attribute: flags[:, k] == 1 for k, attribute in enumerate(ATTRIBUTES)},
     )  # fmt: skip

@@ -73,7 +73,7 @@ def read(root: Path | None, strict: bool = False, split: Literal["identity", "pu
         faults = {row: f"{name} line {sheet.lines[row]}: a cell is empty" for row in empty} | faults
         bad |= {len(files) + row: fault for row, fault in faults.items()}
         files += [f"{folder}/{file}" for file in sheet.text("")]
-        points.append(values.reshape(-1, len(IBUG68), 2) - 1)  # they count from 1
+        points.append(values.reshape(-1, len(IBUG68), 2))
     names = [portable(file) for file in files]
     people = [person(name) for name in names]
     if split == "identity":
@@ -83,8 +83,8 @@ def read(root: Path | None, strict: bool = False, split: Literal["identity", "pu
         parts = ["test" if name.startswith("test/") else "train" for name in names]
     table = from_files(
         "youtube_faces" if split == "identity" else "youtube_faces_published", IBUG68, root, files,
-        np.concatenate(points), parts,
-        strict=strict, group=people, name=names, bad=bad,
+        np.concatenate(points) - 1, parts,  # they count from 1
+        published=(np.concatenate(points),), strict=strict, group=people, name=names, bad=bad,
     )  # fmt: skip
     kept = {folder: int(np.char.startswith(table.name, f"{folder}/").sum()) for folder in INDEX}
     if kept == TOTAL:

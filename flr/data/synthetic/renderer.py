@@ -11,6 +11,9 @@ from flr.data.synthetic.photo import develop
 from flr.data.synthetic.shape import RIM, Shape, bell_weights, bells, sample_shape
 from flr.data.synthetic.view import View, place, sample_view
 
+# The identity of what is rendered, a part of fingerprints. Raise it with every change of a pixel or a point; a test holds
+# stored faces against it.
+RENDERER_VERSION = 1
 # How far, in millimetres, the surface must lie in front of a point to hide it: more than the coarse grid's error.
 _HIDING = 9.0
 _INNER = np.arange(68) > 16
