@@ -17,8 +17,8 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from tqdm import tqdm
 
 from flr.data.datamodule import FaceData
+from flr.evaluation.report import face_sheet
 from flr.files import writing
-from flr.landmarks.draw import draw_face, sheet
 from flr.module import LandmarkModule
 from flr.tracking.mlflow import Tracker
 
@@ -116,25 +116,3 @@ class ValidationPictures(pl.Callback):
             points = module(data.batch(index, None).images).cpu().numpy()
         module.train(was)
         tracker.picture_of_step(face_sheet(data, rows, points, self.side), "validation", trainer.global_step)
-
-
-def face_sheet(
-    data: FaceData, rows: np.ndarray, points: np.ndarray, side: int, captions: list[str] | None = None
-) -> np.ndarray:
-    """A sheet of crops with truth and prediction.
-
-    Args:
-        data: the prepared set.
-        rows: (n,) of its table.
-        points: (n, K, 2) predicted, crop pixels.
-        side: pixels of a face.
-        captions: a few words each.
-    """
-    assert data.table is not None
-    margin, size = data.store.margin, data.crop.size
-    faces = []
-    for i, row in enumerate(rows):
-        image = data.store.images[row, margin : margin + size, margin : margin + size]
-        caption = captions[i] if captions else ""
-        faces.append(draw_face(image, data.labels[row], points[i], data.table.labelled[row], side, caption))
-    return sheet(faces, columns=int(np.ceil(np.sqrt(len(faces)))))

@@ -375,7 +375,7 @@ def predict(
     import torch
 
     from flr.checkpoints import load_checkpoint
-    from flr.evaluate import restore
+    from flr.evaluation.score import restore
     from flr.tracking.store import fetch
 
     print(f"Predicting {len(chosen)} faces by {result.run.name}")

@@ -253,7 +253,7 @@ def test_faces(cfg: DictConfig, checkpoint: dict[str, Any], best: Path, predicto
         UserError: the data are not where ``data.root`` says.
     """
     from flr.augment.device import Augment
-    from flr.evaluate import restore
+    from flr.evaluation.score import restore
 
     own = as_config(checkpoint["flr"]["config"])
     own.paths = cfg.paths

@@ -301,7 +301,7 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
     """
     from flr.augment.device import Augment
     from flr.checkpoints import RunFolder, find_run, load_checkpoint
-    from flr.evaluate import restore, score, tester
+    from flr.evaluation.score import restore, score, tester
 
     quiet()
     recipes = _recipes(hydra.compose("train", [f"experiment={cfg.name}"]))

@@ -528,7 +528,7 @@ class Study:
 
         from flr.callbacks import Stop
         from flr.tracking.store import first_line, get_run
-        from flr.train import run
+        from flr.training.session import TrainingSession
 
         def hopeless(epoch: int, nme: float) -> bool:
             trial.report(nme, epoch)
@@ -553,7 +553,7 @@ class Study:
         print(f"Trial {trial.number}: {one.label}" + (f", going on with run {begun}" if begun else ""))
         try:
             check(one.cfg, Train, trusted=False)
-            run(one.cfg, typed(words), folder, before, one)
+            TrainingSession(one.cfg, typed(words), folder, before, one).run()
             protocol = get_run(self.tracker.client, one.run_id).tags["protocol"]
             if self.study.user_attrs.get("protocol", protocol) != protocol:
                 raise UserError(

@@ -22,8 +22,11 @@ STOREYS = (
     {"models", "objectives", "metrics", "augment"},
     {"data", "tracking"},
     {"module", "checkpoints"},
-    {"callbacks", "config"},
+    {"config"},
     {"inference", "speed", "sweep"},
+    {"evaluation"},
+    {"callbacks"},
+    {"training"},
     {"doors"},
 )
 

@@ -16,7 +16,7 @@ from flr.data.boxes import OFFSETS, BoxPolicy, face_boxes
 from flr.data.crops import CropSettings
 from flr.data.readers import ibug
 from flr.errors import UserError
-from flr.evaluate import restore
+from flr.evaluation.score import restore
 from flr.inference.landmarker import Landmarker
 from flr.inference.predictor import Predictor
 from flr.landmarks.geometry import tight_box

@@ -1,0 +1,130 @@
+"""Scoring a stored run again: on its own data, on another part, or on another dataset."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from flr.augment.device import Augment
+from flr.checkpoints import RunFolder, find_checkpoint, load_checkpoint
+from flr.config import as_config, build
+from flr.data.datamodule import FaceData
+from flr.errors import UserError
+from flr.evaluation.report import log_result, write_result
+from flr.evaluation.score import Result, restore, score, tester
+from flr.landmarks.scheme import SCHEMES
+from flr.module import LandmarkModule
+from flr.tracking.mlflow import Tracker
+from flr.tracking.store import permitted
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A model of a checkpoint and the data that it is scored on.
+
+    Attributes:
+        module: with the checkpoint's weights.
+        data: prepared.
+        config: of its training, with the data that are scored.
+        folder: of its run.
+        path: of the checkpoint.
+        training: the ``flr`` part of the checkpoint.
+        step: at which it was written.
+    """
+
+    module: LandmarkModule
+    data: FaceData
+    config: DictConfig
+    folder: RunFolder
+    path: Path
+    training: Mapping[str, Any]
+    step: int
+
+
+def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
+    """Load what an evaluation's config names.
+
+    Args:
+        cfg: a checked config of `flr.config.Evaluate`.
+        overrides: what the user typed to get it.
+
+    Raises:
+        UserError: no such run, or its model does not fit the data.
+    """
+    path = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
+    checkpoint = load_checkpoint(path)
+    config = as_config(checkpoint["flr"]["config"])
+    config.paths = cfg.paths
+    if cfg.data.get("_target_"):
+        config.data = _other_data(cfg, overrides, config, checkpoint["flr"]["scheme"].get("name"))
+    else:
+        for word in overrides:
+            if word.lstrip("+").startswith("data.") and not word.startswith("data.root="):
+                raise UserError(f"{word} needs data=NAME: without it the run's own data are scored as they were")
+        if cfg.data.root is not None:
+            config.data.root = cfg.data.root
+    # Nothing is augmented here, and the store without a margin serves every run.
+    module, data = restore(config, checkpoint, path, Augment())
+    if cfg.tta is not None:
+        module.tta = cfg.tta
+    folder, step = RunFolder(path.parent.parent), int(checkpoint["global_step"])
+    return StoredModel(module, data, config, folder, path, checkpoint["flr"], step)
+
+
+def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, scheme: str | None) -> Any:
+    """The config of another dataset, cropped as the run's own unless the user says otherwise."""
+    data = OmegaConf.merge(cfg.data, {"crop": config.data.crop, "pixels": config.data.pixels})
+    if data.scheme is None and scheme in SCHEMES:
+        data.scheme = scheme  # a dataset of more points is reduced to the model's
+    for word in overrides:
+        if word.startswith("data.crop."):
+            key = word.split("=")[0]
+            OmegaConf.update(data, key.removeprefix("data."), OmegaConf.select(cfg, key))
+    return data
+
+
+def evaluate(stored: StoredModel, split: str, looks: int, output: Path) -> tuple[Result, Path]:
+    """Score a stored model, write the result, and log it in its run where there is one.
+
+    Args:
+        stored: of `load`.
+        split: the part to score.
+        looks: at each face, see `flr.inference.landmarker.Landmarker.find`.
+        output: where the result of a checkpoint without a run goes.
+
+    Returns:
+        The result, and the folder that it was written to.
+    """
+    result = score(tester(stored.config), stored.module, stored.data, None, split, looks)
+    has_run = (stored.folder.path / "run.json").is_file()
+    where = stored.folder.path if has_run else output.absolute()
+    repeated = _repeats_own_test(stored, split, looks)
+    if not repeated:
+        protocol = stored.data.protocol
+        words = [str(stored.data.name), protocol.fingerprint, protocol.policy, split, stored.path.stem]
+        words += ["tta"] * stored.module.tta + [f"looks{looks}"] * (looks > 1)
+        where = where / "evaluations" / "-".join(words)
+    write_result(result, where, str(stored.path))
+    if has_run:
+        note = stored.folder.note()
+        tracker: Tracker = build(
+            stored.config.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"]
+        )
+        tracker.attach(note["run_id"])
+        with permitted(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
+            log_result(result, tracker, where, stored.step, prefix="" if repeated else f"{where.name}/")
+            tracker.save()
+    return result, where
+
+
+def _repeats_own_test(stored: StoredModel, split: str, looks: int) -> bool:
+    """Whether this is the run's own test of its own best weights, whose result is the run's; any other has its own place."""
+    return (
+        asdict(stored.data.protocol) == stored.training["protocol"]
+        and split == "test"
+        and stored.module.tta == stored.config.tta
+        and looks == 1
+        and stored.path == stored.folder.best
+    )

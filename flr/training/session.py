@@ -1,0 +1,373 @@
+"""One training from its checked config to its tested end."""
+
+import errno
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from flr.callbacks import WholeCheckpoints
+from flr.checkpoints import VERSION, RunFolder
+from flr.config import assemble, build, flat, plain, quiet, sweep_folder
+from flr.data.datamodule import FaceData, Protocol
+from flr.errors import UserError
+from flr.evaluation.report import log_result, show_result, write_result
+from flr.evaluation.score import Result, score
+from flr.files import write_json, writing
+from flr.parallel import cores, keep_memory
+from flr.ranks import GlobalBatchNorm, Ranks
+from flr.speed import compile_net, settle, trainer_of
+from flr.sweep import Child, recipe
+from flr.tracking import provenance
+from flr.tracking.mlflow import Tracker
+from flr.tracking.pictures import curves_figure
+
+# Batches are 32 bit, whatever the products inside the model.
+PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def default_name(cfg: DictConfig) -> str:
+    """Name a run by its model, data and seed, where the config names none."""
+    return cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
+
+
+class TrainingSession:
+    """One training: validate, prepare, open the run, fit, test, publish, close.
+
+    Args:
+        cfg: a checked config of `flr.config.Train`.
+        overrides: what the user typed to get it.
+        folder: of the run to resume; None starts one.
+        checkpoint: the ``flr`` part of the checkpoint to resume from; None for a run that was stopped in its first epoch.
+        job: of a sweep or a study, which has created the run.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        overrides: list[str],
+        folder: RunFolder | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+        job: Child | None = None,
+    ) -> None:
+        self.cfg, self.overrides, self.folder, self.checkpoint, self.job = cfg, overrides, folder, checkpoint, job
+        self.output = Path(cfg.paths.output_dir).absolute()
+        self.lock: FileLock | None = None
+        self.result: Result | None = None
+
+    def run(self) -> None:
+        """Train, test and publish.
+
+        Raises:
+            UserError: the config, the data or the disk cannot do it; a run that was opened is FAILED then.
+            KeyboardInterrupt: Ctrl-C; the run is KILLED and can be resumed.
+            SystemExit: with 143 after SIGTERM.
+        """
+        quiet()
+        keep_memory()
+        self.validate()
+        self.prepare()
+        self.open()
+        status = "FAILED"
+        try:
+            self.record()
+            self.fit()
+            self.test()
+            self.publish()
+            status = "KILLED" if self.job and self.job.cut else "FINISHED"
+        except SIGTERMException:
+            status = "KILLED"
+            sys.exit(143)
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+            status = "KILLED"
+            raise KeyboardInterrupt from None
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            # An error of two files names the target second.
+            where = error.filename2 or error.filename or self.output
+            raise UserError(f"{where}: {error.strerror}; free space or set paths.output_dir") from error
+        finally:
+            self.close(status)
+
+    # -- before the run --------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Refuse what cannot be trained, and settle what the config leaves to the device."""
+        cfg, trainer = self.cfg, self.cfg.trainer
+        if trainer.max_epochs is not None and trainer.max_epochs < 1:
+            raise UserError(f"trainer.max_epochs={trainer.max_epochs} trains nothing; set 1 or more")
+        if str(trainer.precision) not in PRECISIONS:
+            raise UserError(f"trainer.precision={trainer.precision}: set one of {', '.join(PRECISIONS)}")
+        if any(word in str(trainer.strategy) for word in ("spawn", "fork", "notebook")):
+            raise UserError(f"trainer.strategy={trainer.strategy} leaves ranks behind when one dies; set ddp")
+        self.tracker: Tracker = build(cfg.tracking, artifacts=self.output / "artifacts")
+        self.ranks = Ranks(lost=lambda word: self.end_stopped("FAILED", word))
+        self.plugins: list[Any] = [GlobalBatchNorm()] if trainer.get("sync_batchnorm") else []
+        # A first Trainer, so that what Lightning refuses leaves no run behind, nor spoils the one that is resumed.
+        trial = trainer_of(
+            cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=self.plugins
+        )
+        self.check_devices(trial)
+        self.world_size, self.device = trial.world_size, trial.strategy.root_device.type
+        self.recipe = recipe(cfg)
+        settle(cfg, self.device)
+        self.values = plain(cfg)
+
+    def check_devices(self, trial: pl.Trainer) -> None:
+        """Raise `UserError` where the Trainer would not train on the devices that the config names."""
+        strategy, devices = self.cfg.trainer.strategy, self.cfg.trainer.devices
+        if isinstance(devices, int) and devices not in (-1, trial.num_devices):
+            raise UserError(
+                f"trainer.strategy={strategy} trains on {trial.num_devices} device(s), not {devices}; set ddp"
+            )
+        started_elsewhere = self.ranks.environment.creates_processes_externally  # by torchrun or SLURM
+        if isinstance(trial.accelerator, CPUAccelerator) and trial.num_devices > cores() and not started_elsewhere:
+            raise UserError(f"trainer.devices={devices}: this machine has {cores()} cores; set that or fewer")
+
+    def prepare(self) -> None:
+        """Connect to the store, read the data and build the module."""
+        cfg = self.cfg
+        if self.ranks.first:
+            self.tracker.open()  # before any work, so that a store which cannot be reached costs nothing
+        pl.seed_everything(cfg.seed, verbose=False)
+        self.data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+        self.data.prepare()
+        self.data.refuse_ranks(self.world_size)
+        if self.ranks.first:
+            self.report_findings()
+        changed = self.data_change is not None
+        if changed and not cfg.accept_data:
+            self.refuse_changed_data()
+        resumed = self.checkpoint is not None
+        self.module = assemble(cfg, self.data.scheme, self.data.crop, self.data.mean_face(), weights_follow=resumed)
+        self.module.data_changed = changed
+        compile_net(self.module.net, cfg.trainer.get("compile"), self.device, self.world_size)
+        self.name = self.job.label if self.job else default_name(cfg)
+        self.module.about = {
+            "version": VERSION,
+            "config": self.values,
+            "overrides": self.overrides,
+            "scheme": self.data.scheme.plain(),
+            "protocol": asdict(self.protocol),
+            "name": self.name,
+            "offset": None if self.data.store.offset is None else list(self.data.store.offset),
+        }
+
+    def report_findings(self) -> None:
+        """Print the first skipped faces and what speaks against training on these data."""
+        assert self.data.table is not None
+        for fault in self.data.table.faults[:5]:
+            print(f"skipped {fault}", file=sys.stderr)
+        for finding in self.data.card["findings"]:
+            print(f"note: {finding}", file=sys.stderr)
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        return self.data.protocol
+
+    @property
+    def data_change(self) -> str | None:
+        """``OLD to NEW`` fingerprints where the data of a resumed run are not those that it began with."""
+        if self.checkpoint is None:
+            return None
+        before, now = self.checkpoint["protocol"]["fingerprint"], self.protocol.fingerprint
+        return None if before == now else f"{before} to {now}"
+
+    def refuse_changed_data(self) -> None:
+        assert self.checkpoint is not None
+        before = self.checkpoint["protocol"]["fingerprint"]
+        if "-" not in before:
+            raise UserError(
+                f"the fingerprint of this run's data, {before}, is of flr 0.1 and cannot be compared with "
+                f"{self.protocol.fingerprint}; if the data are the same, resume with accept_data=true"
+            )
+        raise UserError(
+            f"the data of this run have changed since it stopped ({self.data_change}); restore them, start a new run, or "
+            "resume with accept_data=true"
+        )
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Create the run in the store, or set a resumed one RUNNING, and take its lock."""
+        if not self.ranks.first:
+            return
+        code, self.diff = provenance.code_state()
+        self.hold()
+        cfg = self.cfg
+        self.tags = {
+            "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
+            "protocol": self.protocol.name, "lock": provenance.lock_hash(), **code,
+            "recipe": self.recipe, "code": provenance.code_digest(),
+        }  # fmt: skip
+        if self.job:
+            self.tags |= self.job.tags
+            if not self.job.tested:
+                del self.tags["recipe"]  # by which a sweep would take it for a job that is done
+        elif sweep := sweep_folder():
+            self.tags["sweep"] = sweep.name
+        known = self.job.run_id if self.job else self.folder.note()["run_id"] if self.folder else None
+        run_id = self.tracker.start(self.name, self.tags, known)
+        self.folder = self.folder or RunFolder(self.output / "runs" / run_id)
+        self.tracker.wait_in(self.folder.path / "outbox")
+        print(f"run {run_id}; run={run_id} resumes it after a stop", flush=True)
+        if self.data_change:
+            print(
+                f"note: the data have changed, {self.data_change}; the best checkpoint is chosen anew", file=sys.stderr
+            )
+            self.tracker.tag(data_changed=self.data_change)
+
+    def hold(self) -> None:
+        """Take the lock of the run's folder, once there is one; the system releases it at the latest with the process.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        if self.folder is None or self.lock is not None:
+            return
+        lock = FileLock(self.folder.path / "run.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"{self.folder.path}: another process is training this run; wait for it or stop it"
+            ) from error
+        self.lock = lock
+
+    def record(self) -> None:
+        """Write what is known of the run before it trains: its folder's notes, and all of it in the store."""
+        self.ranks.hear()
+        if not self.ranks.first:
+            return
+        assert self.folder is not None and self.data.table is not None
+        self.hold()
+        for unfinished in (self.folder.path / "checkpoints").glob(".*.ckpt"):
+            unfinished.unlink()  # of a process that was killed
+        cfg, folder, tracker = self.cfg, self.folder, self.tracker
+        note = {"run_id": tracker.run_id, "uri": cfg.tracking.uri, "experiment": tracker.experiment}
+        write_json(folder.path / "run.json", note)
+        with writing(folder.config) as aside:
+            aside.write_text(OmegaConf.to_yaml(OmegaConf.create(self.values)), encoding="utf-8")
+        tracker.tag(folder=str(folder.path))
+        tracker.params({**dict(flat(self.values)), "overrides": " ".join(self.overrides)})
+        tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
+        tracker.params({f"hardware.{key}": value for key, value in provenance.hardware().items()})
+        tracker.file(folder.config)
+        tracker.file(folder.path / "run.json")
+        if self.diff:
+            tracker.text(self.diff, "code.diff")
+        faults = [str(fault) for fault in self.data.table.faults]
+        if faults:
+            tracker.text("\n".join(faults) + "\n", "left_out.txt")
+        tracker.text(json.dumps(self.data.card, indent=2) + "\n", "card.json")
+        profile = {**self.protocol.counts, "left out": len(faults)}
+        tracker.dataset(cfg.data.name, self.protocol.fingerprint, str(cfg.data.root), profile)
+
+    def fit(self) -> None:
+        """Train, from the last checkpoint where the run is resumed.
+
+        Raises:
+            KeyboardInterrupt: the training was stopped before its end.
+        """
+        cfg = self.cfg
+        callbacks = [build(node) for node in (cfg.callbacks or {}).values() if node is not None]
+        callbacks += self.job.callbacks if self.job else []
+        progress = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks)
+        # Where torchrun or SLURM started a rank, it takes the folder of a new run from rank 0, by Lightning.
+        checkpoints = str(self.folder.path / "checkpoints") if self.folder else None
+        self.best = ModelCheckpoint(
+            checkpoints, "best", monitor="val/nme", save_weights_only=True, enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )  # fmt: skip
+        last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+        self.trainer = trainer_of(
+            cfg, logger=self.tracker, callbacks=[*callbacks, self.best, last, self.ranks],
+            default_root_dir=str(self.folder.path if self.folder else self.output), enable_progress_bar=progress,
+            plugins=[WholeCheckpoints(), *self.plugins],
+        )  # fmt: skip
+        if self.ranks.first and self.trainer.world_size > 1:
+            self.tracker.tag(ranks=str(self.trainer.world_size))
+        self.ranks.launch(self.trainer, self.folder.path if self.folder else None)
+        resumed = self.folder is not None and self.checkpoint is not None
+        self.trainer.fit(self.module, self.data, ckpt_path=str(self.folder.last) if self.folder and resumed else None)
+        if self.trainer.interrupted or self.trainer.state.status != "finished":
+            raise KeyboardInterrupt
+
+    def test(self) -> None:
+        """Score the best weights on the test part, once."""
+        if self.job is None or self.job.tested:
+            self.result = score(self.trainer, self.module, self.data, self.best.best_model_path or None)
+
+    def publish(self) -> None:
+        """Write the result to the folder, the store and the terminal, and register the best checkpoint."""
+        if not self.ranks.first:
+            return
+        assert self.folder is not None
+        folder, tracker, best = self.folder, self.tracker, self.best.best_model_score
+        if self.result:
+            write_result(self.result, folder.path, str(folder.best))
+            log_result(self.result, tracker, folder.path, step=self.trainer.global_step)
+        tracker.figure(curves_figure(tracker.history), "curves.png")
+        if best is not None:
+            tracker.tag(val_nme=f"{float(best):.5g}")  # the metric ends with the last epoch's
+        if self.job and self.job.cut:
+            tracker.tag(end=self.job.cut)
+        else:
+            tracker.file(folder.best, "checkpoints")
+        if self.result:
+            show_result(self.result)
+            self.register(self.result, {} if best is None else {"val/nme": float(best)})
+        print(f"run {tracker.run_id}  {folder.path}")
+
+    def register(self, result: Result, scores: dict[str, float]) -> None:
+        """Make the best checkpoint a model version that carries its scores."""
+        scores |= {f"test/{key}": result.metrics[key] for key in ("nme", "fr8", "auc8")}
+        scores |= {f"cost/{key}": result.cost[key] for key in ("parameters", "latency_ms")}
+        tags = {key: f"{value:.5g}" for key, value in scores.items()}
+        tags |= {key: tag for key, tag in self.tags.items() if key not in ("lock", "dirty", "recipe", "code", "job")}
+        tags |= {f"model.{key}": str(value) for key, value in flat(self.values["model"]) if key != "_target_"}
+        packages = ("timm",) if "timm" in self.cfg.model._target_ else ()
+        name = f"{self.cfg.data.name}-{self.tags['model'].lower()}"
+        self.tracker.register(name, len(self.data.scheme), tags, packages)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self, status: str) -> None:
+        """Set the run's status, release its lock, and end the other ranks."""
+        error = sys.exception()
+        self.ranks.hold(error)
+        try:
+            if self.ranks.first:
+                self.tracker.end(status) if error is None else self.end_stopped(status)
+        finally:
+            if self.lock:
+                self.lock.release()
+            self.ranks.close(error)
+
+    def end_stopped(self, status: str, word: str = "") -> None:
+        """Upload both checkpoints and end the run.
+
+        Args:
+            status: of the run.
+            word: the exit code of another rank that ended first and, after a blank, why.
+        """
+        try:
+            if self.folder:
+                self.tracker.keep_checkpoints(self.folder.path)
+            if word:
+                exit_code, _, reason = word.partition(" ")
+                self.tracker.tag(end=reason or "another rank ended", exit=exit_code)
+        finally:
+            self.tracker.end(status)
