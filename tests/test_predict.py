@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from flr.data.boxes import overlap
-from flr.data.readers.ibug import read_pts
+from flr.data.formats.pts import read_pts
 from flr.data.readers.table import read as read_table
 from flr.data.synthetic.renderer import render
 from flr.data.table import read_image

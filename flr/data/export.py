@@ -2,17 +2,14 @@
 
 import csv
 import dataclasses
-import json
 import os
 import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import isnan
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TextIO, get_args
-from xml.sax.saxutils import quoteattr
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -21,14 +18,17 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from flr.data.boxes import faces_of_pictures
-from flr.data.readers.table import BOX, SPLITS, SUBSET, fits
+from flr.data.formats.coco import coco_text
+from flr.data.formats.dlib_xml import xml_text
+from flr.data.formats.label_csv import csv_rows
+from flr.data.formats.pts import pts_text
+from flr.data.formats.records import SPLITS, SUBSET, fits, new_file
 from flr.data.table import FaceTable, Files, check_faces
 from flr.errors import UserError, nearest
 from flr.files import writing_folder
 from flr.parallel import cores, in_order
 
 Form = Literal["csv", "coco", "pts", "xml"]
-CHUNK = 4096  # rows whose numbers stand in memory as text
 
 _RISKY = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff\ufffe\uffff]')  # what some file system or form does not take
 _OURS = (
@@ -72,7 +72,7 @@ def export(table: FaceTable, form: Form, folder: Path, rounded: bool = False) ->
             scheme = yaml.safe_dump(
                 table.scheme.plain(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
             )
-            with _new(aside / "scheme.yaml") as file:
+            with new_file(aside / "scheme.yaml") as file:
                 file.write(scheme)
             _write_labels(table, form, size, aside)
     except OSError as error:
@@ -106,11 +106,6 @@ def _check(table: FaceTable, form: Form) -> None:
         )
 
 
-def _boxed(table: FaceTable) -> np.ndarray:
-    """(N,) bool, which faces have a box of the set's own."""
-    return np.isfinite(table.box).all(1)
-
-
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
@@ -137,8 +132,8 @@ def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndar
             pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
             target.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
         if form == "pts" and table.labelled[i].any():
-            with _new(target.with_suffix(".pts")) as file:
-                file.write(pts(table.points[i]))
+            with new_file(target.with_suffix(".pts")) as file:
+                file.write(pts_text(table.points[i]))
         return (0, 0) if image is None else image.shape[:2]
 
     image, size = np.empty(len(table), object), np.zeros((len(table), 2), int)
@@ -199,160 +194,19 @@ def _key(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-def _shortest(values: np.ndarray, exact: np.ndarray, back: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The numbers `exact` (float64) with as few decimals as `back` still turns into the same float32 `values`."""
-    found = exact.copy()
-    for digits in range(9, -1, -1):
-        few = exact.round(digits)
-        np.copyto(found, few, where=back(few).astype(np.float32) == values)
-    return found
-
-
-def _marks(table: FaceTable) -> Iterator[list[list[float]]]:
-    """Each face's K points, NaN where there is no label."""
-    for start in range(0, len(table), CHUNK):
-        rows = slice(start, start + CHUNK)
-        points = np.where(table.labelled[rows, :, None], table.points[rows], np.nan).astype(np.float32)
-        yield from _shortest(points, points.astype(np.float64), lambda few: few).tolist()
-
-
-def _text(value: float) -> str:
-    """A number without a needless point: dlib reads whole numbers alone."""
-    return f"{value:.0f}" if value.is_integer() else repr(value)
-
-
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
 def _write_labels(table: FaceTable, form: Form, size: np.ndarray, folder: Path) -> None:
     if form in ("csv", "pts"):
-        with _new(folder / "labels.csv") as file:
-            csv.writer(file, lineterminator="\n").writerows(_csv(table, points=form == "csv"))
+        with new_file(folder / "labels.csv") as file:
+            csv.writer(file, lineterminator="\n").writerows(csv_rows(table, points=form == "csv"))
         return
     for split in SPLITS:
         rows = np.flatnonzero(table.split == split)
         if len(rows):
             path = folder / f"labels_{split}.{'json' if form == 'coco' else 'xml'}"
-            with _new(path) as file:
-                file.writelines(_coco(table.take(rows), size[rows]) if form == "coco" else _xml(table.take(rows)))
-
-
-def _new(path: Path) -> TextIO:
-    """A text file to write that must not be there yet: what is there may be a link to a picture of the set's own."""
-    return path.open("x", encoding="utf-8", newline="")
-
-
-def _members(table: FaceTable) -> list[list[str]]:
-    """The subsets of each face."""
-    return [[name for name, mask in table.subsets.items() if mask[i]] for i in range(len(table))]
-
-
-def _csv(table: FaceTable, points: bool) -> Iterator[list[Any]]:
-    """The lines of labels.csv, with or without the points' places."""
-    hidden, boxed = table.labelled & ~table.visible, _boxed(table)
-    told = np.flatnonzero(hidden.any(0)).tolist()
-    subsets = {name: mask for name, mask in table.subsets.items() if mask.any()}
-    sides = [f"{name}_{axis}" for name in table.scheme.names for axis in "xy"] if points else []
-    seen = [f"{table.scheme.names[k]}_visible" for k in told]
-    edges = list(BOX) if boxed.any() else []
-    yield ["image", "split", "group", "name", *sides, *seen, *edges, *(f"subset_{name}" for name in subsets)]
-    boxes = _shortest(table.box, table.box.astype(np.float64), lambda few: few).tolist()
-    for i, marks in enumerate(_marks(table)):
-        row = [table.image[i], table.split[i], table.group[i], table.name[i]]
-        if points:
-            row += ["" if isnan(value) else value for mark in marks for value in mark]
-        row += [int(not hidden[i, k]) for k in told]
-        if edges:
-            row += boxes[i] if boxed[i] else [""] * 4
-        yield [*row, *(int(mask[i]) for mask in subsets.values())]
-
-
-def _coco(table: FaceTable, size: np.ndarray) -> Iterator[str]:
-    """The pieces of a JSON file."""
-    about = {"description": f"{table.form}, {table.scheme.name}; an integer coordinate is a pixel's centre"}
-    category = {"id": 1, "name": "face", "supercategory": "face", "keypoints": list(table.scheme.names), "skeleton": []}
-    ids = {name: number for number, name in enumerate(dict.fromkeys(table.image.tolist()), 1)}
-    first = dict(zip(reversed(table.image.tolist()), size[::-1].tolist(), strict=True))
-    yield f'{{"info": {json.dumps(about)},\n"categories": [{json.dumps(category)}],\n"images": ['
-    yield from _listed(
-        {"id": number, "file_name": name, "height": first[name][0], "width": first[name][1]}
-        for name, number in ids.items()
-    )
-    yield '],\n"annotations": ['
-    yield from _listed(_annotations(table, ids))
-    yield "]}\n"
-
-
-def _listed(items: Iterable[Any]) -> Iterator[str]:
-    for i, item in enumerate(items):
-        yield f"{',' if i else ''}\n{json.dumps(item)}"
-
-
-def _annotations(table: FaceTable, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
-    boxed = _boxed(table)
-    box: np.ndarray = np.where(boxed[:, None], table.box, table.tight).astype(np.float32)
-    low = _shortest(box[:, :2], box[:, :2].astype(np.float64), lambda few: few)
-    side = _shortest(box[:, 2:], box[:, 2:] - low, lambda few: few + low)
-    kinds = np.where(table.labelled, np.where(table.visible, 2, 1), 0)
-    members = _members(table)
-    for i, marks in enumerate(_marks(table)):
-        keypoints = [0 if isnan(value) else value for mark in marks for value in (*mark, 0)]
-        keypoints[2::3] = kinds[i].tolist()
-        face = {"id": i + 1, "image_id": ids[table.image[i]], "category_id": 1, "iscrowd": 0, "keypoints": keypoints}
-        face |= {"num_keypoints": int(table.labelled[i].sum()), "name": table.name[i], "group": table.group[i]}
-        face |= {"subsets": members[i]}
-        if boxed[i] or table.labelled[i].any():
-            face |= {"bbox": [*low[i].tolist(), *side[i].tolist()], "area": round(float(side[i].prod()), 3)}
-            face |= {} if boxed[i] else {"tight": True}
-        yield face
-
-
-def _xml(table: FaceTable) -> Iterator[str]:
-    """The pieces of a file of dlib's XML."""
-    rows = np.concatenate(faces_of_pictures(table))
-    blank: np.ndarray = ~_boxed(table) & ~table.labelled.any(1)  # each an <image> of its own, which comes last
-    rows = rows[np.argsort(blank[rows], kind="stable")]
-    table, blank = table.take(rows), blank[rows]
-    boxed, members = _boxed(table), _members(table)
-    # A dlib box is the pixels left to left + width - 1; one that is drawn round points is to hold them.
-    own, tight = table.box.astype(np.float64), table.tight.astype(np.float64)
-    low = _shortest(table.box[:, :2], own[:, :2] + 0.5, lambda few: few - 0.5)
-    side = _shortest(table.box[:, 2:], own[:, 2:] + 0.5 - low, lambda few: low + few - 0.5)
-    box = np.concatenate([low, side], 1)
-    drawn = np.concatenate([np.floor(tight[:, :2]), np.ceil(tight[:, 2:]) - np.floor(tight[:, :2]) + 1], 1)
-    box[~boxed] = drawn[~boxed]
-    width = max(2, len(str(len(table.scheme) - 1)))
-    yield f"<?xml version='1.0' encoding='UTF-8'?>\n<dataset>\n<name>{table.scheme.name}</name>\n<images>\n"
-    inside = ""  # the picture whose boxes are being written
-    for i, marks in enumerate(_marks(table)):
-        image = str(table.image[i])
-        about = f" name={quoteattr(table.name[i])} group={quoteattr(table.group[i])}"
-        about += f" subsets={quoteattr(','.join(members[i]))}" if members[i] else ""
-        if inside and (image != inside or blank[i]):
-            yield "  </image>\n"
-            inside = ""
-        if blank[i]:
-            yield f"  <image file={quoteattr(image)}{about}/>\n"
-            continue
-        if not inside:
-            yield f"  <image file={quoteattr(image)}>\n"
-            inside = image
-        left, top, across, down = map(_text, box[i].tolist())
-        about += "" if boxed[i] else " tight='1'"
-        yield f"    <box top='{top}' left='{left}' width='{across}' height='{down}'{about}>\n"
-        for k in np.flatnonzero(table.labelled[i]).tolist():
-            x, y = map(_text, marks[k])
-            hidden = "" if table.visible[i, k] else " visible='0'"
-            yield f"      <part name='{k:0{width}d}' x='{x}' y='{y}'{hidden}/>\n"
-        yield "    </box>\n"
-    yield f"{'  </image>' if inside else ''}\n</images>\n</dataset>\n"
-
-
-def pts(points: np.ndarray) -> str:
-    """A .pts file, which counts from 1."""
-    marks = _shortest(points, points.astype(np.float64) + 1, lambda few: few - 1).tolist()
-    rows = "".join(f"{_text(x)} {_text(y)}\n" for x, y in marks)
-    return f"version: 1\nn_points: {len(points)}\n{{\n{rows}}}\n"
+            with new_file(path) as file:
+                file.writelines(
+                    coco_text(table.take(rows), size[rows]) if form == "coco" else xml_text(table.take(rows))
+                )

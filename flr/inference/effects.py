@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from annotated_types import Ge, Le
 
-from flr.data.readers.text import read_plain, to_number
+from flr.data.formats.text import read_plain, to_number
 from flr.errors import UserError, nearest
 from flr.files import opened
 from flr.landmarks.draw import FAR, SHIFT

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from flr.data.boxes import BoxPolicy
-from flr.data.export import pts
+from flr.data.formats.pts import pts_text
 from flr.errors import UserError
 from flr.files import telling, write_json, writing
 from flr.inference.effects import Effect, Mask, apply
@@ -243,13 +243,13 @@ class Results:
         """iBUG's form, a file a face, which counts pixels from 1 (https://ibug.doc.ic.ac.uk/resources/300-W/)."""
         for i, face in enumerate(faces):
             with writing(self._path("pts", name, i, ".pts")) as aside:
-                aside.write_text(pts(face.points), encoding="ascii")
+                aside.write_text(pts_text(face.points), encoding="ascii")
 
     def crop(self, name: str, face: int, image: np.ndarray, points: np.ndarray) -> None:
         """A face's crop (S, S, 3) RGB uint8, and its points (K, 2) there."""
         self.picture("crops", name, image, face)
         with writing(self._path("crops", name, face, ".pts")) as aside:
-            aside.write_text(pts(points), encoding="ascii")
+            aside.write_text(pts_text(points), encoding="ascii")
 
     def picture(self, kind: str, name: str, image: np.ndarray, face: int | None = None) -> None:
         """A picture (H, W, 3) RGB uint8 below the folder `kind`."""

@@ -18,6 +18,8 @@ from hypothesis.extra.numpy import arrays
 
 from flr.data import export as exporting
 from flr.data.export import export
+from flr.data.formats import pts
+from flr.data.formats.records import fits
 from flr.data.readers import ibug, ibug_xml
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable, Files, from_files
@@ -216,7 +218,7 @@ def test_pts_are_read_by_the_reader_of_their_own_set(tmp_path: Path) -> None:
     names = reader.read(tmp_path / "out")
     assert len(set(names.image)) == len(table) > len(set(table.image)), "a picture a face"
     for i, image in enumerate(names.image.tolist()):
-        points = ibug.read_pts((tmp_path / "out" / image).with_suffix(".pts"))
+        points = pts.read_pts((tmp_path / "out" / image).with_suffix(".pts"))
         np.testing.assert_array_equal(points, names.points[i])
     (tmp_path / "out" / "labels.csv").unlink()
     alone = reader.read(tmp_path / "out", strict=True)  # by the folders
@@ -326,7 +328,7 @@ def test_places_are_apart(with_pts: bool, names: list[str], suffix: str) -> None
         files += [os.path.splitext(place)[0].casefold() + ".pts" for place in places]
     assert len(set(files)) == len(files)
     for place in places:
-        assert reader.fits(place) and place == os.path.normpath(place) and not place.startswith(("/", "."))
+        assert fits(place) and place == os.path.normpath(place) and not place.startswith(("/", "."))
         above = [str(parent).casefold() for parent in Path(place).parents][:-1]
         assert not set(above) & set(files), "no file is another's folder"
 
@@ -383,7 +385,7 @@ def tables(draw: st.DrawFn) -> FaceTable:
     count, k = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     pairs = [["p0", "p1"]] if k > 1 else []
     scheme = Scheme.of({"names": [f"p{i}" for i in range(k)], "pairs": pairs, "normaliser": "box"})
-    fit = word.filter(reader.fits)
+    fit = word.filter(fits)
     pictures = draw(
         st.lists(word, min_size=1, max_size=3, unique=True).filter(lambda names: "\0" not in "".join(names))
     )

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from flr.data.formats import dlib_xml, pts
 from flr.data.readers import ibug, ibug_xml
 from flr.data.table import FaceTable, decode_image
 from flr.errors import UserError
@@ -126,16 +127,16 @@ def test_pts_variants(tmp_path: Path, change: Callable[[str], str]) -> None:
     path = tmp_path / "a.pts"
     fake.write_pts(path, points)
     path.write_bytes(change(path.read_text()).encode())
-    read = ibug.read_pts(path)
+    read = pts.read_pts(path)
     assert read.dtype == np.float32 and read.shape == (68, 2)
     np.testing.assert_allclose(read, points, atol=1e-3)
 
 
 def test_pts_of_another_count(tmp_path: Path) -> None:
     fake.write_pts(tmp_path / "a.pts", np.arange(10.0).reshape(5, 2))
-    assert ibug.read_pts(tmp_path / "a.pts", 5).tolist() == np.arange(10.0).reshape(5, 2).tolist()
-    stop(lambda: ibug.read_pts(tmp_path / "a.pts"), f"{tmp_path / 'a.pts'}: 5 points, not 68;")
-    stop(lambda: ibug.read_pts(tmp_path / "b.pts"), "b.pts: cannot be read (No such file")
+    assert pts.read_pts(tmp_path / "a.pts", 5).tolist() == np.arange(10.0).reshape(5, 2).tolist()
+    stop(lambda: pts.read_pts(tmp_path / "a.pts"), f"{tmp_path / 'a.pts'}: 5 points, not 68;")
+    stop(lambda: pts.read_pts(tmp_path / "b.pts"), "b.pts: cannot be read (No such file")
 
 
 def _line(number: int, text: str | None) -> Callable[[Path], None]:
@@ -694,4 +695,4 @@ def test_what_only_looks_like_a_file(tmp_path: Path, kind: str, suffix: str) -> 
 def test_an_xml_that_is_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ibug_xml.TRAIN)
     with pytest.raises(UserError, match="not a regular file"):
-        list(ibug_xml.pictures(tmp_path / ibug_xml.TRAIN))
+        list(dlib_xml.read_images(tmp_path / ibug_xml.TRAIN))

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from flr.data.readers.ibug import box_edges, portable
-from flr.data.readers.text import LARGEST, Sheet, read_sheet
+from flr.data.formats.records import box_edges, portable
+from flr.data.formats.text import LARGEST, Sheet, read_sheet
 from flr.data.table import FaceTable, Fault, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import CELEBA5

@@ -14,14 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flr.data.readers.text import to_number
+from flr.data.formats.pts import beside, read_beside
+from flr.data.formats.records import box_edges, portable
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
-from flr.files import opened
 from flr.landmarks.scheme import IBUG68
 
-LARGEST_PTS = 2**20  # bytes; a face's 68 points take 2,000
-PICTURES = (".jpg", ".jpeg", ".png")
 MIRROR = "_mirror"  # dlib's copy of the set carries a mirrored picture of every face under this suffix
 
 
@@ -116,59 +114,6 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     return dataclasses.replace(table, form=_form(table.subsets))
 
 
-def read_pts(path: Path, count: int = 68) -> np.ndarray:
-    """The points of one .pts file.
-
-    Returns:
-        (count, 2) float32, 0-based pixel centres: the file's own numbers less 1.
-
-    Raises:
-        UserError: it cannot be read or is no .pts of `count` points.
-    """
-    try:
-        with opened(path, LARGEST_PTS) as file:
-            return zero_based(_parse(file.read(), count))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; mend the file or fetch it again") from error
-
-
-def _parse(data: bytes, count: int) -> np.ndarray:
-    """The points (count, 2) float64 in a .pts file's bytes, which count from 1.
-
-    Raises:
-        ValueError: what is wrong with them, and on which line.
-    """
-    text = data.decode("utf-8-sig", errors="replace")
-    rows: list[list[float]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words or words in (["{"], ["}"]) or (not rows and ":" in line):  # n_points: 68
-            continue
-        if len(words) != 2:
-            raise ValueError(f"line {number}: '{line.strip()[:40]}' is not two numbers")
-        try:
-            rows.append([to_number(word) for word in words])
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-    if len(rows) != count:
-        raise ValueError(f"{len(rows)} points, not {count}")
-    if text.count("{") != text.count("}"):  # cut inside the last number, a file can still hold every row
-        raise ValueError("a brace is missing, so the file was cut")
-    return np.array(rows)
-
-
-def zero_based(points: np.ndarray) -> np.ndarray:
-    """Convert a .pts file's points, which count from 1, to pixel centres, float32."""
-    return (points - 1).astype(np.float32)
-
-
-def portable(name: str) -> str:
-    """A file name that any text may hold: bytes that are no UTF-8 as escapes."""
-    return os.fsencode(name).decode(errors="backslashreplace")
-
-
 def _faces(root: Path, part: Part) -> Iterator[Face]:
     folder = next((root / place for place in part.folders if (root / place).is_dir()), None)
     if folder is None:
@@ -178,41 +123,6 @@ def _faces(root: Path, part: Part) -> Iterator[Face]:
         if not PurePosixPath(name).stem.endswith(MIRROR):
             points, fault = read_beside(pictures, labels, len(IBUG68))
             yield Face(name, photo(name), part.split, pictures[0] if pictures else None, points, fault=fault)
-
-
-def beside(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
-    """The pictures and the .pts files of each stem in a folder, by file name, so that no file system's order shows."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        hidden = path.name.startswith(".")  # macOS leaves a ._NAME twin of each file
-        if path.suffix.lower() in (*PICTURES, ".pts") and not hidden:
-            files.setdefault(path.stem, []).append(path)
-    for paths in files.values():
-        labels = [path for path in paths if path.suffix.lower() == ".pts"]
-        yield [path for path in paths if path not in labels], labels
-
-
-def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
-    """The points (count, 2) as one stem's files give them (see `beside`), or None and what is wrong with them."""
-    if not pictures:
-        return None, f"it has no picture ({', '.join(PICTURES)}) beside it"
-    if not labels:
-        return None, "it has no .pts beside it"
-    if len(pictures) + len(labels) > 2:
-        twins = ", ".join(sorted(portable(path.name) for path in (*pictures, *labels)))
-        return None, f"{twins} share one stem; keep one picture and one .pts of it"
-    try:
-        with opened(labels[0], LARGEST_PTS) as file:
-            return _parse(file.read(), count), ""
-    except OSError as error:
-        return None, f"its .pts cannot be read ({error.strerror})"
-    except ValueError as error:
-        return None, f"its .pts: {error}"
-
-
-def box_edges(box: np.ndarray) -> np.ndarray:
-    """Convert (..., 4) first column, first row, width and height in whole pixels to edges at pixel centres."""
-    return np.concatenate([box[..., :2] - 0.5, box[..., :2] + box[..., 2:] - 0.5], -1)
 
 
 def part_of(file: str) -> Part | None:

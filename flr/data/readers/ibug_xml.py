@@ -5,21 +5,17 @@ numbers, and dlib drew a train/test line of its own: this is another protocol th
 no name with it.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, iterparse
 
+from flr.data.formats.dlib_xml import inside, read_box, read_images, read_parts
 from flr.data.readers.ibug import MIRROR, Face, photo, to_table
-from flr.data.readers.text import to_number
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from flr.files import opened
 from flr.landmarks.scheme import IBUG68
 
 if TYPE_CHECKING:
@@ -67,7 +63,7 @@ def read(
             if name == default:
                 continue
             raise UserError(f"{path}: there is no such file; name one that is: data.reader.{split}=FILE")
-        for number, element in enumerate(pictures(path), 1):
+        for number, element in enumerate(read_images(path), 1):
             file = inside(root, element.get("file", ""), f"{path}: its <image> number {number}")
             if PurePosixPath(file).stem.endswith(MIRROR) and not mirrored:
                 continue
@@ -85,52 +81,6 @@ def read(
     if not faces:
         raise UserError(f"{root}: {train} and {test} give no <box> that is not ignored; label some faces")
     return to_table(faces, root, strict, first_pixel=0, form="ibug_xml+mirrored" if mirrored else "ibug_xml")
-
-
-def pictures(path: Path) -> Iterator["Element"]:
-    """Each <image> of dlib's XML with its <box> elements, which holds until the next one is asked for.
-
-    Raises:
-        UserError: it cannot be read, or is not dlib's.
-    """
-    tag = ""
-    try:
-        with opened(path) as stream:
-            for _, element in iterparse(stream, forbid_dtd=True):
-                tag = element.tag
-                if tag == "image":
-                    yield element
-                    element.clear()  # the whole set would fill hundreds of MB
-    except DefusedXmlException as error:
-        raise UserError(
-            f"{path}: declares a DTD or entities, which dlib's files never do and this reader refuses; "
-            "fetch the file again, or take its <!DOCTYPE> out"
-        ) from error
-    except ParseError as error:
-        raise UserError(f"{path}: malformed XML ({error}); mend it or fetch the file again") from error
-    except (OSError, ValueError, LookupError) as error:  # the last two: an unknown encoding
-        raise UserError(f"{path}: cannot be read ({error}); mend it or fetch the file again") from error
-    if tag != "dataset":  # the root element ends last
-        raise UserError(f"{path}: its root is <{tag}>, not dlib's <dataset>; name another file")
-
-
-def inside(root: Path, written: str, where: str) -> str:
-    """A picture's path under `root`, POSIX, from what the XML says.
-
-    Raises:
-        UserError: it says nothing, or leads out of `root`.
-    """
-    path = PurePosixPath(written.replace("\\", "/"))
-    if not path.parts:
-        raise UserError(f"{where} has no file attribute; name its picture or take the element out")
-    if path.is_absolute() or PureWindowsPath(written).drive or ".." in path.parts:
-        raise UserError(f"{where} has file='{written}', which leads out of {root}; name it relative to that")
-    file = str(path)
-    if not os.path.exists(root / file):
-        # imglab says ISO-8859-1 on top and writes the system's bytes, so a UTF-8 name comes out garbled.
-        with contextlib.suppress(UnicodeError):
-            return file.encode("latin-1").decode()
-    return file
 
 
 def _faces(root: Path, file: str, boxes: list["Element"], split: str, source: str) -> Iterator[Face]:
@@ -152,45 +102,3 @@ def _points(element: "Element") -> np.ndarray:
     if count != len(_PLACE):
         raise ValueError(f"its <box> has {count} parts, not {len(_PLACE)}")
     return read_parts(element, _PLACE)
-
-
-def read_parts(element: "Element", place: Mapping[str, int]) -> np.ndarray:
-    """(K, 2) float64 of a <box>'s <part> elements, NaN where there is none.
-
-    Args:
-        element: the <box>.
-        place: a part's name -> the point it is, 0 to K - 1; a point may have several names.
-
-    Raises:
-        ValueError: what is wrong with them.
-    """
-    points: dict[int, tuple[float, float]] = {}
-    for part in element.findall("part"):
-        name = part.get("name", "")
-        if name not in place:
-            first, *_, last = place
-            raise ValueError(f"a <part> is named '{name[:40]}', not {first} to {last}")
-        if place[name] in points:
-            raise ValueError(f"<part> {name} is given twice")
-        points[place[name]] = _attribute(part, "x"), _attribute(part, "y")
-    found = np.full((max(place.values()) + 1, 2), np.nan)
-    if points:
-        found[list(points)] = list(points.values())
-    return found
-
-
-def read_box(element: "Element") -> tuple[float, float, float, float]:
-    """The first column and row, width and height of a <box> (see `flr.data.readers.ibug.box_edges`)."""
-    left, top, width, height = (_attribute(element, key) for key in ("left", "top", "width", "height"))
-    if width <= 0 or height <= 0:
-        raise ValueError("its <box> has no size")
-    return left, top, width, height
-
-
-def _attribute(element: "Element", key: str) -> float:
-    try:
-        return to_number(element.attrib[key])
-    except KeyError:
-        raise ValueError(f"a <{element.tag}> has no {key}") from None
-    except ValueError as error:
-        raise ValueError(f"a <{element.tag}>'s {key}: {error}") from None

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from flr.data.readers.text import Sheet, read_sheet, refuse_foreign
+from flr.data.formats.text import Sheet, read_sheet, refuse_foreign
 from flr.data.table import UNLABELLED, FaceTable, check_faces, digest_rows, from_files, leave_out
 from flr.errors import UserError, nearest
 from flr.files import writing

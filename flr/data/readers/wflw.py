@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flr.data.readers.ibug import portable
-from flr.data.readers.text import read_sheet
+from flr.data.formats.records import portable
+from flr.data.formats.text import read_sheet
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import WFLW98

@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from flr.data.readers.ibug import portable
-from flr.data.readers.text import read_sheet
+from flr.data.formats.records import portable
+from flr.data.formats.text import read_sheet
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68

@@ -1,0 +1,1 @@
+"""File formats of labels, each read and written in one module."""

@@ -1,0 +1,190 @@
+"""COCO keypoints JSON (https://cocodataset.org/#format-data)."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flr.data.formats.records import FaceRecord, has_box, label_rows, no_labels, shortest, subsets_of
+from flr.data.formats.text import LARGEST, read_text
+from flr.data.table import UNLABELLED, FaceTable
+from flr.errors import UserError, nearest
+from flr.landmarks.scheme import Scheme
+
+
+def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]:
+    document = load_json(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: no COCO file, which is an object with images, annotations and categories")
+    images = _by_id(document, "images", path)
+    files = {key: _get(image, "file_name", (str,), where) for key, (where, image) in images.items()}
+    if split == UNLABELLED and "annotations" not in document:
+        for key, file in files.items():
+            yield FaceRecord(images[key][0], file, split, *no_labels(len(scheme)))
+        return
+    orders = _orders(_by_id(document, "categories", path), path, scheme)
+    for key, (where, face) in _by_id(document, "annotations", path).items():
+        image, category = (_get(face, of, (int, str), where) for of in ("image_id", "category_id"))
+        for of, known in (("image", files), ("category", orders)):
+            if face[f"{of}_id"] not in known:
+                raise UserError(f"{where}: no {of} has the id {face[f'{of}_id']!r:.40}; add it or mend {of}_id")
+        order = orders[category]
+        if order is None:  # another kind of object
+            continue
+        (points, hidden, box), fault = no_labels(len(scheme)), ""
+        try:
+            points, hidden = _keypoints(face.get("keypoints"), order)
+            box = _bbox(face)
+        except ValueError as error:
+            fault = f"{path.name} annotation {key}: {error}"
+        group, name = (
+            "" if face.get(of) is None else str(_get(face, of, (int, str), where)) for of in ("group", "name")
+        )
+        subsets = _get({"subsets": [], **face}, "subsets", (list,), where)
+        subsets = [_get({"subsets": name}, "subsets", (str,), where) for name in subsets]
+        yield FaceRecord(
+            where, files[image], split, points, hidden, box, group, name, subsets, fault, box_form="corner and size"
+        )
+
+
+def load_json(path: Path) -> Any:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON number")
+
+    try:
+        return json.loads(read_text(path), parse_constant=refuse)
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deep for COCO; mend it") from error
+    except ValueError as error:
+        raise UserError(f"{path}: no sound JSON ({error}); mend it or fetch the file again") from error
+
+
+def _by_id(document: Mapping[str, Any], key: str, path: Path) -> dict[int | str, tuple[str, dict[str, Any]]]:
+    """The objects of a list by their ids, each with what to call it."""
+    items = document.get(key)
+    if not isinstance(items, list):
+        raise UserError(f"{path}: {key} is {'missing' if items is None else 'no list'}; COCO has a list of {key}")
+    found: dict[int | str, tuple[str, dict[str, Any]]] = {}
+    for i, item in enumerate(items):
+        where = f"{path}: {key}[{i}]"
+        if not isinstance(item, dict):
+            raise UserError(f"{where} is no object; mend it")
+        number = _get(item, "id", (int, str), where)
+        if number in found:
+            raise UserError(f"{where}: id {number!r:.40} stands there twice; number the {key} anew")
+        found[number] = where, item
+    return found
+
+
+def _get(item: Mapping[str, Any], key: str, kinds: tuple[type, ...], where: str) -> Any:
+    value = item.get(key)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        wrong = "missing" if value is None else f"{value!r:.40}, not {' or '.join(kind.__name__ for kind in kinds)}"
+        raise UserError(f"{where}: {key} is {wrong}; mend it")
+    return value
+
+
+def _orders(
+    categories: Mapping[int | str, tuple[str, dict[str, Any]]], path: Path, scheme: Scheme
+) -> dict[int | str, list[int] | None]:
+    """Category -> where each point of the scheme stands among its keypoints; None for other objects."""
+    orders: dict[int | str, list[int] | None] = dict.fromkeys(categories)
+    others: list[list[str]] = []
+    for key, (where, category) in categories.items():
+        if "keypoints" in category:
+            names = [
+                _get({"keypoint": name}, "keypoint", (str,), where)
+                for name in _get(category, "keypoints", (list,), where)
+            ]
+            if sorted(names) == sorted(scheme.names):
+                orders[key] = [names.index(name) for name in scheme.names]
+            else:
+                others.append(names)
+    if not others and not any(orders.values()):
+        raise UserError(
+            f'{path}: no category names its keypoints; add "keypoints", a list of the points of {scheme.name}'
+        )
+    if not any(orders.values()):
+        missing = [name for name in scheme.names if name not in others[0]]
+        surplus = [name for name in others[0] if name not in scheme.names] or ["one of them twice"]
+        wrong = f"lack '{missing[0]}'{nearest(missing[0], surplus)}" if missing else f"have {surplus[0]:.60} besides"
+        raise UserError(
+            f"{path}: its {len(others[0])} keypoints are not the {len(scheme)} of {scheme.name}: they {wrong}; mend it or "
+            "the scheme"
+        )
+    return orders
+
+
+def _keypoints(value: Any, order: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(K, 2) points and (K,) which are hidden."""
+    if value is None:
+        return no_labels(len(order))[:2]
+    marks = _numbers(value, 3 * len(order), "keypoints").reshape(-1, 3)[order]
+    if not np.isin(marks[:, 2], (0, 1, 2)).all():
+        raise ValueError("a keypoint's v is none of 0, 1 and 2")
+    return np.where(marks[:, 2:] > 0, marks[:, :2], np.nan), marks[:, 2] == 1
+
+
+def _bbox(face: Mapping[str, Any]) -> np.ndarray:
+    """(4,) left, top, width and height; NaN where it has no box of its own."""
+    if face.get("bbox") is None or face.get("tight") is True:
+        return np.full(4, np.nan)
+    box = _numbers(face["bbox"], 4, "bbox")
+    if (box[2:] <= 0).any():
+        raise ValueError("its bbox has no size")
+    return box
+
+
+def _numbers(value: Any, count: int, key: str) -> np.ndarray:
+    if not isinstance(value, list) or len(value) != count or not {*map(type, value)} <= {int, float}:
+        raise ValueError(f"its {key} is no list of {count} numbers")
+    try:
+        found = np.array(value, np.float64)
+    except OverflowError:
+        found = np.array([np.inf])
+    if not (np.abs(found) < LARGEST).all():
+        raise ValueError(f"its {key} holds a number that is not finite")
+    return found
+
+
+def coco_text(table: FaceTable, size: np.ndarray) -> Iterator[str]:
+    """The pieces of a JSON file."""
+    about = {"description": f"{table.form}, {table.scheme.name}; an integer coordinate is a pixel's centre"}
+    category = {"id": 1, "name": "face", "supercategory": "face", "keypoints": list(table.scheme.names), "skeleton": []}
+    ids = {name: number for number, name in enumerate(dict.fromkeys(table.image.tolist()), 1)}
+    first = dict(zip(reversed(table.image.tolist()), size[::-1].tolist(), strict=True))
+    yield f'{{"info": {json.dumps(about)},\n"categories": [{json.dumps(category)}],\n"images": ['
+    yield from _listed(
+        {"id": number, "file_name": name, "height": first[name][0], "width": first[name][1]}
+        for name, number in ids.items()
+    )
+    yield '],\n"annotations": ['
+    yield from _listed(_annotations(table, ids))
+    yield "]}\n"
+
+
+def _listed(items: Iterable[Any]) -> Iterator[str]:
+    for i, item in enumerate(items):
+        yield f"{',' if i else ''}\n{json.dumps(item)}"
+
+
+def _annotations(table: FaceTable, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
+    boxed = has_box(table)
+    box: np.ndarray = np.where(boxed[:, None], table.box, table.tight).astype(np.float32)
+    low = shortest(box[:, :2], box[:, :2].astype(np.float64), lambda few: few)
+    side = shortest(box[:, 2:], box[:, 2:] - low, lambda few: few + low)
+    kinds = np.where(table.labelled, np.where(table.visible, 2, 1), 0)
+    members = subsets_of(table)
+    for i, marks in enumerate(label_rows(table)):
+        keypoints = [0 if isnan(value) else value for mark in marks for value in (*mark, 0)]
+        keypoints[2::3] = kinds[i].tolist()
+        face = {"id": i + 1, "image_id": ids[table.image[i]], "category_id": 1, "iscrowd": 0, "keypoints": keypoints}
+        face |= {"num_keypoints": int(table.labelled[i].sum()), "name": table.name[i], "group": table.group[i]}
+        face |= {"subsets": members[i]}
+        if boxed[i] or table.labelled[i].any():
+            face |= {"bbox": [*low[i].tolist(), *side[i].tolist()], "area": round(float(side[i].prod()), 3)}
+            face |= {} if boxed[i] else {"tight": True}
+        yield face

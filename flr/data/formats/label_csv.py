@@ -1,0 +1,145 @@
+"""``labels.csv``: a row a face; and folders of images with .pts files beside them."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from math import isnan
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from flr.data.formats.pts import beside, read_beside
+from flr.data.formats.records import BOX, SPLITS, FaceRecord, has_box, label_rows, no_labels, shortest
+from flr.data.formats.text import read_sheet
+from flr.data.table import UNLABELLED, FaceTable
+from flr.errors import UserError, nearest
+from flr.landmarks.scheme import Scheme
+
+
+def read_records(root: Path, path: Path, split: str | None, scheme: Scheme) -> Iterator[FaceRecord]:
+    sheet = read_sheet(path)
+    for reason in sheet.ragged.values():
+        raise UserError(f"{path.parent}: {reason}; mend it (a cell that holds the delimiter stands in quotes)")
+    sides = [f"{name}_{axis}" for name in scheme.names for axis in "xy"]
+    seen = {f"{name}_visible": k for k, name in enumerate(scheme.names)}
+    subsets = [column for column in sheet.columns if column.startswith("subset_")]
+    known = {"image", "split", "group", "name", *BOX, *sides, *seen, *subsets}
+    for column in sheet.columns:
+        if not column:
+            raise UserError(f"{path}: a column has no name; name it or take it out, and write no decimal commas")
+        if column not in known:
+            raise UserError(
+                f"{path}: no column '{column}' belongs there{nearest(column, known)}; rename it or take it out"
+            )
+    bad: dict[int, str] = {}
+
+    def numbers(columns: Sequence[str]) -> np.ndarray:
+        values, faults = sheet.numbers(columns)
+        for i, fault in faults.items():
+            comma = "; write a decimal point, no comma" if re.search(r"'-?\d+,\d+'", fault) else ""
+            bad.setdefault(i, fault + comma)
+        return values
+
+    def blame(mask: Any, reason: str) -> None:
+        for i in np.flatnonzero(mask).tolist():
+            bad.setdefault(i, f"{path.name} line {sheet.lines[i]}: {reason}")
+
+    count = len(sheet)
+    apart = not set(sides).intersection(sheet.columns)  # the points lie in .pts files
+    points = numbers([] if apart else sides).reshape(count, -1, 2)
+    blame((np.isnan(points).sum(-1) == 1).any(1), "a point has x or y alone")
+    told = [column for column in sheet.columns if column in seen]
+    flags = numbers([*told, *subsets])
+    blame(~(np.isin(flags, (0, 1)) | np.isnan(flags)).all(1), "visible and subset columns hold 0 or 1")
+    hidden = np.zeros((count, len(scheme)), bool)
+    hidden[:, [seen[column] for column in told]] = flags[:, : len(told)] == 0
+    box = np.full((count, 4), np.nan)
+    if set(BOX).intersection(sheet.columns):
+        box = numbers(BOX)
+        blame(np.isin(np.isnan(box).sum(1), (1, 2, 3)), f"its box lacks one of {', '.join(BOX)}")
+        blame((box[:, 2:] <= box[:, :2]).any(1), "its box has no size")
+    image = sheet.text("image")
+    splits, group, name = (
+        sheet.text(key) if key in sheet.columns else [""] * count for key in ("split", "group", "name")
+    )
+    for i in range(count):
+        where, fault = f"{path}: line {sheet.lines[i]}", bad.get(i, "")
+        own = splits[i] or split or "train"
+        if own not in SPLITS or own != (split or own):
+            raise UserError(f"{where}: its split is '{own}', not {split or ', '.join(SPLITS)}; mend it")
+        marks = None if apart else points[i]
+        if apart and not fault:
+            marks, fault = _points_beside(root, image[i], own, len(scheme))
+            fault = fault and f"{path.name} line {sheet.lines[i]} has no points, and {fault}"
+        member = [
+            word.removeprefix("subset_") for word, yes in zip(subsets, flags[i, len(told) :], strict=True) if yes == 1
+        ]
+        marks = no_labels(len(scheme))[0] if marks is None else marks
+        yield FaceRecord(
+            where, image[i], own, marks, hidden[i], box[i], group[i], name[i], member, fault, first_pixel=int(apart)
+        )
+
+
+def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.ndarray | None, str]:
+    """The points (count, 2) of the .pts beside a picture; None where there is none, with the fault if it is one."""
+    path = PurePosixPath(image.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        return None, ""  # `from_files` tells of pictures that lead out of the root
+    labels = [root / path.with_suffix(kind) for kind in (".pts", ".PTS")]
+    labels = [label for label in labels if os.path.exists(label)][:1]
+    if not labels and split == UNLABELLED:
+        return None, ""
+    return read_beside([root / path], labels, count)
+
+
+def read_folder(root: Path, folder: Path, split: str | None, count: int) -> Iterator[FaceRecord]:
+    parts = [(split, folder)] if split else [(name, folder / name) for name in SPLITS if os.path.isdir(folder / name)]
+    if not parts:
+        raise UserError(f"{folder}: none of the folders {', '.join(SPLITS)} is in it; sort pictures and .pts into them")
+    for own, part in parts:
+        for place in _folders(part):
+            for images, labels in beside(place):
+                points, fault = None, ""
+                if labels or own != UNLABELLED:
+                    points, fault = read_beside(images, labels, count)
+                image = Path(os.path.relpath((images or labels)[0], root)).as_posix()
+                nothing, hidden, box = no_labels(count)
+                points = nothing if points is None else points
+                yield FaceRecord(str(place), image, own, points, hidden, box, fault=fault, first_pixel=1)
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """A folder and all below it, each once wherever links lead."""
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, below, _ in os.walk(top, onerror=refuse, followlinks=True):
+        if os.path.realpath(place) in seen:
+            below.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(place)
+
+
+def csv_rows(table: FaceTable, points: bool) -> Iterator[list[Any]]:
+    """The lines of labels.csv, with or without the points' places."""
+    hidden, boxed = table.labelled & ~table.visible, has_box(table)
+    told = np.flatnonzero(hidden.any(0)).tolist()
+    subsets = {name: mask for name, mask in table.subsets.items() if mask.any()}
+    sides = [f"{name}_{axis}" for name in table.scheme.names for axis in "xy"] if points else []
+    seen = [f"{table.scheme.names[k]}_visible" for k in told]
+    edges = list(BOX) if boxed.any() else []
+    yield ["image", "split", "group", "name", *sides, *seen, *edges, *(f"subset_{name}" for name in subsets)]
+    boxes = shortest(table.box, table.box.astype(np.float64), lambda few: few).tolist()
+    for i, marks in enumerate(label_rows(table)):
+        row = [table.image[i], table.split[i], table.group[i], table.name[i]]
+        if points:
+            row += ["" if isnan(value) else value for mark in marks for value in mark]
+        row += [int(not hidden[i, k]) for k in told]
+        if edges:
+            row += boxes[i] if boxed[i] else [""] * 4
+        yield [*row, *(int(mask[i]) for mask in subsets.values())]

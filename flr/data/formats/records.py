@@ -1,0 +1,133 @@
+"""Faces as label files give them, and what all formats share."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import numpy as np
+
+from flr.data.table import UNLABELLED, FaceTable
+
+BOX = ("left", "top", "right", "bottom")
+
+
+def box_edges(box: np.ndarray) -> np.ndarray:
+    """Convert (..., 4) first column, first row, width and height in whole pixels to edges at pixel centres."""
+    return np.concatenate([box[..., :2] - 0.5, box[..., :2] + box[..., 2:] - 0.5], -1)
+
+
+# How a file gives a box -> its edges left, top, right, bottom, both (N, 4).
+BOX_FORMS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "edges": lambda box: box,
+    "corner and size": lambda box: np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1),
+    "pixels": box_edges,
+}
+
+
+SPLITS = ("train", "val", "test", UNLABELLED)
+
+
+LONGEST = 400  # characters of a name: in a column of text each face takes the room of the longest
+
+
+UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # what XML or a row of text cannot hold
+
+
+SUBSET = re.compile(r"[\w./:-]+( [\w./:-]+)*")  # what may stand in a metric's name
+
+
+CHUNK = 4096  # rows whose numbers stand in memory as text
+
+
+class FaceRecord(NamedTuple):
+    """A face as a file gives it.
+
+    Attributes:
+        where: its place in the file, said where it stops the reading.
+        image: its picture under the root.
+        split: one of `SPLITS`.
+        points: (K, 2) float64 as the file gives them, NaN where there is no label.
+        hidden: (K,) bool.
+        box: (4,) float64 as the file gives them, NaN where there is none.
+        group: empty for its picture.
+        name: empty for its picture's.
+        subsets: those it is in.
+        fault: why no net should learn from it; empty where nothing is known against it.
+        box_form: what the four numbers of `box` are, one of `BOX_FORMS`.
+        first_pixel: the coordinate of the first pixel's centre in the file's points.
+    """
+
+    where: str
+    image: str
+    split: str
+    points: np.ndarray
+    hidden: np.ndarray
+    box: np.ndarray
+    group: str = ""
+    name: str = ""
+    subsets: Sequence[str] = ()
+    fault: str = ""
+    box_form: str = "edges"
+    first_pixel: int = 0
+
+
+def fits(name: str) -> bool:
+    """Whether every form of label file can hold a face's name, and a column of text as well."""
+    return 0 < len(name) <= LONGEST and name == name.strip() and not UNFIT.search(name)
+
+
+def portable(name: str) -> str:
+    """A file name that any text may hold: bytes that are no UTF-8 as escapes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def path_text(path: str) -> str:
+    """A file's name as text: its bytes need not be Unicode."""
+    try:
+        return portable(path)
+    except UnicodeEncodeError:  # an escape that stands for no byte
+        return path
+
+
+def no_labels(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """No point, none hidden and no box."""
+    return np.full((count, 2), np.nan), np.zeros(count, bool), np.full(4, np.nan)
+
+
+def shortest(values: np.ndarray, exact: np.ndarray, back: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The numbers `exact` (float64) with as few decimals as `back` still turns into the same float32 `values`."""
+    found = exact.copy()
+    for digits in range(9, -1, -1):
+        few = exact.round(digits)
+        np.copyto(found, few, where=back(few).astype(np.float32) == values)
+    return found
+
+
+def label_rows(table: FaceTable) -> Iterator[list[list[float]]]:
+    """Each face's K points, NaN where there is no label."""
+    for start in range(0, len(table), CHUNK):
+        rows = slice(start, start + CHUNK)
+        points = np.where(table.labelled[rows, :, None], table.points[rows], np.nan).astype(np.float32)
+        yield from shortest(points, points.astype(np.float64), lambda few: few).tolist()
+
+
+def number_text(value: float) -> str:
+    """A number without a needless point: dlib reads whole numbers alone."""
+    return f"{value:.0f}" if value.is_integer() else repr(value)
+
+
+def new_file(path: Path) -> TextIO:
+    """A text file to write that must not be there yet: what is there may be a link to a picture of the set's own."""
+    return path.open("x", encoding="utf-8", newline="")
+
+
+def subsets_of(table: FaceTable) -> list[list[str]]:
+    """The subsets of each face."""
+    return [[name for name, mask in table.subsets.items() if mask[i]] for i in range(len(table))]
+
+
+def has_box(table: FaceTable) -> np.ndarray:
+    """(N,) bool, which faces have a box of the set's own."""
+    return np.isfinite(table.box).all(1)
