@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
     print(f"Preparing {cfg.data.name}")
     quiet()
     check(cfg, Prepare, trusted=False)
-    from flr.data.card import refuse_nonsense
+    from flr.data.quality import refuse_nonsense
     from flr.files import write_json, writing
 
     data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)

@@ -21,9 +21,9 @@ import pytest
 
 from flr.data.boxes import overlap
 from flr.data.formats.pts import read_pts
+from flr.data.images import read_image
 from flr.data.readers.table import read as read_table
 from flr.data.synthetic.renderer import render
-from flr.data.table import read_image
 from flr.errors import UserError
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor

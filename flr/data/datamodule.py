@@ -15,9 +15,9 @@ from torch import Tensor
 from flr.augment.affine import Affine
 from flr.augment.albumentations import Albumentations
 from flr.augment.draws import order, uniform
-from flr.data.card import open_card, refuse_nonsense
 from flr.data.crops import CropSettings, crop_labels, open_store
 from flr.data.download import Download
+from flr.data.quality import open_card, refuse_nonsense
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError

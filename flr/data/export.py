@@ -23,7 +23,8 @@ from flr.data.formats.dlib_xml import xml_text
 from flr.data.formats.label_csv import csv_rows
 from flr.data.formats.pts import pts_text
 from flr.data.formats.records import SPLITS, SUBSET, fits, new_file
-from flr.data.table import FaceTable, Files, check_faces
+from flr.data.images import Files
+from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError, nearest
 from flr.files import writing_folder
 from flr.parallel import cores, in_order

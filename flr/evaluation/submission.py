@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from flr.data.datamodule import FaceData
-from flr.data.readers.muct import TEST, write_submission
+from flr.data.readers.kaggle import TEST, write_submission
 from flr.errors import UserError
 from flr.module import LandmarkModule
 

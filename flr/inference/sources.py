@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from flr.data.table import read_image
+from flr.data.images import read_image
 from flr.errors import UserError
 from flr.inference.landmarker import LONGEST
 from flr.inference.results import JOURNAL

@@ -20,9 +20,10 @@ from flr.data import export as exporting
 from flr.data.export import export
 from flr.data.formats import pts
 from flr.data.formats.records import fits
+from flr.data.images import Files
 from flr.data.readers import ibug, ibug_xml
 from flr.data.readers import table as reader
-from flr.data.table import FaceTable, Files, from_files
+from flr.data.table import FaceTable, from_files
 from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15, SCHEMES, Scheme
 from tests.data.test_table_reader import stop
 from tests.fakes import ibug as fake

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from flr.data.boxes import BoxPolicy
 from flr.data.crops import CropSettings, crop, open_store
-from flr.data.readers import ibug, muct
+from flr.data.readers import ibug, kaggle, muct
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import fit_similarity, transform
@@ -396,7 +396,7 @@ def test_submission(tmp_path: Path) -> None:
     points[2, 3] = [-4.25, 131]
     turn = np.array([4, 1, 5, 0, 2, 3])  # nor does the faces' order count
     names = [f"test.csv#{i + 1}" for i in turn]
-    muct.write_submission(
+    kaggle.write_submission(
         tmp_path / "out/mine.csv", tmp_path, ["training.csv#1", *names], np.r_[points[:1], points[turn]]
     )
     lines = (tmp_path / "out/mine.csv").read_text().split("\n")
@@ -434,7 +434,7 @@ def test_submission_that_stops(tmp_path: Path, spoil: Callable[[Path], object], 
     spoil(tmp_path)
     names, points = [f"test.csv#{i}" for i in range(1, 7)], np.full((6, 15, 2), 48.0)
     out = tmp_path / "mine.csv"
-    stop(lambda: muct.write_submission(out, tmp_path, names, points), str(tmp_path / "IdLookupTable.csv"), *words)
+    stop(lambda: kaggle.write_submission(out, tmp_path, names, points), str(tmp_path / "IdLookupTable.csv"), *words)
     assert not out.exists()
 
 
@@ -442,7 +442,7 @@ def test_submission_of_what_is_no_number(tmp_path: Path) -> None:
     fake.write_kaggle(tmp_path)
     points = np.full((6, 15, 2), 48.0)
     points[1, 7, 1] = np.nan
-    call = lambda: muct.write_submission(tmp_path / "a.csv", tmp_path, [f"test.csv#{i}" for i in range(1, 7)], points)  # noqa: E731
+    call = lambda: kaggle.write_submission(tmp_path / "a.csv", tmp_path, [f"test.csv#{i}" for i in range(1, 7)], points)  # noqa: E731
     stop(call, "test.csv#2", "left_eyebrow_outer_end_y", "no finite number")
     assert not (tmp_path / "a.csv").exists()
 
@@ -667,7 +667,7 @@ def test_whatever_the_bytes(draw: st.DataObject) -> None:
                 continue
             assert image.dtype == np.uint8
         try:
-            muct.write_submission(root / "out.csv", root, table.name.tolist(), np.zeros((len(table), 15, 2)))
+            kaggle.write_submission(root / "out.csv", root, table.name.tolist(), np.zeros((len(table), 15, 2)))
         except UserError:
             assert not (root / "out.csv").exists()
 
@@ -723,7 +723,7 @@ def kaggle_labels(root: Path) -> np.ndarray:
     if not path.is_file():
         pytest.skip(f"needs real files: no {path}")
     head, *rows = csv.reader(path.open())
-    assert tuple(head) == muct.FEATURES
+    assert tuple(head) == kaggle.FEATURES
     return np.array([[float(v) if v else np.nan for v in row] for row in rows]).reshape(-1, 15, 2)
 
 
@@ -766,12 +766,12 @@ def test_real_lookup_table(real_data: Path, tmp_path: Path) -> None:
     if not (root / "IdLookupTable.csv").is_file():
         pytest.skip(f"needs real files: no {root / 'IdLookupTable.csv'}")
     names = [f"test.csv#{i}" for i in range(1, 1784)]
-    muct.write_submission(tmp_path / "mine.csv", root, names, np.full((1783, 15, 2), 48.0))
+    kaggle.write_submission(tmp_path / "mine.csv", root, names, np.full((1783, 15, 2), 48.0))
     lines = (tmp_path / "mine.csv").read_text().splitlines()
     assert lines[0] == "RowId,Location" and [line.split(",")[0] for line in lines[1:]] == [
         str(i) for i in range(1, 27125)
     ]
-    stop(lambda: muct.write_submission(tmp_path / "b.csv", root, names[1:], np.zeros((1782, 15, 2))), "test.csv#1")
+    stop(lambda: kaggle.write_submission(tmp_path / "b.csv", root, names[1:], np.zeros((1782, 15, 2))), "test.csv#1")
 
 
 def test_real_pictures_in_kaggles_form(real_data: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from flr.data.formats import dlib_xml, pts
+from flr.data.images import decode_image
 from flr.data.readers import ibug, ibug_xml
-from flr.data.table import FaceTable, decode_image
+from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 from tests.fakes import ibug as fake

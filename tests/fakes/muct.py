@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from flr.data.readers.muct import FEATURES
+from flr.data.readers.kaggle import FEATURES
 from flr.landmarks.scheme import IBUG68, MUCT76
 from tests.fakes import ibug
 

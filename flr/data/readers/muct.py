@@ -10,49 +10,26 @@
   0-based pixel centres too. A point behind the nose or the cheek, (0, 0), has no label.
 """
 
-import csv
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from flr.data.formats.text import Sheet, read_sheet, refuse_foreign
-from flr.data.table import UNLABELLED, FaceTable, check_faces, digest_rows, from_files, leave_out
-from flr.errors import UserError, nearest
-from flr.files import writing
+from flr.data.readers.kaggle import ANSWERS, GET, TRAINING, read_kaggle, read_whole_sheet
+from flr.data.table import FaceTable, from_files
+from flr.errors import UserError
 from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import KAGGLE15, MUCT76
-
-TRAINING, TEST, LOOKUP, ANSWERS = "training.csv", "test.csv", "IdLookupTable.csv", "answers.csv"
-SIDE = 96
-FEATURES = tuple(
-    f"{point}_{axis}"
-    for point in (
-        "left_eye_center", "right_eye_center", "left_eye_inner_corner", "left_eye_outer_corner",
-        "right_eye_inner_corner", "right_eye_outer_corner", "left_eyebrow_inner_end", "left_eyebrow_outer_end",
-        "right_eyebrow_inner_end", "right_eyebrow_outer_end", "nose_tip", "mouth_left_corner", "mouth_right_corner",
-        "mouth_center_top_lip", "mouth_center_bottom_lip",
-    )
-    for axis in "xy"
-)  # fmt: skip
-LONGEST_ROW = 1_000_000  # bytes; Kaggle's have 36,000
 
 LANDMARKS = ("muct76-opencv.csv", "muct-landmarks/muct76-opencv.csv")  # the latter as its archive unpacks
 COLUMNS_76 = tuple(f"{axis}{k:02d}" for k in range(len(MUCT76)) for axis in "xy")
 _NAME = re.compile(r"ir?(\d{3})[q-z][a-e]-[fm][a-z0-9]")  # mirrored, subject, lighting, camera, sex, glasses
 _TURNED = "mirrored:"
-
-GET = (
-    f"get {TRAINING}, {TEST} and {LOOKUP} from https://www.kaggle.com/c/facial-keypoints-detection/data (needs a login; "
-    "unpack the .zip files), or jpg/ and muct-landmarks/ from the archives at "
-    "https://github.com/StephenMilborrow/muct (for research; its README says which faces may be shown), put them into "
-    "this folder and set data.root=DIR or the variable FLR_DATA"
-)
 
 
 def read(
@@ -99,7 +76,7 @@ def read(
                 f"{root / TRAINING}: Kaggle's form has 15 points and no mirrored rows; set data.reader.points=15 "
                 "data.reader.mirrored=false"
             )
-        return _read_kaggle(root, strict, answers)
+        return read_kaggle(root, strict, answers)
     if answers:
         raise UserError(f"{root / found[0]}: MUCT's own form has no {ANSWERS}; set data.reader.answers=null")
     return _read_muct(root, found[0], strict, points, mirrored)
@@ -116,235 +93,6 @@ def _nothing(root: Path) -> str:
     return f"{root}: neither {TRAINING} nor {LANDMARKS[0]} is in it; {GET}"
 
 
-# -- Kaggle's form -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Pictures that are the ``Image`` cells of tables.
-
-    Attributes:
-        places: a picture's name -> its table, and the first byte and the number of bytes of its cell.
-    """
-
-    places: Mapping[str, tuple[Path, int, int]]
-
-    def __call__(self, name: str) -> np.ndarray:
-        """The pixels (96, 96) uint8, by a file handle of this call's own: processes may load at the same time.
-
-        Raises:
-            UserError: the cell does not hold 96 x 96 whole numbers from 0 to 255.
-        """
-        path, start, length = self.places[name]
-        try:
-            with path.open("rb") as stream:
-                stream.seek(start)
-                cell = stream.read(length)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or fetch it again") from error
-        if cell.translate(None, b"0123456789 \t"):
-            raise UserError(f"{name}: its Image holds more than whole numbers and blanks; fetch {path} again")
-        pixels = np.fromstring(cell, np.int64, sep=" ")
-        if len(pixels) != SIDE * SIDE:
-            raise UserError(
-                f"{name}: its Image holds {len(pixels)} pixels, not {SIDE} x {SIDE}, the one size of this form; "
-                f"fetch {path} again"
-            )
-        if pixels.max() > 255:
-            raise UserError(f"{name}: its Image holds a pixel of {pixels.max()}, over 255; fetch {path} again")
-        return pixels.reshape(SIDE, SIDE).astype(np.uint8)
-
-
-def _read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
-    if answers is None:
-        answers = os.path.exists(root / ANSWERS)
-    sheet, cells = _rows(root / TRAINING, FEATURES)
-    values, bad = sheet.numbers(FEATURES)
-    points = values.reshape(-1, len(KAGGLE15), 2)
-    name = [f"{TRAINING}#{row}" for row in range(1, len(sheet) + 1)]
-    split = ["train"] * len(sheet)
-    source = [root / TRAINING] * len(sheet)
-    if answers or os.path.exists(root / TEST):
-        sheet, test_cells = _rows(root / TEST, ("ImageId",))
-        test = []
-        for line, text in zip(sheet.lines, sheet.text("ImageId"), strict=True):
-            try:
-                test.append(_image(text))
-            except ValueError as error:
-                bad[len(name) + len(test)] = str(error)
-                test.append(f"{TEST} line {line}")
-        truth = _answers(root, test) if answers else np.full((len(test), len(KAGGLE15), 2), np.nan)
-        points, cells = np.concatenate([points, truth]), np.concatenate([cells, test_cells])
-        name += test
-        split += ["test" if answers else UNLABELLED] * len(test)
-        source += [root / TEST] * len(test)
-    names = np.array(name)
-    _, first = np.unique(names, return_index=True)
-    bad |= dict.fromkeys(np.setdiff1d(np.arange(len(names)), first).tolist(), "it is listed twice")
-    labelled = np.isfinite(points).all(-1)
-    changed = {path: path.stat().st_mtime_ns for path in set(source)}
-    places: dict[str, tuple[Path, int, int]] = {}
-    for each, path, (at, size) in zip(name, source, cells.tolist(), strict=True):
-        places.setdefault(each, (path, at, size))  # of two rows of one name the first is kept
-    table = FaceTable(
-        form="muct_csv+answers" if answers else "muct_csv",
-        scheme=KAGGLE15,
-        points=points.astype(np.float32),
-        labelled=labelled,
-        visible=labelled.copy(),
-        box=np.tile(np.array([-0.5, -0.5, SIDE - 0.5, SIDE - 0.5], np.float32), (len(names), 1)),
-        group=names,
-        split=np.array(split),
-        name=names,
-        image=names,
-        subsets={"complete": labelled.all(1)},
-        pictures=Cells(places),
-        published=digest_rows(points, cells[:, 1]),
-        version=np.array([changed[path] for path in source], np.int64),
-    )
-    try:
-        return check_faces(leave_out(table, bad, strict), strict)
-    except UserError as error:
-        raise UserError(f"{root}: {error}") from error
-
-
-def _rows(path: Path, columns: Sequence[str]) -> tuple[Sheet, np.ndarray]:
-    """The named columns of a table, and where its ``Image`` cells lie, in one pass that keeps no pixel.
-
-    Returns:
-        The sheet of those columns, and (N, 2) int64 the first byte and the number of bytes of each row's pixels.
-
-    Raises:
-        UserError: it cannot be read, is no such table, or a row has another number of cells than the first.
-    """
-    rows, lines, cells = [], [], []
-    try:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file, or none that is plain; {GET}")
-        with path.open("rb", buffering=2**20) as stream:
-            head = stream.readline(LONGEST_ROW)
-            refuse_foreign(path, head)
-            mark = next((mark for mark in (b",", b";", b"\t") if mark in head), b",")
-            header = Sheet(path, [_plain(cell) for cell in head.removeprefix(b"\xef\xbb\xbf").split(mark)], [], [], {})
-            places, image = [header.place(column) for column in columns], header.place("Image")
-            at = len(head)
-            for number, line in enumerate(iter(lambda: stream.readline(LONGEST_ROW), b""), 2):
-                if len(line) == LONGEST_ROW:
-                    raise UserError(f"{path} line {number}: over {LONGEST_ROW:,} bytes; fetch it again")
-                if line.strip():
-                    found = line.split(mark)
-                    if len(found) != len(header.columns):
-                        raise UserError(
-                            f"{path} line {number}: {len(found)} cells, not {len(header.columns)}; fetch it again"
-                        )
-                    rows.append([_plain(found[place]) for place in places])
-                    lines.append(number)
-                    before = sum(map(len, found[:image])) + image
-                    blank = len(found[image]) - len(found[image].lstrip(b' "'))
-                    cells.append((at + before + blank, len(found[image].strip(b' "\r\n'))))
-                at += len(line)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or fetch it again") from error
-    if not rows:
-        raise UserError(f"{path}: no row in it; fetch it again")
-    return Sheet(path, list(columns), rows, lines, {}), np.array(cells, np.int64)
-
-
-def _plain(cell: bytes) -> str:
-    return cell.strip(b' "\t\r\n').decode("utf-8", "backslashreplace")
-
-
-def _image(image_id: str) -> str:
-    """The name of the picture of test.csv with that ImageId.
-
-    Raises:
-        ValueError: it is no whole number.
-    """
-    if not (image_id.isdecimal() and len(image_id) < 10):
-        raise ValueError(f"its ImageId '{image_id[:40]}' is no whole number")
-    return f"{TEST}#{int(image_id)}"
-
-
-def _lookup(path: Path) -> list[tuple[str, str, int]]:
-    """What Kaggle asks for, in its order: RowId, the picture's name, and which of `FEATURES`.
-
-    Raises:
-        UserError: it cannot be read or is no such table.
-    """
-    sheet = _whole(path)
-    rows = []
-    cells = (sheet.text(column) for column in ("RowId", "ImageId", "FeatureName"))
-    for line, row, image_id, feature in zip(sheet.lines, *cells, strict=True):
-        try:
-            name = _image(image_id)
-        except ValueError as error:
-            raise UserError(f"{path} line {line}: {error}; fetch it again") from error
-        if feature not in FEATURES:
-            raise UserError(f"{path} line {line}: no feature is named '{feature[:40]}'{nearest(feature, FEATURES)}")
-        rows.append((row, name, FEATURES.index(feature)))
-    if len({row for row, _, _ in rows}) < len(rows):
-        raise UserError(f"{path}: gives a RowId twice; fetch it again")
-    return rows
-
-
-def _whole(path: Path) -> Sheet:
-    """`read_sheet` of a file in which every row counts."""
-    sheet = read_sheet(path)
-    for reason in sheet.ragged.values():
-        raise UserError(f"{path}: {reason}; fetch it again")
-    return sheet
-
-
-def _answers(root: Path, names: Sequence[str]) -> np.ndarray:
-    """(N, 15, 2) the points of test pictures by answers.csv and the lookup table; NaN where that does not ask."""
-    sheet = _whole(root / ANSWERS)
-    values, bad = sheet.numbers(["Location"])
-    for reason in bad.values():
-        raise UserError(f"{root}: {reason}; mend it")
-    location = dict(zip(sheet.text("RowId"), values[:, 0].tolist(), strict=True))
-    place = {name: i for i, name in enumerate(names)}
-    points = np.full((len(names), len(FEATURES)), np.nan)
-    for row, name, feature in _lookup(root / LOOKUP):
-        if not np.isfinite(location.get(row, np.nan)) or name not in place:
-            raise UserError(
-                f"{root / LOOKUP}: RowId {row} has no Location in {ANSWERS}, or no picture in {TEST}; mend it"
-            )
-        points[place[name], feature] = location[row]
-    return points.reshape(len(names), len(KAGGLE15), 2)
-
-
-def write_submission(path: Path, root: Path, names: Sequence[str], points: np.ndarray) -> None:
-    """Write what Kaggle takes: the columns RowId and Location of ``IdLookupTable.csv``, in its order.
-
-    Args:
-        path: the file to write; it becomes visible whole.
-        root: the folder that holds ``IdLookupTable.csv``.
-        names: N faces, among them all that it asks for: ``test.csv#IMAGEID``.
-        points: (N, 15, 2) predicted, pixels of the 96 x 96 pictures; clipped to 0..96.
-
-    Raises:
-        UserError: the table cannot be read; or a face that it asks for is not there, or is no finite number.
-    """
-    lookup = _lookup(root / LOOKUP)
-    place = {name: i for i, name in enumerate(names)}
-    absent = [name for _, name, _ in lookup if name not in place]
-    if absent:
-        raise UserError(
-            f"{root / LOOKUP}: asks for {len(set(absent))} faces without a prediction, the first {absent[0]}; "
-            f"predict all of {TEST}"
-        )
-    values = np.reshape(points, (len(names), len(FEATURES)))[
-        [place[name] for _, name, _ in lookup], [feature for _, _, feature in lookup]
-    ]
-    if not np.isfinite(values).all():
-        _, name, feature = lookup[int(np.argmin(np.isfinite(values)))]
-        raise UserError(f"{name}: the prediction of {FEATURES[feature]} is no finite number; nothing was written")
-    with writing(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["RowId", "Location"])
-        writer.writerows((row, f"{v:.6f}") for (row, _, _), v in zip(lookup, np.clip(values, 0, SIDE), strict=True))
-
-
 # -- Milborrow's form --------------------------------------------------------------------------------------------------
 
 
@@ -355,7 +103,7 @@ class Mirrorable:
     pictures: Callable[[str], np.ndarray]
 
     def __call__(self, name: str) -> np.ndarray:
-        """The pixels (see `flr.data.table.read_image`)."""
+        """The pixels (see `flr.data.images.read_image`)."""
         image = self.pictures(name.removeprefix(_TURNED))
         return np.ascontiguousarray(image[:, ::-1]) if name.startswith(_TURNED) else image
 
@@ -375,7 +123,7 @@ def read_landmarks(path: Path, mirrored: bool = False) -> tuple[list[str], np.nd
     Raises:
         UserError: it cannot be read or is no such table.
     """
-    sheet = _whole(path)
+    sheet = read_whole_sheet(path)
     names = sheet.text("name")
     keep = [i for i, name in enumerate(names) if mirrored or not name.startswith("ir")]
     names = [names[i] for i in keep]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flr.data.boxes import BoxPolicy
-from flr.data.card import groups_of, make_card, open_card, refuse_nonsense
 from flr.data.crops import CropSettings, open_store
+from flr.data.quality import groups_of, make_card, open_card, refuse_nonsense
 from flr.data.readers import ibug
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable

@@ -1,0 +1,121 @@
+"""Image files: what they are, and their pixels."""
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+
+from flr import MAX_PIXELS
+from flr.errors import UserError
+from flr.files import opened
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Pictures that are files, named by their paths under `root`."""
+
+    root: Path
+
+    def __call__(self, name: str) -> np.ndarray:
+        """The pixels (see `read_image`)."""
+        return read_image(self.root / name)
+
+    def states(self, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+        """What can be told of files without reading them.
+
+        Args:
+            names: of n pictures, under `root`.
+
+        Returns:
+            Bytes (n,) int64, time of change (n,) int64 in nanoseconds, and index -> what is wrong with a file.
+        """
+        found, faults, root = [], {}, str(self.root)
+        for i, name in enumerate(names):
+            if name.startswith(("/", "\\")) or (".." in name and ".." in PurePosixPath(name.replace("\\", "/")).parts):
+                found.append((0, 0))
+                faults[i] = f"its picture '{name}' leads out of the set's folder"
+                continue
+            try:
+                state = os.stat(f"{root}/{name}")
+            except (OSError, ValueError) as error:  # the latter: a NUL in the name
+                found.append((0, 0))
+                faults[i] = f"its picture cannot be read ({getattr(error, 'strerror', None) or error})"
+                continue
+            found.append((state.st_size, state.st_mtime_ns))
+            if not stat.S_ISREG(state.st_mode):
+                faults[i] = "its picture is no file"
+            elif not state.st_size:
+                faults[i] = "its picture is an empty file"
+        size, version = np.array(found, np.int64).reshape(-1, 2).T
+        return size, version, faults
+
+
+def read_image(path: Path, upright: bool = False) -> np.ndarray:
+    """Decode a picture to (H, W) grey or (H, W, 3) RGB uint8.
+
+    Args:
+        path: of the file.
+        upright: whether it is turned as its EXIF says; by default it stays as stored, since labels know no EXIF.
+
+    Raises:
+        UserError: missing, empty, not a picture, truncated, or a header that claims more than `MAX_PIXELS`.
+    """
+    try:
+        with opened(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or fetch the file again") from error
+    return decode_image(data, str(path), upright)
+
+
+def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
+    """As `read_image`, from the file's bytes; `name` is said in the error."""
+    if not data:
+        raise UserError(f"{name}: empty file; fetch it again")
+    if data.lstrip()[:1] == b"<":
+        raise UserError(f"{name}: an HTML or XML page, not a picture; fetch it again")
+    size = _claimed_size(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise UserError(f"{name}: its header claims {size[0]} x {size[1]} pixels, over the limit; fetch it again")
+    if data[:8] == PNG and not _whole_png(data):
+        raise UserError(f"{name}: a truncated PNG; fetch it again")  # OpenCV would ask for what memory a chunk claims
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-4096:]:
+        raise UserError(f"{name}: a truncated JPEG; fetch it again")  # OpenCV would fill the rest with grey
+    flags = cv2.IMREAD_ANYCOLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise UserError(f"{name}: not a picture that OpenCV can decode; fetch it again")
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _whole_png(data: bytes) -> bool:
+    """Whether the chunks of a PNG lie in it, the last one included."""
+    at = len(PNG)
+    while (end := at + 12 + int.from_bytes(data[at : at + 4])) <= len(data):
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end
+    return False
+
+
+def _claimed_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) by the header of a PNG or sound JPEG; None for others, to which OpenCV holds `MAX_PIXELS`."""
+    if data[:8] == PNG:
+        return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if data[:2] == b"\xff\xd8":
+        at = 2
+        while at + 9 < len(data) and data[at] == 0xFF:
+            marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
+            at += 2 + length
+    return None
