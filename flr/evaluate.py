@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Evaluate, Train, as_config, build, check, door, quiet, reassemble, task_overrides
+from flr.assembly import reassemble
+from flr.cli import quiet, run_command
+from flr.config.compose import as_config, task_overrides
+from flr.config.instantiate import build
+from flr.config.schema import Evaluate, Train
+from flr.config.validate import check
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -363,4 +368,4 @@ def show(result: Result) -> None:
 
 
 if __name__ == "__main__":
-    door(main, "evaluate")
+    run_command(main, "evaluate")
