@@ -26,7 +26,9 @@ def script(tmp_path: Path) -> Path:
     module, _, function = entry.partition(":")
     path = tmp_path / "bin" / "flr"
     path.parent.mkdir()
-    path.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nif __name__ == '__main__':\n    sys.exit({function}())\n"
+    )
     path.chmod(0o755)
     return path
 

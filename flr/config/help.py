@@ -29,7 +29,7 @@ def help_page(command: str, cfg: DictConfig) -> str:
     }  # fmt: skip
     values = {str(key): value for key, value in OmegaConf.to_container(cfg).items() if key != "hydra"}  # type: ignore[union-attr]
     sections = [
-        f"Usage: flr {command} [KEY=VALUE ...]",
+        f"Usage: flr {command} [-m] [--cfg job] [KEY=VALUE ...]",
         summary,
         *(_wrap(paragraph) for paragraph in body.split("\n\n") if paragraph),
         *_group_lines(selected),
@@ -38,7 +38,9 @@ def help_page(command: str, cfg: DictConfig) -> str:
     for key, node in values.items():
         if isinstance(node, dict) and (lines := list(_node_lines(node, f"{key}."))):
             sections.append("\n".join([f"Keys of {key}:", *lines]))
-    sections.append("--cfg job prints the config; --hydra-help describes Hydra's own options.")
+    sections.append(
+        "--cfg job prints the config, -m runs a sweep; --hydra-help describes the other options, which are Hydra's."
+    )
     return "\n\n".join(sections)
 
 
