@@ -14,7 +14,7 @@ from flr.config.compose import compose_command, groups
 from flr.config.describe import document_target, split_docstring
 from flr.config.help import help_page
 from flr.config.schema import COMMANDS
-from tests.conftest import SMALL_SET, TINY, Workspace
+from tests.conftest import Workspace
 
 ROOT = Path(flr.__file__).parent.parent
 
@@ -69,8 +69,10 @@ def test_an_unknown_command_is_bad_input(script: Path, word: str, hint: str) -> 
 def test_a_command_runs_as_its_module_does(script: Path, workspace: Workspace) -> None:
     (line,) = run(script, "train", "modle=sepconv", code=2, **workspace.env).stderr.splitlines()
     assert line.startswith("flr: no config key 'modle' (did you mean 'model'?)")
-    workspace.apart("flr", "train", *TINY, *SMALL_SET, "trainer.max_epochs=1", "tracking.register=false")
-    assert workspace.only_run().info.status == "FINISHED"
+    config = run(script, "train", "seed=7", "--cfg", "job", **workspace.env).stdout
+    assert "\nseed: 7\n" in config
+    assert run(sys.executable, "-m", "flr", "train", "seed=7", "--cfg", "job", **workspace.env).stdout == config
+    assert run(sys.executable, "-m", "flr.train", "seed=7", "--cfg", "job", **workspace.env).stdout == config
 
 
 # -- help --------------------------------------------------------------------------------------------------------------

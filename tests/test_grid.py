@@ -14,7 +14,9 @@ def grid(*overrides: str) -> Grid:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         loaded = GlobalHydra.instance().hydra
         assert loaded
-        return grid_of(loaded.compose_config("train", list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False))
+        return grid_of(
+            loaded.compose_config("train", list(overrides), RunMode.MULTIRUN, validate_sweep_overrides=False)
+        )
 
 
 def test_jobs_are_all_combinations_in_the_order_of_the_overrides() -> None:
