@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from flr.config import CONF
+from flr.config.compose import CONF
 from flr.files import writing
 from flr.tracking.provenance import code_state, hardware, lock_hash, versions
 

@@ -23,7 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import config, record, rounds
-from flr.config import CONF, assemble, build, quiet
+from flr.assembly import assemble
+from flr.cli import quiet
+from flr.config.compose import CONF
+from flr.config.instantiate import build
 from flr.data.boxes import Haar
 from flr.data.crops import crop
 from flr.data.synthetic import render

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import config, rate, report, rounds
-from flr.config import build
+from flr.config.instantiate import build
 from flr.data.datamodule import FaceData, IndexBatches
 from flr.data.table import FaceTable
 from flr.parallel import keep_memory

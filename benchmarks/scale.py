@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import config, record
-from flr.config import build
+from flr.config.instantiate import build
 from flr.data.datamodule import FaceData, IndexBatches
 
 LISTS = {"list_landmarks_celeba.txt": 2, "list_bbox_celeba.txt": 2}  # and how many lines head them

@@ -29,7 +29,7 @@ start = time.perf_counter()
 for name in json.loads(os.environ["MODULES"]):
     importlib.import_module(name)
 imports = time.perf_counter() - start
-from flr.config import door
+from flr.cli import run_command
 from flr.module import LandmarkModule
 from flr.train import main
 start = time.perf_counter()
@@ -40,7 +40,7 @@ def stop(*args):
     os._exit(0)
 LandmarkModule.on_train_batch_end = stop
 sys.argv[0] = "flr.train"
-door(main, "train")
+run_command(main, "train")
 """
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import config, report, rounds
-from flr.config import assemble, build, quiet
+from flr.assembly import assemble
+from flr.cli import quiet
+from flr.config.instantiate import build
 from flr.data.datamodule import Batch, FaceData
 from flr.parallel import keep_memory
 from flr.speed import compile_net

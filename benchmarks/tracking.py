@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import config, report
-from flr.config import flat, plain
+from flr.config.compose import flat, plain
 from flr.landmarks.scheme import IBUG68
 from flr.tracking.mlflow import Tracker
 from flr.tracking.results import read_results

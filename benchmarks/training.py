@@ -21,8 +21,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from benchmarks.common import config, report, rounds
+from flr.assembly import assemble
 from flr.callbacks import Progress
-from flr.config import assemble, build, quiet
+from flr.cli import quiet
+from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
 from flr.landmarks.geometry import transform
 from flr.metrics.functional import nme, percent_mean, point_errors

@@ -29,7 +29,7 @@ from benchmarks.common import config, record, rounds
 from benchmarks.inference import least
 from benchmarks.video import exported
 from flr.checkpoints import load_checkpoint
-from flr.config import build
+from flr.config.instantiate import build
 from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.crops import crop, to_channels
 from flr.data.table import FaceTable, check_faces

@@ -1,10 +1,10 @@
-"""Facial-landmark research: train, track and evaluate landmark nets."""
+"""Train, track and evaluate facial-landmark models."""
 
 import os
 import sys
 from importlib.util import find_spec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # OpenCV reads it once, when it is imported, which every module here does after this.
 MAX_PIXELS = 200_000_000  # a picture that claims more is refused before memory is asked for
@@ -14,9 +14,15 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what a bad picture is, ou
 # ONNX Runtime, when it is imported, would else send its maker what runs here, and leave a file in the temporary folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Python says so of itself while it looks for what `python -m` names. The light installation has no commands.
-if sys.argv[:1] == ["-m"] and any(word.startswith("flr.") for word in sys.orig_argv):
-    for _name in ("hydra", "torch", "pytorch_lightning", "mlflow"):
-        if find_spec(_name) is None:
-            print(f"flr: {_name} is not installed, and commands need it; pip install 'flr[train]'", file=sys.stderr)
+
+def exit_without_training_packages() -> None:
+    """Exit with code 2 where a package that commands need is missing, as in the installation without extras."""
+    for name in ("hydra", "torch", "pytorch_lightning", "mlflow"):
+        if find_spec(name) is None:
+            print(f"flr: {name} is not installed, and commands need it; pip install 'flr[train]'", file=sys.stderr)
             sys.exit(2)
+
+
+# While Python looks for what `python -m` names, sys.argv[0] is "-m".
+if sys.argv[:1] == ["-m"] and any(word.startswith("flr.") for word in sys.orig_argv):
+    exit_without_training_packages()

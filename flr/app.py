@@ -22,7 +22,11 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
 
-from flr.config import App, build, check, choices, chosen, door, quiet
+from flr.cli import quiet, run_command
+from flr.config.compose import choices, chosen
+from flr.config.instantiate import build
+from flr.config.schema import App
+from flr.config.validate import check
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -496,4 +500,4 @@ def answer_of(gr: Any, label: str, visible: bool) -> tuple[Any, Any, Any, Any]:
 
 
 if __name__ == "__main__":
-    door(main, "app", in_order=True)
+    run_command(main, "app", exit_on_sigterm=True)

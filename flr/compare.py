@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Compare, as_config, check, door, quiet
+from flr.cli import quiet, run_command
+from flr.config.compose import as_config
+from flr.config.schema import Compare
+from flr.config.validate import check
 from flr.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -399,4 +402,4 @@ def predict(
 
 
 if __name__ == "__main__":
-    door(main, "compare")
+    run_command(main, "compare")

@@ -1,18 +1,18 @@
-"""The one exception that a user is meant to read, and how a near miss is named."""
+"""Report bad input, with the nearest name that would have been right."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Bad input. Its text is one line: what, where, the mend. Every command turns it into exit code 2."""
+    """Bad input. Its text is one line: what, where, the fix. Every command turns it into exit code 2."""
 
     def __str__(self) -> str:
         return " ".join(super().__str__().split())
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """``" (did you mean 'X'?)"`` for the closest of `choices`, or all of them where none is close and they are few."""
+    """Return ``" (did you mean 'X'?)"`` for the closest of `choices`, or all of them where none is close and they are few."""
     names = sorted(map(str, choices))
     close = get_close_matches(str(word), names, n=1, cutoff=0.6)
     if close:

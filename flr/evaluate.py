@@ -4,7 +4,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from flr.config import Evaluate, check, door, quiet, task_overrides
+from flr.cli import quiet, run_command
+from flr.config.compose import task_overrides
+from flr.config.schema import Evaluate
+from flr.config.validate import check
 from flr.errors import UserError
 
 
@@ -29,4 +32,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    door(main, "evaluate")
+    run_command(main, "evaluate")

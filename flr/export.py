@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import Export, as_config, build, check, door, plain, quiet
+from flr.cli import quiet, run_command
+from flr.config.compose import as_config, plain
+from flr.config.instantiate import build
+from flr.config.schema import Export
+from flr.config.validate import check
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -295,4 +299,4 @@ def _of(data: "FaceData", predictor: "Predictor", count: int, what: str) -> Face
 
 
 if __name__ == "__main__":
-    door(main, "export", in_order=True)
+    run_command(main, "export", exit_on_sigterm=True)

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from flr.config import Predict, build, check, door, quiet
+from flr.cli import quiet, run_command
+from flr.config.instantiate import build
+from flr.config.schema import Predict
+from flr.config.validate import check
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,4 +166,4 @@ def until_stopped(source: "Video") -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    door(main, "predict", in_order=True)
+    run_command(main, "predict", exit_on_sigterm=True)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from flr.config import Prepare, build, check, door, quiet
+from flr.cli import quiet, run_command
+from flr.config.instantiate import build
+from flr.config.schema import Prepare
+from flr.config.validate import check
 
 if TYPE_CHECKING:
     from flr.data.datamodule import FaceData
@@ -178,4 +181,4 @@ def page(card: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
 
 
 if __name__ == "__main__":
-    door(main, "prepare")
+    run_command(main, "prepare")

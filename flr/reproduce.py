@@ -17,22 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import (
-    CONF,
-    NO_RESULT,
-    Reproduce,
-    Train,
-    as_config,
-    assemble,
-    build,
-    check,
-    door,
-    flat,
-    plain,
-    quiet,
-    task_overrides,
-    under,
-)
+from flr.assembly import assemble
+from flr.cli import quiet, run_command
+from flr.config.compose import CONF, as_config, flat, plain, task_overrides, under
+from flr.config.instantiate import build
+from flr.config.schema import RESULT_NEUTRAL_KEYS, Reproduce, Train
+from flr.config.validate import check
 from flr.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -52,7 +42,7 @@ TAKES = {
 }
 HANDED_ON = ("data", "trainer", "tracking", "paths")  # to flr.train, as they were typed
 # Keys of a training's config that are no part of its recipe.
-NO_RECIPE = ("seed", "callbacks", *NO_RESULT)
+NO_RECIPE = ("seed", "callbacks", *RESULT_NEUTRAL_KEYS)
 
 BATCH, STEPS = 4, 3  # of the smoke tier
 PART = 100_000  # of each weight's numbers whose way it measures; all would be another copy of the widest net's 152 M
@@ -432,4 +422,4 @@ def record(cfg: DictConfig, runs: "Sequence[Run]", file: Path, records: "Mapping
 
 
 if __name__ == "__main__":
-    door(main, "reproduce")
+    run_command(main, "reproduce")

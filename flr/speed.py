@@ -20,7 +20,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from flr.config import OURS, build, resolve
+from flr.config.instantiate import build
+from flr.config.validate import EXTRA_KEYS, resolve
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 def trainer_of(cfg: DictConfig, **given: Any) -> "pl.Trainer":
     """Lightning's Trainer of a checked config, less the keys that it does not know."""
-    trainer: pl.Trainer = build({key: cfg.trainer[key] for key in cfg.trainer if key not in OURS["trainer"]}, **given)
+    trainer: pl.Trainer = build(
+        {key: cfg.trainer[key] for key in cfg.trainer if key not in EXTRA_KEYS["trainer"]}, **given
+    )
     return trainer
 
 

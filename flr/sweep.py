@@ -24,8 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback
 
 from flr.checkpoints import RunFolder, find_run, load_last
-from flr.config import NO_RESULT, Grid, flat, key_of, label_of, plain, under
+from flr.config.compose import flat, key_of, plain, under
+from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
+from flr.sweeps.grid import Grid, label_of
 from flr.tracking.mlflow import Tracker
 from flr.tracking.provenance import code_digest
 from flr.tracking.store import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run, permitted
@@ -46,7 +48,7 @@ def recipe(cfg: DictConfig, more: Sequence[str] = ()) -> str:
         values = plain(cfg)
     except UserError:  # which the job's check will tell
         values = OmegaConf.to_container(cfg)  # type: ignore[assignment]
-    kept = sorted((key, str(value)) for key, value in flat(values) if not under(key, NO_RESULT))
+    kept = sorted((key, str(value)) for key, value in flat(values) if not under(key, RESULT_NEUTRAL_KEYS))
     return hashlib.sha256(json.dumps([kept, sorted(more)]).encode()).hexdigest()[:16]
 
 
@@ -61,7 +63,7 @@ def name_of(grid: Grid, experiment: str, again: bool) -> str:
     about = re.sub(r"[^\w.-]+", "-", "-".join(sorted(key.rpartition(".")[2] for key in grid.values)) or "one")
     if again or not grid.jobs:
         return f"{about[:60]}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    idle = {*NO_RESULT, "sweep"} - set(grid.values)
+    idle = {*RESULT_NEUTRAL_KEYS, "sweep"} - set(grid.values)
     jobs = sorted(sorted(word.lstrip("+") for word in words if not under(key_of(word), idle)) for words in grid.jobs)
     return f"{about[:60]}-{hashlib.sha256(json.dumps([experiment, jobs]).encode()).hexdigest()[:8]}"
 
@@ -258,7 +260,7 @@ class Job(Child):
     Args:
         cfg: its composed config.
         words: its overrides.
-        given: what `flr.config.SWEEP` holds.
+        given: what `flr.sweeps.grid.SWEEP_ENV` holds.
         otherwise: its name where nothing varies.
 
     Raises:
@@ -273,7 +275,7 @@ class Job(Child):
         self.label = label_of(list(words), keys) or otherwise
         # Of SLURM, which starts a job again under its number.
         self._attempt = ".".join(os.environ.get(f"SLURM_{key}", "") for key in ("JOB_ID", "RESTART_COUNT"))
-        more = [word for word in words if key_of(word) in keys and under(key_of(word), NO_RESULT)]
+        more = [word for word in words if key_of(word) in keys and under(key_of(word), RESULT_NEUTRAL_KEYS)]
         self.tags = {"sweep": about["sweep"], "job": self.label, "recipe": recipe(cfg, more), "code": code_digest()}
         query = f"tags.`{PREFIX}recipe` = '{self.tags['recipe']}'"
         known = find_runs(self._tracker.client, self._tracker.experiment, query)

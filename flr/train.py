@@ -12,25 +12,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config import (
-    AT_END,
-    SWEEP,
-    Grid,
-    Train,
-    as_config,
-    build,
-    check,
-    check_launcher,
-    door,
-    ending,
-    grid_of,
-    key_of,
-    label_of,
-    quiet,
-    task_overrides,
-    under,
-)
+from flr.cli import exit_on_error, exit_stack, quiet, run_command
+from flr.config.compose import as_config, key_of, task_overrides, under
+from flr.config.instantiate import build
+from flr.config.schema import Train
+from flr.config.validate import check, check_launcher
 from flr.errors import UserError
+from flr.sweeps.grid import SWEEP_ENV, Grid, grid_of, label_of
 
 if TYPE_CHECKING:
     from flr.sweep import Row
@@ -47,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     if given := os.environ.pop("FLR_RUN_FOLDER", None):
         follow(given)
         return
-    if given := os.environ.get(SWEEP):
+    if given := os.environ.get(SWEEP_ENV):
         job(cfg, given)
         return
     # Said at once: what comes next imports torch, which takes seconds.
@@ -121,7 +109,7 @@ class Sweep(Callback):
     """What Hydra calls where ``-m`` begins."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with ending():
+        with exit_on_error():
             sweep(config)
 
 
@@ -158,8 +146,8 @@ def sweep(config: DictConfig) -> None:
         folder = Path(config.paths.output_dir).absolute() / "sweeps" / name
         words.append("hydra.sweep.dir='{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'")))
         config.hydra.sweep.dir = str(folder)
-    run_id = AT_END.enter_context(sweeping(config, grid, folder))
-    words.append(f"++hydra.job.env_set.{SWEEP}='{run_id}/${{hydra.job.num}}'")
+    run_id = exit_stack.enter_context(sweeping(config, grid, folder))
+    words.append(f"++hydra.job.env_set.{SWEEP_ENV}='{run_id}/${{hydra.job.num}}'")
 
 
 @contextlib.contextmanager
@@ -242,10 +230,10 @@ def launch(launcher: Any, config: DictConfig, jobs: Sequence[Sequence[str]], fir
     devices, nodes = config.trainer.devices, config.trainer.get("num_nodes", 1)
     known = isinstance(devices, int) and devices > 0 and not keys.keys() & {"trainer", "trainer.devices", "experiment"}
     launcher.prepare(devices * nodes if known else None, str(config.trainer.accelerator))
-    parent = re.search(rf"env_set\.{SWEEP}='(.*?)/", " ".join(hydra_words(config)))
+    parent = re.search(rf"env_set\.{SWEEP_ENV}='(.*?)/", " ".join(hydra_words(config)))
     tasks = []
     for number, words in enumerate(jobs, first):
-        given = {SWEEP: f"{parent[1]}/{number}"} if parent else {}
+        given = {SWEEP_ENV: f"{parent[1]}/{number}"} if parent else {}
         log = folder / f"{number}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)  # of an earlier start
@@ -269,7 +257,7 @@ def job(cfg: DictConfig, given: str) -> None:
 
     Args:
         cfg: its composed config.
-        given: of `flr.config.SWEEP`.
+        given: of `flr.sweeps.grid.SWEEP_ENV`.
     """
     import traceback
 
@@ -327,7 +315,7 @@ def apart(words: list[str], given: str) -> None:
 
     config = DictConfig({"hydra": HydraConfig.get()})
     process = subprocess.Popen(
-        [sys.executable, "-m", "flr.train", *command(config, words)], env=os.environ | {SWEEP: given}
+        [sys.executable, "-m", "flr.train", *command(config, words)], env=os.environ | {SWEEP_ENV: given}
     )
     try:
         code = process.wait()
@@ -349,4 +337,4 @@ def fingerprint(cfg: DictConfig) -> str:
 
 
 if __name__ == "__main__":
-    door(main, "train")
+    run_command(main, "train")

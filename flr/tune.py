@@ -33,22 +33,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from flr.cli import quiet, run_command
 from flr.compare import Grid, markdown, show, write_csv
-from flr.config import (
-    NO_RESULT,
-    Train,
-    Tune,
-    build,
-    check,
-    door,
-    flat,
-    groups,
-    key_of,
-    plain,
-    quiet,
-    task_overrides,
-    under,
-)
+from flr.config.compose import flat, groups, key_of, plain, task_overrides, under
+from flr.config.instantiate import build
+from flr.config.schema import RESULT_NEUTRAL_KEYS, Train, Tune
+from flr.config.validate import check
 from flr.errors import UserError, nearest
 from flr.files import writing
 
@@ -234,7 +224,7 @@ def dimensions(cfg: DictConfig) -> list[Dimension]:
             else:
                 known = [*leaves, *(name for name in groups() if name in chosen)]
                 raise UserError(f"{where}: no config key '{one}'{nearest(one, known)}; mend it or leave it out")
-            if under(one, (*NO_RESULT, "seed", "sweep", "debug")):
+            if under(one, (*RESULT_NEUTRAL_KEYS, "seed", "sweep", "debug")):
                 raise UserError(f"{where}: {one} is nothing to choose by its NME; leave it out")
             if isinstance(shape, Range) and shape.scales and not isinstance(base[one], int | float):
                 raise UserError(f"{where}: {one}={base[one]} is no number that a factor could scale; leave it out")
@@ -324,7 +314,7 @@ class Study:
     """A study, as one of its processes sees it.
 
     Args:
-        cfg: of `flr.config.Tune`, checked.
+        cfg: of `flr.config.schema.Tune`, checked.
         space: of `dimensions`.
 
     Raises:
@@ -711,7 +701,7 @@ class Study:
                 defaults.insert(0, value)
             elif key in groups():
                 defaults.append({f"override /{key}": value})
-            elif not under(key, NO_RESULT):
+            elif not under(key, RESULT_NEUTRAL_KEYS):
                 OmegaConf.update(values, key, value, force_add=True)
         text = f"# @package _global_\n# The best trial of study {self.name}, by val/nme.\n"
         text += OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults})) if defaults else ""
@@ -775,4 +765,4 @@ def _answering(uri: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    door(main, "tune")
+    run_command(main, "tune")

@@ -20,7 +20,7 @@ from uuid import uuid4
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from flr.config import door
+from flr.cli import run_command
 
 # Two cores and two test workers: threads of one would wait for those of the other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -89,7 +89,7 @@ class Workspace:
         ):
             exit_code = 0
             try:
-                door(importlib.import_module(module).main, module.rpartition(".")[2])
+                run_command(importlib.import_module(module).main, module.rpartition(".")[2])
             except SystemExit as end:
                 exit_code = int(end.code or 0)
             finally:

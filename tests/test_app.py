@@ -24,7 +24,7 @@ from PIL import Image
 
 from flr.app import Answer, apart, label_of
 from flr.checkpoints import load_checkpoint
-from flr.config import CONF
+from flr.config.compose import CONF
 from flr.data.synthetic.renderer import render
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor

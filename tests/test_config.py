@@ -1,12 +1,22 @@
 """Every choice that conf/ offers composes, fits its target's signature, and is one that the README's tables may name."""
 
+import enum
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import hydra
 import pytest
+import torch
+from annotated_types import Ge, Gt, Lt, MinLen
 from omegaconf import DictConfig
 
-from flr.config import CONF, Train, check
+from flr.config.compose import CONF
+from flr.config.describe import describe_type
+from flr.config.instantiate import build
+from flr.config.schema import Paths, Train
+from flr.config.validate import check
 from flr.errors import UserError
 
 GROUPS = ("data", "model", "objective", "augment", "optim", "schedule", "trainer", "callbacks", "debug")
@@ -35,7 +45,7 @@ def test_every_choice_fits_its_signature(word: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["seed=0", *(c for c in CHOICES if c.startswith("model=")), *EXPERIMENTS])
 def test_a_model_comes_with_an_objective_that_fits(word: str) -> None:
-    from flr.config import resolve
+    from flr.config.validate import resolve
 
     cfg = compose(word)
     net, objective = (resolve(node._target_, "", trusted=True) for node in (cfg.model, cfg.objective))
@@ -53,3 +63,56 @@ def test_the_command_line_decides_over_a_model_and_an_experiment() -> None:
 def test_values_outside_their_bounds_are_refused(word: str) -> None:
     with pytest.raises(UserError, match=word.split("=")[0]):
         check(compose(word), Train)
+
+
+def test_targets_of_older_runs_are_found_where_they_are_now() -> None:
+    cfg = compose("paths._target_=flr.config.Paths")
+    check(cfg, Train, trusted=False)
+    assert isinstance(build(cfg.paths), Paths)
+
+
+class Shape(enum.Enum):
+    square = "square"
+    stretch = "stretch"
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [
+        (int, "integer"),
+        (bool | None, "true or false or null"),
+        (Annotated[int, Ge(8)], "integer >= 8"),
+        (Annotated[float, Gt(0), Lt(1)] | None, "number > 0 and < 1 or null"),
+        (Annotated[list[int], MinLen(1)], "list of integer of length >= 1"),
+        (Literal["a", "b"], "one of a, b"),
+        (Literal["auto"] | None, "auto or null"),
+        (float | torch.Tensor, "number"),
+        (int | float, "number"),
+        (int | str | list[int], "integer or text or list of integer"),
+        (tuple[float, float], "[number, number]"),
+        (tuple[int, ...], "list of integer"),
+        (dict[str, float | None], "mapping of text to number or null"),
+        (Sequence[str], "list of text"),
+        (Callable[..., Any], "function"),
+        (Shape, "one of square, stretch"),
+        (torch.Tensor, "Tensor"),
+    ],
+    ids=str,
+)
+def test_types_are_described_in_words(hint: Any, text: str) -> None:
+    assert describe_type(hint) == text
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("optim.lr=fast", "optim.lr=fast: expected number"),
+        ("seed=1.5", "seed=1.5: expected integer >= 0 and < 4294967296"),
+        ("data.crop.channels=2", "data.crop.channels=2: expected one of 1, 3"),
+        ("data.download=5", "data.download=5: expected"),
+    ],
+)
+def test_a_wrong_type_is_reported_in_words(override: str, line: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(line)}") as error:
+        check(compose(override), Train)
+    assert not re.search(r"Annotated|Union|torch|typing|\|", str(error.value))

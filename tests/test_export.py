@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from flr import export
+from flr.assembly import assemble
 from flr.checkpoints import load_checkpoint
-from flr.config import CONF, assemble, build, plain
+from flr.config.compose import CONF, plain
+from flr.config.instantiate import build
 from flr.inference.onnx import KEY, OnnxPredictor
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import KAGGLE15, MUCT76, get_scheme
@@ -240,7 +242,7 @@ def write(*rest):
     written(*rest)
 export.write = write
 sys.argv[1:] = {words!r}
-config.door(export.main, "export")
+config.run_command(export.main, "export")
 """
     workspace = trained[0]
     done = subprocess.run(

@@ -163,8 +163,8 @@ def test_what_a_launcher_refuses(workspace: Workspace, monkeypatch: pytest.Monke
 
     assert "did you mean 'hydra.launcher.gpus'" in refuse("hydra/launcher=joblib", "hydra.launcher.gpu=1")
     assert "did you mean 'gpus'" in refuse("hydra/launcher=joblib", "+hydra.launcher.gpu=1")
-    assert "hydra.launcher.jobs=0 does not fit" in refuse("hydra/launcher=joblib", "hydra.launcher.jobs=0")
-    assert "hydra.launcher.minutes=1h does not fit" in refuse("hydra/launcher=slurm", "hydra.launcher.minutes=1h")
+    assert "hydra.launcher.jobs=0: expected" in refuse("hydra/launcher=joblib", "hydra.launcher.jobs=0")
+    assert "hydra.launcher.minutes=1h: expected" in refuse("hydra/launcher=slurm", "hydra.launcher.minutes=1h")
     assert "did you mean 'joblib'" in refuse("hydra/launcher=jobli")
     line = refuse("hydra/launcher=joblib", "hydra.launcher.jobs=2", CUDA_VISIBLE_DEVICES="0")
     assert "2 job(s) of 1 GPU(s) at once, and 1 are here" in line

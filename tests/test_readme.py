@@ -10,7 +10,9 @@ import hydra
 import numpy as np
 import pytest
 
-from flr.config import CONF, App, Export, Prepare, Reproduce, Train, Tune, check
+from flr.config.compose import CONF
+from flr.config.schema import App, Export, Prepare, Reproduce, Train, Tune
+from flr.config.validate import check
 from flr.data.synthetic.renderer import render
 from tests.conftest import Workspace
 

@@ -239,7 +239,9 @@ def test_a_wheel_works_from_another_folder(workspace: Workspace, tmp_path: Path)
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True)
     (wheel,) = tmp_path.glob("flr-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
-    where = workspace.run_code("import flr.config; print(flr.config.CONF)", PYTHONPATH=str(tmp_path / "site"))
+    where = workspace.run_code(
+        "import flr.config.compose; print(flr.config.compose.CONF)", PYTHONPATH=str(tmp_path / "site")
+    )
     assert where.strip() == str(tmp_path / "site" / "flr" / "conf")
     workspace.apart("flr.train", *TINY, *SMALL_SET, "trainer.max_epochs=1", PYTHONPATH=str(tmp_path / "site"))
     assert workspace.only_run().data.tags["flr.dirty"] == "unknown"

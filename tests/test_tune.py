@@ -13,7 +13,7 @@ import hydra
 import optuna
 import pytest
 
-from flr.config import CONF
+from flr.config.compose import CONF
 from flr.sweep import recipe
 from flr.tracking.provenance import code_digest
 from flr.tune import Choice, Dimension, Range
@@ -261,9 +261,9 @@ def test_a_study_of_failures_ends(own: Workspace) -> None:
         (["+tune.space.ema={low: 0.1, hi: 0.2}"], "tune.space.ema.hi is not a key of flr.tune.Range (did you mean 'high'?)"),
         (["tune.space.optim.lr.low=1"], "low=1 is not below high=0.1"),
         (["tune.space.optim.lr.low=0"], "log=true needs low above 0"),
-        (["tune.space.optim.lr.low=small"], "tune.space.optim.lr.low=small does not fit"),
+        (["tune.space.optim.lr.low=small"], "tune.space.optim.lr.low=small: expected"),
         (["+tune.space.optim.lr.step=0.1"], "has no meaning with log"),
-        (["+tune.space.ema={low: 0.5, high: 1.5}"], "tune.space.ema: ema=1.5 does not fit"),
+        (["+tune.space.ema={low: 0.5, high: 1.5}"], "tune.space.ema: ema=1.5: expected"),
         (["+tune.space.augment.rotation={low: 0, high: 200}"], "augment.rotation=200 lies outside 0..180"),
         (["+tune.space.model={choices: [sepconv, sepcon]}"], "no config 'model/sepcon' (did you mean 'sepconv'?)"),
         (["+tune.space.ema={choices: [0.5]}"], "leaves no choice"),
@@ -276,7 +276,7 @@ def test_a_study_of_failures_ends(own: Workspace) -> None:
         (["tune.trials=0"], "tune.trials=0"),
         (["tune.trails=1"], "did you mean 'tune.trials'"),
         (["tune/sampler=tpe", "+tune.sampler.startup=1"], "tune.sampler.startup is not a key"),
-        (["tune.sampler._target_=os.system"], "lies outside what a run may build"),
+        (["tune.sampler._target_=os.system"], "is not among the objects that a run may build"),
         (["tune.study=a/b"], "made of letters"),
         (["tune.storage=mysql://me:secret@host/x"], "name sqlite:/// and an absolute path, or postgresql"),
         (["tune.storage=sqlite:///x.db"], "an absolute path"),
@@ -311,7 +311,9 @@ def test_a_value_is_an_override() -> None:
 @pytest.mark.parametrize("sampler", sorted(path.stem for path in (CONF / "tune" / "sampler").glob("*.yaml")))
 @pytest.mark.parametrize("pruner", sorted(path.stem for path in (CONF / "tune" / "pruner").glob("*.yaml")))
 def test_every_sampler_and_pruner_is_built(sampler: str, pruner: str) -> None:
-    from flr.config import Tune, build, check
+    from flr.config.instantiate import build
+    from flr.config.schema import Tune
+    from flr.config.validate import check
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("tune", [f"tune/sampler={sampler}", f"tune/pruner={pruner}"])

@@ -11,8 +11,11 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
+from flr.assembly import reassemble
 from flr.augment.device import Augment
-from flr.config import Train, build, check, reassemble
+from flr.config.instantiate import build
+from flr.config.schema import Train
+from flr.config.validate import check
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
 from flr.inference.predictor import Predictor

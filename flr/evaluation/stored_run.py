@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from flr.augment.device import Augment
 from flr.checkpoints import RunFolder, find_checkpoint, load_checkpoint
-from flr.config import as_config, build
+from flr.config.compose import as_config
+from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
 from flr.evaluation.report import log_result, write_result
@@ -47,7 +48,7 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
     """Load what an evaluation's config names.
 
     Args:
-        cfg: a checked config of `flr.config.Evaluate`.
+        cfg: a checked config of `flr.config.schema.Evaluate`.
         overrides: what the user typed to get it.
 
     Raises:

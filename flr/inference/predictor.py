@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flr.assembly import reassemble
 from flr.checkpoints import load_checkpoint
-from flr.config import Net, as_config, build, check, reassemble
+from flr.config.compose import as_config
+from flr.config.instantiate import build
+from flr.config.schema import Net
+from flr.config.validate import check
 from flr.data.boxes import OFFSETS, Offset
 from flr.data.crops import CropSettings
 from flr.inference.landmarker import Landmarker
@@ -45,7 +49,7 @@ class Predictor(Landmarker):
             device: where it runs.
 
         Raises:
-            UserError: no checkpoint of this project, or it would build what it may not (see `flr.config.check`).
+            UserError: no checkpoint of this project, or it would build what it may not (see `flr.config.validate.check`).
         """
         path = Path(path)
         checkpoint = load_checkpoint(path)

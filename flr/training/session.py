@@ -16,9 +16,12 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from flr.assembly import assemble
 from flr.callbacks import WholeCheckpoints
 from flr.checkpoints import VERSION, RunFolder
-from flr.config import assemble, build, flat, plain, quiet, sweep_folder
+from flr.cli import quiet
+from flr.config.compose import flat, plain
+from flr.config.instantiate import build
 from flr.data.datamodule import FaceData, Protocol
 from flr.errors import UserError
 from flr.evaluation.report import log_result, show_result, write_result
@@ -28,6 +31,7 @@ from flr.parallel import cores, keep_memory
 from flr.ranks import GlobalBatchNorm, Ranks
 from flr.speed import compile_net, settle, trainer_of
 from flr.sweep import Child, recipe
+from flr.sweeps.grid import sweep_folder
 from flr.tracking import provenance
 from flr.tracking.mlflow import Tracker
 from flr.tracking.pictures import curves_figure
@@ -46,7 +50,7 @@ class TrainingSession:
     """One training: validate, prepare, open the run, fit, test, publish, close.
 
     Args:
-        cfg: a checked config of `flr.config.Train`.
+        cfg: a checked config of `flr.config.schema.Train`.
         overrides: what the user typed to get it.
         folder: of the run to resume; None starts one.
         checkpoint: the ``flr`` part of the checkpoint to resume from; None for a run that was stopped in its first epoch.

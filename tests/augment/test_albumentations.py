@@ -21,7 +21,10 @@ import flr.augment.albumentations as engine  # before the library, which else as
 from flr.augment.affine import Moves
 from flr.augment.albumentations import MOVERS, PAINTERS, Albumentations
 from flr.augment.device import Augment
-from flr.config import CONF, Train, build, check
+from flr.config.compose import CONF
+from flr.config.instantiate import build
+from flr.config.schema import Train
+from flr.config.validate import check
 from flr.data.boxes import BoxPolicy
 from flr.data.crops import CropSettings
 from flr.data.datamodule import BentBatches, FaceData
@@ -434,7 +437,7 @@ def test_nothing_else_is_built_from_a_foreign_config(target, deep):
     inner: dict[str, object] = {"_target_": target}
     if deep:
         inner = {"_target_": "albumentations.OneOf", "transforms": [inner]}
-    with pytest.raises(UserError, match=r"outside what a run may build|no such class"):
+    with pytest.raises(UserError, match=r"is not among the objects that a run may build|no such class"):
         check(node(inner), Train, trusted=False)
 
 

@@ -85,7 +85,7 @@ def test_the_table_is_that_of_one_after_another(own: Workspace, sweep: Callable[
         tables.append({name: (row["status"], row["val"], row["test"]) for name, row in rows.items()})
     assert tables[0] == tables[1] and len(jobs) == 4
     done = sweep("trainer.max_epochs=1", "seed=0,1", "data.crop.channels=two", code=2)
-    assert "is FAILED as SLURM job" in done.stderr and "does not fit" in done.stderr and "0.log" in done.stderr
+    assert "is FAILED as SLURM job" in done.stderr and "expected" in done.stderr and "0.log" in done.stderr
 
 
 def test_a_job_goes_on_in_its_run_when_it_is_requeued(own: Workspace, variables: dict[str, str]) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flr.augment.device import Augment
-from flr.config import CONF, build
+from flr.config.compose import CONF
+from flr.config.instantiate import build
 from flr.data.readers import celeba
 from flr.data.table import FaceTable
 from flr.errors import UserError

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import flr
-from flr.config import build
+from flr.config.instantiate import build
 from flr.data import download
 from flr.data.download import CHUNK, Download
 from flr.errors import UserError

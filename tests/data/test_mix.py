@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flr.config import CONF
+from flr.config.compose import CONF
 from flr.data.readers import ibug, ibug_xml, mix
 from flr.data.table import FaceTable
 from flr.errors import UserError

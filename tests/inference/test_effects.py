@@ -8,7 +8,9 @@ import hydra
 import numpy as np
 import pytest
 
-from flr.config import CONF, TRUSTED, _bind, build, plain, resolve
+from flr.config.compose import CONF, plain
+from flr.config.instantiate import build
+from flr.config.validate import TRUSTED, _bind, resolve
 from flr.data.synthetic.renderer import render
 from flr.errors import UserError
 from flr.inference.effects import (
@@ -516,5 +518,5 @@ def test_a_wrong_argument_is_told_by_its_key(key, value):
     node = {"_target_": "flr.inference.effects.Paint", "region": "lips", "colour": [1, 2, 3], key: value}
     with pytest.raises(UserError, match=rf"effect\.lips\.{key}"):
         _bind(node, Paint, "effect.lips", trusted=False)
-    with pytest.raises(UserError, match="outside what a run may build"):
+    with pytest.raises(UserError, match="is not among the objects that a run may build"):
         resolve("flr.inference.effects.read_rgba", "effect.lips", trusted=False)

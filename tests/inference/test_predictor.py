@@ -11,7 +11,7 @@ import torch
 
 from flr.augment.device import Augment
 from flr.checkpoints import load_checkpoint
-from flr.config import as_config
+from flr.config.compose import as_config
 from flr.data.boxes import OFFSETS, BoxPolicy, face_boxes
 from flr.data.crops import CropSettings
 from flr.data.readers import ibug
@@ -194,7 +194,7 @@ def test_nothing_foreign_is_built(trained: tuple[Workspace, str], tmp_path: Path
     config = checkpoint["flr"]["config"]
     (config["data"][node] if node == "crop" else config[node])["_target_"] = "os.makedirs"
     torch.save(checkpoint, tmp_path / "evil.ckpt")
-    with pytest.raises(UserError, match="lies outside what a run may build"):
+    with pytest.raises(UserError, match="is not among the objects that a run may build"):
         Predictor.load(tmp_path / "evil.ckpt")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flr.config import build
+from flr.config.instantiate import build
 from flr.data.synthetic.renderer import render
 from flr.errors import UserError
 from flr.models.celeba_cnn import CelebACNN

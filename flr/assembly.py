@@ -1,0 +1,72 @@
+"""Build the module of a checked config, with or without the weights of a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from flr.config.instantiate import build
+from flr.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flr.data.crops import CropSettings
+    from flr.landmarks.scheme import Scheme
+    from flr.module import LandmarkModule
+
+
+def assemble(
+    cfg: DictConfig, scheme: "Scheme", crop: "CropSettings", mean_face: "np.ndarray", weights_follow: bool = False
+) -> "LandmarkModule":
+    """Build the module of a checked config.
+
+    Args:
+        cfg: The top level, of `flr.config.schema.Train` or `flr.config.schema.Net`.
+        scheme: Scheme of the points.
+        crop: What the model is given of an image.
+        mean_face: (K, 2) crop pixels, the baseline.
+        weights_follow: Whether the weights of a checkpoint will be loaded, so that no pretrained ones are downloaded.
+    """
+    from flr.module import LandmarkModule  # torch: commands import this module before they show their help
+
+    model = dict(cfg.model)
+    if weights_follow and "pretrained" in model:
+        model["pretrained"] = False
+    return LandmarkModule(
+        net=build(model, points=len(scheme), channels=crop.channels, size=crop.size),
+        objective=build(cfg.objective),
+        scheme=scheme,
+        size=crop.size,
+        mean_face=mean_face,
+        optim=build(cfg.optim),
+        schedule=build(cfg.schedule),
+        ema=cfg.ema,
+        seed=cfg.seed,
+        tta=cfg.tta,
+    )
+
+
+def reassemble(
+    cfg: DictConfig, scheme: "Scheme", crop: "CropSettings", checkpoint: Mapping[str, Any], path: Path
+) -> "LandmarkModule":
+    """Build the module of a checked config with the weights of a checkpoint.
+
+    Args:
+        cfg: As of `assemble`.
+        scheme: Scheme of the points.
+        crop: What the model is given of an image.
+        checkpoint: The checkpoint's content.
+        path: The checkpoint's file, for errors.
+
+    Raises:
+        UserError: The weights do not fit the model.
+    """
+    weights = checkpoint["state_dict"]
+    module = assemble(cfg, scheme, crop, weights["mean_face"].numpy(), weights_follow=True)
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: its weights do not fit the model that its config names") from error
+    return module

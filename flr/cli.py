@@ -1,0 +1,105 @@
+"""Run commands: composition, help, exit codes and error lines, in one place.
+
+Exit codes: 0 success; 2 bad input, with one line; 1 a failure of the command itself; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+import contextlib
+import functools
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from flr.config.compose import CONF, compose_command, explain
+from flr.config.help import help_page
+from flr.errors import UserError
+
+# Context managers that are closed when the command exits, such as the sweep that it started.
+exit_stack = contextlib.ExitStack()
+
+
+def run_command(work: Callable[[DictConfig], None], config_name: str, exit_on_sigterm: bool = False) -> None:
+    """Compose a command's config and run it; turn a user's error into one line and exit code 2.
+
+    Args:
+        work: What the command does.
+        config_name: Name of its config in ``conf/``.
+        exit_on_sigterm: Whether SIGTERM raises SystemExit with code 143, so that nothing stays half done. Trainings handle
+            SIGTERM themselves.
+    """
+    if exit_on_sigterm:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, and they are reported here
+
+    @functools.wraps(work)
+    def job(cfg: DictConfig) -> None:
+        try:
+            work(cfg)
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _refuse(str(error))  # before Hydra adds lines of its own
+
+    try:
+        with exit_stack:
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+                print(help_page(config_name, compose_command(config_name, overrides)))
+            else:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except BrokenPipeError:
+        sys.stdout = None  # the reader of the output has ended, as `| head` does
+    except UserError as error:
+        _refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _refuse(explain(error, config_name))
+    except ValueError as error:
+        if "Only one of --run" in str(error):
+            _refuse(f"{' '.join(str(error).split())}; leave out -m to see one job's config")
+        if "Config group override must be a string" not in str(error):
+            raise
+        _refuse("a config group cannot be null; name one of its choices (callbacks.NAME=null removes a callback)")
+    except RecursionError:
+        _refuse("the input is nested too deeply for a config, a record or a checkpoint; name another file")
+    except KeyboardInterrupt:
+        print("flr: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refuse(text: str) -> NoReturn:
+    print(f"flr: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def exit_on_error() -> Iterator[None]:
+    """End the command on an error even where Hydra would turn it into a warning, as in its callbacks."""
+    try:
+        yield
+    except (UserError, HydraException) as error:
+        _refuse(" ".join(str(error).split()))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def quiet() -> None:
+    """Silence Lightning's tips and its warnings about intended settings, and MLflow's links; errors stay."""
+    importlib.import_module("pytorch_lightning")  # which sets the level of its loggers
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    # They would follow the line that says why a job failed.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -1,0 +1,153 @@
+"""Compose configs with Hydra, and convert them to and from plain values."""
+
+import json
+import re
+import sys
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+import flr
+from flr.errors import UserError, nearest
+
+_PACKAGED = Path(flr.__file__).parent / "conf"
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(flr.__file__).parent.parent / "conf"
+
+OmegaConf.register_new_resolver(
+    "flr.sqlite",
+    lambda folder, name="mlflow.db": f"sqlite:///{Path(folder).expanduser().absolute()}/{name}",
+    replace=True,
+)
+
+
+# -- what conf/ offers -------------------------------------------------------------------------------------------------
+
+
+def groups() -> list[str]:
+    """List the config groups, as ``model`` or ``tune/sampler``."""
+    return [str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()]
+
+
+def choices(group: str) -> dict[str, DictConfig]:
+    """Load the nodes of a group by name, except for those with a mandatory value such as a file."""
+    nodes = {path.stem: OmegaConf.load(path) for path in sorted((CONF / group).glob("*.yaml"))}
+    return {name: node for name, node in nodes.items() if not OmegaConf.missing_keys(node)}  # type: ignore[misc]
+
+
+def chosen(group: str) -> str:
+    """Return the choice of a group that is in effect."""
+    return str(HydraConfig.get().runtime.choices[group])
+
+
+def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose a command's config, with its ``hydra`` node, outside of Hydra's own main function.
+
+    Raises:
+        HydraException: An override does not fit the config.
+    """
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(config_name, list(overrides), return_hydra_config=True)
+
+
+# -- overrides ---------------------------------------------------------------------------------------------------------
+
+
+def task_overrides() -> list[str]:
+    """Return the overrides of the command line, without those of Hydra's own config."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def under(key: str, places: Collection[str]) -> bool:
+    """Return whether a dotted key is one of some keys, or lies below one of them."""
+    return any(key == place or key.startswith(place + ".") for place in places)
+
+
+# -- plain values ------------------------------------------------------------------------------------------------------
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Resolve a config to plain dicts, lists and scalars, which checkpoints and records keep.
+
+    Raises:
+        UserError: An interpolation does not resolve, or a value is missing.
+    """
+    try:
+        return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value; set {error.full_key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"config: {error}") from error
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, leaf) of nested dicts."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def as_config(values: Mapping[str, Any]) -> DictConfig:
+    """Convert the config of a run or checkpoint, which was resolved when it was written.
+
+    Raises:
+        UserError: It holds an interpolation.
+    """
+    if "${" in json.dumps(values, default=str):
+        raise UserError("the config of this run holds an interpolation, which no run writes; it is not trusted")
+    return typing.cast(DictConfig, OmegaConf.create(dict(values)))
+
+
+# -- Hydra's errors ----------------------------------------------------------------------------------------------------
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """Shorten Hydra's message to one line, with the nearest name that exists."""
+    text = " ".join(str(error).split())
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+        text += " " + " ".join(str(error).split())
+    if found := re.search(r"Could not (?:override|append to config|delete from config)[. ]+'?([\w.@/]+)'?", text):
+        key = found[1]
+        fix = "+KEY=VALUE adds a key that a target accepts"
+        if config_name == "reproduce":
+            fix = f"reproduce runs an experiment unchanged, flr train experiment=NAME {key}=VALUE trains a variant"
+        return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; {fix}"
+    if found := re.search(
+        r"Could not (?:find|load) '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
+    ):
+        group, _, choice = found[1].rpartition("/")
+        options = (found[2] or "").split() or [file.stem for file in (CONF / group).glob("*.yaml") if group]
+        return f"no config '{found[1]}'" + (
+            nearest(choice, options) if options else f"; see the folders of {CONF.name}/"
+        )
+    if found := re.search(r"Could not override '([\w.@/]+)'. No match in the defaults list", text):
+        return f"no config group '{found[1]}'{nearest(found[1], groups())}"
+    return text
+
+
+def _known_keys(config_name: str) -> list[str]:
+    known = groups()
+    choices = [word for word in sys.argv[1:] if word.split("=")[0] in known and "," not in word]
+    try:
+        cfg = compose_command(config_name, choices)
+    except HydraException:  # one of the choices is what is wrong
+        cfg = compose_command(config_name, [])
+    own = [group for group in known if group in cfg.hydra.runtime.choices]
+    keys = [key for key, _ in flat(OmegaConf.to_container(cfg))]
+    return [*own, *(key for key in keys if not key.startswith("hydra.") or key.startswith("hydra.launcher."))]
