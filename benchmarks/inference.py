@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import config, record, rounds
-from flr.assembly import assemble
 from flr.cli import quiet
 from flr.config.compose import CONF
 from flr.config.instantiate import build
@@ -35,6 +34,7 @@ from flr.inference.landmarker import Landmarker
 from flr.inference.onnx import OnnxPredictor
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import IBUG68
+from flr.module.assembly import assemble
 
 GOAL = 0.86  # ms
 ROUNDS, SECONDS = 9, 0.1  # of a round, whose figure is its fastest face

@@ -26,7 +26,7 @@ from benchmarks.common import config, rate, report, rounds
 from flr.config.instantiate import build
 from flr.data.datamodule import FaceData, IndexBatches
 from flr.data.table import FaceTable
-from flr.parallel import keep_memory
+from flr.system import keep_memory
 
 SIZE, BATCH, CORES = 128, 64, 2
 ROUNDS, SECONDS = 5, 4.0

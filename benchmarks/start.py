@@ -30,7 +30,7 @@ for name in json.loads(os.environ["MODULES"]):
     importlib.import_module(name)
 imports = time.perf_counter() - start
 from flr.cli import run_command
-from flr.module import LandmarkModule
+from flr.module.landmark_module import LandmarkModule
 from flr.train import main
 start = time.perf_counter()
 def stop(*args):

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from benchmarks.common import record
-from flr.parallel import cores
+from flr.system import cores
 
 JOBS = int(os.environ.get("JOBS", "100"))
 ALONE = 5  # jobs of the loop in a shell

@@ -1,4 +1,4 @@
-"""What each switch of `flr.speed` is worth: images/s of training steps, one switch after another on top of those before.
+"""What each switch of `flr.training.precision` is worth: images/s of training steps, one switch after another on top of those before.
 
     python -m benchmarks.switches model=heatmap_fpn            any override of flr.train
 
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from benchmarks.common import config, report, rounds
-from flr.assembly import assemble
 from flr.cli import quiet
 from flr.config.instantiate import build
 from flr.data.datamodule import Batch, FaceData
-from flr.parallel import keep_memory
-from flr.speed import compile_net
+from flr.module.assembly import assemble
+from flr.system import keep_memory
+from flr.training.precision import compile_net
 
 FACES = ("data.reader.train=64", "data.reader.val=1", "data.reader.test=1", "data.crop.size=128", "data.batch_size=32")
 STEPS, ROUNDS = 6, 7

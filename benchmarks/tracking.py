@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks.common import config, report
 from flr.config.compose import flat, plain
+from flr.evaluation.results import read_results
 from flr.landmarks.scheme import IBUG68
-from flr.tracking.mlflow import Tracker
-from flr.tracking.results import read_results
-from flr.tracking.store import connect, find_runs
+from flr.tracking.connection import connect, find_runs
+from flr.tracking.tracker import Tracker
 
 ROUNDS = 3
 RUNS, NETS, EPOCHS, FACES = 200, 10, 60, 554

@@ -21,17 +21,17 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from benchmarks.common import config, report, rounds
-from flr.assembly import assemble
-from flr.callbacks import Progress
 from flr.cli import quiet
 from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
 from flr.landmarks.geometry import transform
 from flr.metrics.functional import nme, percent_mean, point_errors
-from flr.module import LandmarkModule, _average
-from flr.parallel import keep_memory
-from flr.speed import settle, trainer_of
-from flr.tracking.mlflow import Tracker
+from flr.module.assembly import assemble
+from flr.module.landmark_module import LandmarkModule, _average
+from flr.system import keep_memory
+from flr.tracking.tracker import Tracker
+from flr.training.callbacks import Progress
+from flr.training.precision import settle, trainer_of
 
 EPOCHS, ROUNDS = 1, 3
 # As many as 300-W's, so that what comes once an epoch (a checkpoint, the tracker's metrics) has its true weight.

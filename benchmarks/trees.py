@@ -28,7 +28,6 @@ from rich.table import Table
 from benchmarks.common import config, record, rounds
 from benchmarks.inference import least
 from benchmarks.video import exported
-from flr.checkpoints import load_checkpoint
 from flr.config.instantiate import build
 from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.crops import crop, to_channels
@@ -38,8 +37,9 @@ from flr.inference.landmarker import Landmarker
 from flr.inference.onnx import OnnxPredictor
 from flr.landmarks.geometry import invert, transform
 from flr.metrics.functional import nme, point_errors, summary
-from flr.parallel import cores
-from flr.tracking.pictures import ced_figure
+from flr.module.checkpoints import load_checkpoint
+from flr.reporting.figures import ced_figure
+from flr.system import cores
 
 ROUNDS = 9
 WITHIN = [x / 2 for x in range(2, 17)]  # percent, of the cumulative errors that are kept

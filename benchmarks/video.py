@@ -21,7 +21,6 @@ from rich.table import Table
 
 from benchmarks.common import record
 from benchmarks.jitter import RATE, path
-from flr.checkpoints import load_checkpoint
 from flr.data.synthetic.renderer import render
 from flr.export import describe, write
 from flr.inference.detector import HaarFaces
@@ -33,6 +32,7 @@ from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Video
 from flr.landmarks.draw import draw_picture
 from flr.landmarks.geometry import compose, tight_box, transform, warp
+from flr.module.checkpoints import load_checkpoint
 
 GOAL = 30  # frames a second
 FRAMES, ROUNDS, SIDE, WIDTH, HEIGHT = 300, 3, 240, 640, 480

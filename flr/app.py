@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from flr.inference.faces import Face, FaceTracker
     from flr.inference.landmarker import Landmarker
     from flr.landmarks.scheme import Scheme
-    from flr.tracking.store import StoredRun
+    from flr.tracking.connection import StoredRun
 
 RUNS = 200  # of the tracking store that are looked at; any other is chosen by its id
 NETS = 4  # that stay in memory
@@ -227,7 +227,7 @@ class Desk:
         Raises:
             UserError: the tracking store cannot be read or has none, and the config names none.
         """
-        from flr.tracking.store import connect, usable_runs
+        from flr.tracking.connection import connect, usable_runs
 
         own = [] if self.cfg.run is None else [str(self.cfg.run)]
         try:
@@ -250,7 +250,7 @@ class Desk:
         Raises:
             UserError: there is none, or it cannot be loaded.
         """
-        from flr.checkpoints import find_checkpoint
+        from flr.module.checkpoints import find_checkpoint
 
         if not run:
             raise UserError("no run is chosen; choose one of the list, or type an id, a folder or a file")

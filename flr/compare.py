@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
-    from flr.metrics.comparison import Difference
-    from flr.tracking.results import Section, Tested
-    from flr.tracking.store import StoredRun
+    from flr.evaluation.comparison import Difference
+    from flr.evaluation.results import Section, Tested
+    from flr.tracking.connection import StoredRun
 
 ORIGIN = (
     "overrides",
@@ -70,10 +70,10 @@ def main(cfg: DictConfig) -> None:
     """Compare the runs that the config asks for."""
     import tempfile
 
+    from flr.evaluation.results import differing, lay_out, notes_on, read_results
     from flr.files import writing
-    from flr.tracking.page import document, grid, listed, notes
-    from flr.tracking.results import differing, lay_out, notes_on, read_results
-    from flr.tracking.store import connect
+    from flr.reporting.html import document, grid, listed, notes
+    from flr.tracking.connection import connect
 
     # Less the Tracker, which writes runs and brings torch with it.
     check(cast(DictConfig, OmegaConf.merge(cfg, {"tracking": None})), Compare)
@@ -125,8 +125,8 @@ def select(cfg: DictConfig, client: "MlflowClient") -> list["StoredRun"]:
     Raises:
         UserError: there is none.
     """
-    from flr.tracking.results import having
-    from flr.tracking.store import find_runs, get_run
+    from flr.evaluation.results import having
+    from flr.tracking.connection import find_runs, get_run
 
     if cfg.runs is not None and cfg.filter is not None:
         raise UserError("filter= searches and runs= names the runs; set one of them")
@@ -147,7 +147,7 @@ def tested_pairs(sections: "Sequence[Section]", cfg: DictConfig) -> list[list[An
     Raises:
         UserError: the baseline is not there, or was tested under another protocol than what it is held against.
     """
-    from flr.metrics.comparison import better, differences, holm
+    from flr.evaluation.comparison import better, differences, holm
 
     baseline = None if cfg.baseline is None else str(cfg.baseline)
     if baseline is not None:
@@ -178,7 +178,7 @@ def _drawn(section: "Section", resample: str | None) -> list[str]:
 
 
 def _refuse_baseline(baseline: str, sections: "Sequence[Section]") -> None:
-    from flr.tracking.results import differing
+    from flr.evaluation.results import differing
 
     names = {group.name for section in sections for group in section.groups}
     if baseline not in names:
@@ -205,7 +205,7 @@ def _name(cfg: DictConfig, keys: Sequence[str], tested: "Sequence[Tested]") -> s
 
 def groups_grid(section: "Section", keys: Sequence[str], metric: str) -> Grid:
     """The groups, the best first."""
-    from flr.tracking.pictures import short
+    from flr.reporting.figures import short
 
     rows = []
     for group in section.groups:
@@ -233,7 +233,7 @@ def _shown(metric: str) -> list[str]:
 
 
 def _cell(values: Sequence[float], form: Callable[[float], str]) -> str:
-    from flr.tracking.results import spread
+    from flr.evaluation.results import spread
 
     if not values:
         return "-"
@@ -264,7 +264,7 @@ def markdown(grid: Grid) -> str:
 
 def write_tables(section: "Section", answers: Sequence[Answer], metric: str, folder: Path, end: str) -> None:
     """A protocol's groups, runs and pairs as CSV, in files of their own: no column holds two protocols."""
-    from flr.tracking.results import spread
+    from flr.evaluation.results import spread
 
     of = {"protocol": section.protocol}
     groups, runs = [], []
@@ -302,9 +302,9 @@ def figures(section: "Section") -> str:
     """The curves, costs and regions of a protocol's groups, as HTML."""
     import numpy as np
 
-    from flr.tracking.page import embed
-    from flr.tracking.pictures import ced_figure, cost_figure, png, region_figure
-    from flr.tracking.results import spread
+    from flr.evaluation.results import spread
+    from flr.reporting.figures import ced_figure, cost_figure, png, region_figure
+    from flr.reporting.html import embed
 
     nmes = {group.name: np.concatenate([result.nme for result in group.runs]) for group in section.groups}
     # 10 %, or where the best has reached 90 % of the faces.
@@ -335,10 +335,10 @@ def face_pairs(section: "Section", cfg: DictConfig, client: "MlflowClient", fold
     """
     import numpy as np
 
+    from flr.evaluation.results import spread
     from flr.landmarks.draw import draw_face, sheet
-    from flr.tracking.page import embed, notes
-    from flr.tracking.pictures import jpeg
-    from flr.tracking.results import spread
+    from flr.reporting.figures import jpeg
+    from flr.reporting.html import embed, notes
 
     one = (cfg.baseline is not None and section.group(str(cfg.baseline))) or section.groups[0]
     means = {group.name: spread(group.numbers(cfg.metric))[0] for group in section.groups}
@@ -377,9 +377,9 @@ def predict(
     import numpy as np
     import torch
 
-    from flr.checkpoints import load_checkpoint
     from flr.evaluation.score import restore
-    from flr.tracking.store import fetch
+    from flr.module.checkpoints import load_checkpoint
+    from flr.tracking.connection import fetch
 
     print(f"Predicting {len(chosen)} faces by {result.run.name}")
     quiet()

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from flr.checkpoints import RunFolder
     from flr.data.datamodule import FaceData
     from flr.inference.predictor import Predictor
+    from flr.module.checkpoints import RunFolder
 
 EXTRA = "flr.json"  # the metadata in a .torchscript or .pt2 file
 
@@ -48,9 +48,9 @@ class Faces:
 
 def main(cfg: DictConfig) -> None:
     """Export the run that the config names."""
-    from flr.checkpoints import RunFolder, find_checkpoint, load_checkpoint
     from flr.files import writing
     from flr.inference.predictor import Predictor
+    from flr.module.checkpoints import RunFolder, find_checkpoint, load_checkpoint
 
     if cfg.run in (None, ""):  # an empty one would be this folder
         raise UserError("name what to export: run=ID, run=FOLDER or run=FILE.ckpt")
@@ -108,8 +108,8 @@ def describe(
     """The metadata of a net's file, JSON."""
     import json
 
-    from flr.checkpoints import load_checkpoint
     from flr.inference.onnx import About
+    from flr.module.checkpoints import load_checkpoint
 
     scored = None
     if folder is not None and best == folder.best and folder.last.is_file():
@@ -137,7 +137,7 @@ def graph_of(predictor: "Predictor", half: bool) -> "torch.nn.Module":
     16 bit."""
     import torch
 
-    from flr.module import find_points
+    from flr.module.landmark_module import find_points
 
     class Graph(torch.nn.Module):
         def __init__(self) -> None:

@@ -32,7 +32,7 @@ FOREVER = 1e9  # seconds
 GRACE = 60.0  # seconds for a job to close its run when it is told to end
 # What a training imports late, as well as what it is made of.
 PRELOAD = [
-    "flr.evaluate", "flr.sweep", "flr.ranks", "flr.speed", "flr.tracking.pictures", "flr.data.datamodule", "flr.data.synthetic",
+    "flr.evaluate", "flr.sweep", "flr.training.distributed", "flr.training.precision", "flr.reporting.figures", "flr.data.datamodule", "flr.data.synthetic",
     "mlflow.store.tracking.sqlalchemy_store", "sqlalchemy.dialects.sqlite",
 ]  # fmt: skip
 # What SLURM calls the end of a job that it does not start again.

@@ -31,11 +31,11 @@ def main(cfg: DictConfig) -> None:
         raise UserError("name what to look at: source=PHOTO, FOLDER, 'GLOB', VIDEO, a camera's number or an address")
     quiet()
     check(cfg, Predict)
-    from flr.checkpoints import find_checkpoint
     from flr.inference.detector import GivenBoxes
     from flr.inference.landmarker import load
     from flr.inference.results import Results
     from flr.inference.sources import Video, open_source
+    from flr.module.checkpoints import find_checkpoint
 
     path = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
     detector, effects = build(cfg.detector), [build(node) for node in (cfg.get("effect") or {}).values()]

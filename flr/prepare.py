@@ -68,7 +68,7 @@ def sheets(data: "FaceData") -> Iterator[tuple[str, bytes]]:
     from flr.augment.device import Augment
     from flr.data.pose import head_pose
     from flr.landmarks.draw import draw_face, sheet
-    from flr.tracking.pictures import jpeg, png, pose_figure
+    from flr.reporting.figures import jpeg, png, pose_figure
 
     table, margin, size = data.prepare(), data.store.margin, data.crop.size
     rows = np.flatnonzero(table.labelled.any(1))
@@ -165,7 +165,7 @@ def show(card: Mapping[str, Any]) -> None:
 
 def page(card: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """The card as one self-contained HTML page; all that comes from the set is escaped."""
-    from flr.tracking.page import document, embed, grid, listed, notes
+    from flr.reporting.html import document, embed, grid, listed, notes
 
     missing = [(name, f"{count:,}") for name, count in card["not_labelled"].items() if count]
     images = "".join(

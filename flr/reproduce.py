@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any, cast
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from flr.assembly import assemble
 from flr.cli import quiet, run_command
 from flr.config.compose import CONF, as_config, flat, plain, task_overrides, under
 from flr.config.instantiate import build
 from flr.config.schema import RESULT_NEUTRAL_KEYS, Reproduce, Train
 from flr.config.validate import check
 from flr.errors import UserError, nearest
+from flr.module.assembly import assemble
 
 if TYPE_CHECKING:
-    from flr.checkpoints import RunFolder
-    from flr.tracking.record import Record, Run, Tier
-    from flr.tracking.store import StoredRun
+    from flr.evaluation.record import Record, Run, Tier
+    from flr.module.checkpoints import RunFolder
+    from flr.tracking.connection import StoredRun
 
 OUTSIDE, OTHER = 1, 3  # exit codes beside 0 and 2
 SEEDS = [0, 1, 2]  # of trainings that have no record yet
@@ -60,7 +60,7 @@ def main(cfg: DictConfig) -> None:
     check(cast(DictConfig, OmegaConf.merge(cfg, {"tracking": None})), Reproduce)
     refuse_values(cfg)
     print(f"Reproducing {cfg.name}, tier {cfg.tier}")
-    from flr.tracking.record import data_differences, differences, read, refuse_dirty
+    from flr.evaluation.record import data_differences, differences, read, refuse_dirty
 
     file = Path(cfg.records or CONF.parent / "experiments").absolute() / cfg.name / "expected.yaml"
     records = {} if cfg.record and not file.exists() else read(file)
@@ -163,8 +163,8 @@ def smoke(cfg: DictConfig, threads: int = 1) -> "Run":
     import torch
     from pytorch_lightning.callbacks import LambdaCallback
 
-    from flr.speed import trainer_of
-    from flr.tracking.record import Run
+    from flr.evaluation.record import Run
+    from flr.training.precision import trainer_of
 
     quiet()
     check(cfg, Train, trusted=False)
@@ -193,7 +193,7 @@ def smoke(cfg: DictConfig, threads: int = 1) -> "Run":
 
 def note_other_data(cfg: DictConfig, expected: "Record") -> None:
     """Say before the first training, and not hours later, that its data are not the record's."""
-    from flr.tracking.record import Run, data_differences
+    from flr.evaluation.record import Run, data_differences
 
     words = [word for word in task_overrides() if under(word.split("=", 1)[0], ("data", "paths"))]
     own = hydra.compose("train", [f"experiment={cfg.name}", *words])
@@ -207,7 +207,7 @@ def note_other_data(cfg: DictConfig, expected: "Record") -> None:
 
 def train(cfg: DictConfig, seeds: Sequence[int]) -> "list[Run]":
     """Train each seed by ``flr.train``, in a process of its own."""
-    from flr.checkpoints import RunFolder
+    from flr.module.checkpoints import RunFolder
 
     runs = []
     words = [word for word in task_overrides() if under(word.split("=", 1)[0], HANDED_ON)]
@@ -230,7 +230,7 @@ def _run(
     precision: str,
 ) -> "Run":
     """A tested training, refused where it is to be recorded and cannot be."""
-    from flr.tracking.record import Run
+    from flr.evaluation.record import Run
 
     held = {name: x for name, x in metrics.items() if HELD.fullmatch(name) and x is not None and math.isfinite(x)}
     stored = _stored(folder) if cfg.record else None
@@ -243,8 +243,8 @@ def _stored(folder: "RunFolder") -> "StoredRun":
     Raises:
         UserError: no record may rest on it.
     """
-    from flr.tracking.record import refuse_unfit
-    from flr.tracking.store import connect, get_run
+    from flr.evaluation.record import refuse_unfit
+    from flr.tracking.connection import connect, get_run
 
     note = folder.note()
     run = get_run(connect(note["uri"], create=False), note["run_id"])
@@ -290,8 +290,8 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
         UserError: a run has another recipe, two have one seed, or no record may rest on one that is to be recorded.
     """
     from flr.augment.device import Augment
-    from flr.checkpoints import RunFolder, find_run, load_checkpoint
     from flr.evaluation.score import restore, score, tester
+    from flr.module.checkpoints import RunFolder, find_run, load_checkpoint
 
     quiet()
     recipes = _recipes(hydra.compose("train", [f"experiment={cfg.name}"]))
@@ -305,7 +305,7 @@ def evaluate(cfg: DictConfig) -> "list[Run]":
             path = folder.best
         own = load_checkpoint(path)["flr"]["config"]
         check(as_config(own), Train, trusted=False)
-        other = _recipe(own)
+        other = _recipe(plain(as_config(own)))
         recipe, differ = min(((recipe, _differ(recipe, other)) for recipe in recipes), key=lambda pair: len(pair[1]))
         if differ:
             listed = ", ".join(f"{key}={other.get(key)} (not {recipe.get(key)})" for key in differ[:4])
@@ -337,7 +337,7 @@ def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recipes(composed: DictConfig) -> list[dict[str, Any]]:
     """What a run's own config may say where an experiment was composed so: what is left to the device is settled there."""
-    from flr.speed import settle
+    from flr.training.precision import settle
 
     own = []
     for bf16 in (False, True):
@@ -361,8 +361,8 @@ def compare(expected: "Record | None", runs: "Sequence[Run]") -> bool:
         UserError: the runs were tested on different data.
     """
     from flr.compare import Grid, show
-    from flr.tracking.record import column
-    from flr.tracking.results import spread
+    from flr.evaluation.record import column
+    from flr.evaluation.results import spread
 
     if len({run.fingerprint for run in runs}) > 1:
         raise UserError(f"tested on different data: {'; '.join(run.protocol for run in runs)}; name runs of one set")
@@ -395,7 +395,7 @@ def record(cfg: DictConfig, runs: "Sequence[Run]", file: Path, records: "Mapping
         UserError: no record may rest on the runs.
     """
     from flr.compare import write_csv
-    from flr.tracking.record import of_runs, of_smoke, write
+    from flr.evaluation.record import of_runs, of_smoke, write
 
     command = f"python -m flr.reproduce name={cfg.name} tier="
     if cfg.tier == "smoke":

@@ -23,14 +23,14 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback
 
-from flr.checkpoints import RunFolder, find_run, load_last
 from flr.config.compose import flat, key_of, plain, under
 from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
+from flr.module.checkpoints import RunFolder, find_run, load_last
 from flr.sweeps.grid import Grid, label_of
-from flr.tracking.mlflow import Tracker
+from flr.tracking.connection import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run, permitted
 from flr.tracking.provenance import code_digest
-from flr.tracking.store import GRID, PREFIX, Away, StoredRun, find_runs, first_line, get_run, permitted
+from flr.tracking.tracker import Tracker
 
 LONGEST = 5000  # characters of a tag, as servers of before took them
 CRASH, REFUSED = 1, 2  # exit codes

@@ -22,7 +22,7 @@ from flr.sweeps.grid import SWEEP_ENV, Grid, grid_of, label_of
 
 if TYPE_CHECKING:
     from flr.sweep import Row
-    from flr.tracking.mlflow import Tracker
+    from flr.tracking.tracker import Tracker
 
 RESUME_MAY_CHANGE = (
     "run", "accept_data", "trainer.max_epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
@@ -56,8 +56,8 @@ def resume(cfg: DictConfig) -> None:
     Raises:
         UserError: the run is not known, finished, or an override is not one that a running training may change.
     """
-    from flr.checkpoints import find_run, load_last
-    from flr.tracking.store import connect, get_run
+    from flr.module.checkpoints import find_run, load_last
+    from flr.tracking.connection import connect, get_run
 
     check(cfg, Train)
     typed = [word.lstrip("+~").split("=", 1)[0] for word in task_overrides()]
@@ -92,7 +92,7 @@ def resume(cfg: DictConfig) -> None:
 
 def follow(given: str) -> None:
     """Be one of a run's other ranks, which rank 0 has started when it had made the run's folder."""
-    from flr.checkpoints import RunFolder, load_last
+    from flr.module.checkpoints import RunFolder, load_last
     from flr.training.session import TrainingSession
 
     folder = RunFolder(Path(given))
@@ -124,7 +124,7 @@ def sweep(config: DictConfig) -> None:
     """
     import logging
 
-    from flr.ranks import started_outside
+    from flr.training.distributed import started_outside
 
     logging.getLogger("hydra").setLevel(logging.WARNING)  # the jobs name themselves
     quiet()
@@ -261,8 +261,8 @@ def job(cfg: DictConfig, given: str) -> None:
     """
     import traceback
 
-    from flr.parallel import end_with
     from flr.sweep import CRASH, REFUSED, Job
+    from flr.system import end_with
     from flr.training.session import TrainingSession, default_name
 
     words, own = task_overrides(), HydraConfig.get().mode == RunMode.RUN
@@ -273,7 +273,7 @@ def job(cfg: DictConfig, given: str) -> None:
     if own:
         import signal
 
-        from flr.ranks import first_outside
+        from flr.training.distributed import first_outside
 
         end_with(os.getppid(), signal.SIGTERM)
         quiet()

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
     from flr.sweep import Child
-    from flr.tracking.mlflow import Tracker
+    from flr.tracking.tracker import Tracker
 
 HEARTBEAT, GRACE = 60, 180  # seconds: a trial of another machine without a heartbeat for longer than GRACE is lost
 RETRIES = 3  # of a trial whose process died: it may be the trial that kills it
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
     space = dimensions(cfg)
     print(f"Tuning {', '.join(dimension.key for dimension in space)} of {cfg.model._target_} on {cfg.data.name}")
     quiet()
-    from flr.ranks import started_outside
+    from flr.training.distributed import started_outside
 
     if _devices(cfg.trainer.devices) != 1 or cfg.trainer.get("num_nodes", 1) != 1 or started_outside():
         raise UserError(
@@ -326,7 +326,7 @@ class Study:
         from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 
         from flr.sweep import reach, recipe, tracker_of
-        from flr.tracking.store import get_run
+        from flr.tracking.connection import get_run
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -414,7 +414,7 @@ class Study:
 
     def _claim(self) -> None:
         """Have this process keep the study's run: begin it, or go on with it."""
-        from flr.tracking.store import GRID
+        from flr.tracking.connection import GRID
 
         about = {
             GRID: " ".join(f"{one.key}={vars(one.shape)}" for one in self.space)[:5000], "study": self.name,
@@ -516,8 +516,8 @@ class Study:
         """
         from optuna.trial import TrialState
 
-        from flr.callbacks import Stop
-        from flr.tracking.store import first_line, get_run
+        from flr.tracking.connection import first_line, get_run
+        from flr.training.callbacks import Stop
         from flr.training.session import TrainingSession
 
         def hopeless(epoch: int, nme: float) -> bool:
@@ -605,7 +605,7 @@ class Study:
         Args:
             status: of the run from here on, unless trials run elsewhere; empty while this process goes on.
         """
-        from flr.tracking import pictures
+        from flr.reporting import figures as pictures
 
         self._claim()
         rows, tracker = self.rows(), self.tracker

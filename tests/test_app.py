@@ -23,13 +23,13 @@ import torch
 from PIL import Image
 
 from flr.app import Answer, apart, label_of
-from flr.checkpoints import load_checkpoint
 from flr.config.compose import CONF
 from flr.data.synthetic.renderer import render
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import get_scheme
-from flr.tracking.store import usable_runs
+from flr.module.checkpoints import load_checkpoint
+from flr.tracking.connection import usable_runs
 from tests.conftest import SMALL_SET, Workspace
 from tests.test_predict import points_of, rows
 

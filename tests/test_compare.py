@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Param
 
-from flr.metrics.comparison import differences
+from flr.evaluation.comparison import differences
 from tests.conftest import SERVER, Workspace
 
 WIDE, NARROW = "[8, 8, 8, 8]", "[4, 4, 4, 4]"

@@ -1,6 +1,7 @@
 """Every choice that conf/ offers composes, fits its target's signature, and is one that the README's tables may name."""
 
 import enum
+import importlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from annotated_types import Ge, Gt, Lt, MinLen
 from omegaconf import DictConfig
 
-from flr.config.compose import CONF
+from flr.config.compose import CONF, as_config, plain
 from flr.config.describe import describe_type
 from flr.config.instantiate import build
+from flr.config.renamed import RENAMED
 from flr.config.schema import Paths, Train
 from flr.config.validate import check
 from flr.errors import UserError
@@ -116,3 +118,17 @@ def test_a_wrong_type_is_reported_in_words(override: str, line: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(line)}") as error:
         check(compose(override), Train)
     assert not re.search(r"Annotated|Union|torch|typing|\|", str(error.value))
+
+
+def test_configs_of_older_runs_get_the_present_names() -> None:
+    old = {
+        "tracking": {"_target_": "flr.tracking.mlflow.Tracker"},
+        "callbacks": [{"_target_": "flr.callbacks.Progress"}],
+    }
+    assert plain(as_config(old)) == {
+        "tracking": {"_target_": "flr.tracking.tracker.Tracker"},
+        "callbacks": [{"_target_": "flr.training.callbacks.Progress"}],
+    }
+    for target in RENAMED.values():
+        module, _, name = target.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name)), target

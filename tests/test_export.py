@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from flr import export
-from flr.assembly import assemble
-from flr.checkpoints import load_checkpoint
 from flr.config.compose import CONF, plain
 from flr.config.instantiate import build
 from flr.inference.onnx import KEY, OnnxPredictor
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import KAGGLE15, MUCT76, get_scheme
-from flr.module import LandmarkModule
+from flr.module.assembly import assemble
+from flr.module.checkpoints import load_checkpoint
+from flr.module.landmark_module import LandmarkModule
 from tests.conftest import Workspace
 
 SIZE = 64  # celeba_cnn and ytf_cnn take no smaller one

@@ -17,9 +17,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from flr.checkpoints import RunFolder, load_last
 from flr.errors import UserError
-from flr.tracking import outbox
+from flr.module.checkpoints import RunFolder, load_last
+from flr.tracking import queue as outbox
 from flr.tracking.provenance import process_alive, process_tag
 from tests.conftest import SMALL_SET, TINY, Done, Server, Workspace
 

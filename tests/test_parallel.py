@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from flr.errors import UserError
-from flr.parallel import in_order, undisturbed
+from flr.system import in_order, undisturbed
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flr.tracking.store import PASSWORD
+from flr.tracking.connection import PASSWORD
 from tests.conftest import SERVER, SMALL_SET, TINY, Workspace
 from tests.fakes import ibug as fake_ibug
 
@@ -162,7 +162,7 @@ def hostile_slot(path: Path, best: Path) -> None:
     """A function of the project itself, in a place where it has no business."""
     checkpoint = torch.load(best, weights_only=True)
     uri = f"sqlite:///{path.parent}/exploded"
-    checkpoint["flr"]["config"]["objective"] = {"_target_": "flr.tracking.mlflow.connect", "uri": uri}
+    checkpoint["flr"]["config"]["objective"] = {"_target_": "flr.tracking.tracker.connect", "uri": uri}
     torch.save(checkpoint, path)
 
 

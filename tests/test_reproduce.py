@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from flr.config.compose import CONF
+from flr.evaluation.record import Run, data_differences, read
 from flr.reproduce import call, compare, rendered, smoke
-from flr.tracking.record import Run, data_differences, read
 from tests.conftest import Workspace
 from tests.fakes import ibug as fake_ibug
 
@@ -373,15 +373,15 @@ def test_a_run_of_another_recipe_is_refused(reproduced: Reproduced) -> None:
 def test_a_record_needs_the_tree_of_its_commit(reproduced: Reproduced) -> None:
     before = read(reproduced.file)
     (reproduced.checkout / "flr/idea.py").write_text("")
-    with (reproduced.checkout / "flr/schedules.py").open("a") as file:
+    with (reproduced.checkout / "flr/training/schedules.py").open("a") as file:
         file.write("# changed\n")
     try:
         line = reproduced("record=true", code=2)
-        assert "flr/idea.py" in line and "flr/schedules.py" in line and "commit first" in line
+        assert "flr/idea.py" in line and "flr/training/schedules.py" in line and "commit first" in line
         assert "experiments" not in line.partition("differs from it in")[2]  # the record before is no code
     finally:
         (reproduced.checkout / "flr/idea.py").unlink()
-        shutil.copy(ROOT / "flr/schedules.py", reproduced.checkout / "flr/schedules.py")
+        shutil.copy(ROOT / "flr/training/schedules.py", reproduced.checkout / "flr/training/schedules.py")
     # A training's own tags would call this tree dirty, hours later.
     assert "experiments/tiny/results.csv" in reproduced("tier=train", "record=true", code=2)
     reproduced("record=true")  # beside the uncommitted record of the trainings, which it keeps

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from flr.schedules import constant, cosine, onecycle, step
+from flr.training.schedules import constant, cosine, onecycle, step
 
 STEPS = 100
 

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from flr.speed import compile_net, has_bf16, settle
+from flr.training.precision import compile_net, has_bf16, settle
 from tests.conftest import SMALL_SET, TINY, Workspace
 
 
@@ -37,7 +37,7 @@ def test_auto_is_settled_in_what_the_run_keeps(workspace: Workspace) -> None:
 def test_auto_keeps_what_is_set_and_leaves_what_is_not_safe(
     given: dict[str, object], precision: str, fused: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flr.speed.has_bf16", lambda device: True)
+    monkeypatch.setattr("flr.training.precision.has_bf16", lambda device: True)
     cfg = OmegaConf.create(
         {
             "trainer": {"speed": "auto", "precision": "32-true"},

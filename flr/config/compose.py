@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import flr
+from flr.config.renamed import with_current_targets
 from flr.errors import UserError, nearest
 
 _PACKAGED = Path(flr.__file__).parent / "conf"
@@ -103,14 +104,14 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def as_config(values: Mapping[str, Any]) -> DictConfig:
-    """Convert the config of a run or checkpoint, which was resolved when it was written.
+    """Convert the config of a run or checkpoint, which was resolved when it was written; targets get their present names.
 
     Raises:
         UserError: It holds an interpolation.
     """
     if "${" in json.dumps(values, default=str):
         raise UserError("the config of this run holds an interpolation, which no run writes; it is not trusted")
-    return typing.cast(DictConfig, OmegaConf.create(dict(values)))
+    return typing.cast(DictConfig, OmegaConf.create(with_current_targets(dict(values))))
 
 
 # -- Hydra's errors ----------------------------------------------------------------------------------------------------

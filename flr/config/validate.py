@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from flr.config.compose import plain
 from flr.config.describe import describe_type
+from flr.config.renamed import current_target
 from flr.config.schema import Net, Train
 from flr.errors import UserError, nearest
 
@@ -23,7 +24,7 @@ from flr.errors import UserError, nearest
 TRUSTED: Mapping[str, tuple[str, ...]] = {
     "augment": ("flr.augment.device.Augment", "flr.augment.albumentations.Albumentations"),
     "augment.transforms": ("albumentations",),
-    "callbacks": ("flr.callbacks", "pytorch_lightning.callbacks"),
+    "callbacks": ("flr.training.callbacks", "pytorch_lightning.callbacks"),
     "crop": ("flr.data.crops.CropSettings",),
     "crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
     "data": ("flr.data.datamodule.FaceData",),
@@ -37,8 +38,8 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "objective": ("flr.objectives",),
     "optim": ("torch.optim",),
     "paths": ("flr.config.schema.Paths",),
-    "schedule": ("flr.schedules",),
-    "tracking": ("flr.tracking.mlflow.Tracker",),
+    "schedule": ("flr.training.schedules",),
+    "tracking": ("flr.tracking.tracker.Tracker",),
     "trainer": ("pytorch_lightning.Trainer", "pytorch_lightning.trainer.trainer.Trainer"),
     "tune": ("flr.config.schema.Search",),
     "tune.pruner": ("optuna.pruners",),
@@ -46,12 +47,6 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
 }
 CLASSES = {"augment.transforms"}  # only classes here: albumentations' functions also read and write files
 PARTIAL = {"data.reader", "optim", "schedule"}  # built in two steps: the rest of their arguments comes later
-
-# Targets that have moved: configs of runs and checkpoints hold their names of before.
-RENAMED: Mapping[str, str] = {
-    "flr.config.Paths": "flr.config.schema.Paths",
-    "flr.config.Search": "flr.config.schema.Search",
-}
 
 # Arguments that the code passes when it builds a node; a config sets the others.
 RUNTIME_ARGS: Mapping[str, Set[str]] = {
@@ -181,7 +176,7 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
     Raises:
         UserError: It does not exist, or may not be built from a config that came from outside.
     """
-    target = RENAMED.get(str(target), str(target))
+    target = current_target(str(target))
     module_name, _, name = target.rpartition(".")
     refused = UserError(
         f"{path}: {target} is not among the objects that a run may build; "

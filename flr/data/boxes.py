@@ -18,7 +18,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.files import writing
 from flr.landmarks.geometry import box_crop
-from flr.parallel import in_order
+from flr.system import in_order
 
 Offset = tuple[float, float, float, float] | None
 FOUND = (

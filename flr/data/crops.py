@@ -20,7 +20,7 @@ from flr.data.table import FaceTable, leave_out
 from flr.errors import UserError
 from flr.files import write_json, writing_folder
 from flr.landmarks.geometry import box_crop, compose, transform, warp
-from flr.parallel import in_order
+from flr.system import in_order
 
 VERSION = 4  # of what is stored; raise it when the pixels of a crop would change
 

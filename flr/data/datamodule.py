@@ -23,7 +23,7 @@ from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError
 from flr.landmarks.geometry import compose, invert, transform
 from flr.landmarks.scheme import Scheme, get_scheme
-from flr.parallel import cores, in_order
+from flr.system import cores, in_order
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from flr.data.images import Files
 from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError, nearest
 from flr.files import writing_folder
-from flr.parallel import cores, in_order
+from flr.system import cores, in_order
 
 Form = Literal["csv", "coco", "pts", "xml"]
 

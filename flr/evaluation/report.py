@@ -14,8 +14,8 @@ from flr.files import write_json, writing
 from flr.landmarks.draw import draw_face, sheet
 from flr.landmarks.geometry import transform
 from flr.metrics.functional import point_errors
-from flr.tracking.mlflow import Tracker
-from flr.tracking.pictures import ced_figure
+from flr.reporting.figures import ced_figure
+from flr.tracking.tracker import Tracker
 
 # They stay in evaluation.json: in tables and as metrics they would bury the rest.
 DETAILS = ("point/", "line/")

@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from flr.assembly import reassemble
 from flr.augment.device import Augment
 from flr.config.instantiate import build
 from flr.config.schema import Train
@@ -20,7 +19,8 @@ from flr.data.datamodule import FaceData
 from flr.errors import UserError
 from flr.inference.predictor import Predictor
 from flr.metrics.functional import along_lines, mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
-from flr.module import LandmarkModule
+from flr.module.assembly import reassemble
+from flr.module.landmark_module import LandmarkModule
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flr.augment.device import Augment
-from flr.checkpoints import RunFolder, find_checkpoint, load_checkpoint
 from flr.config.compose import as_config
 from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
@@ -16,9 +15,10 @@ from flr.errors import UserError
 from flr.evaluation.report import log_result, write_result
 from flr.evaluation.score import Result, restore, score, tester
 from flr.landmarks.scheme import SCHEMES
-from flr.module import LandmarkModule
-from flr.tracking.mlflow import Tracker
-from flr.tracking.store import permitted
+from flr.module.checkpoints import RunFolder, find_checkpoint, load_checkpoint
+from flr.module.landmark_module import LandmarkModule
+from flr.tracking.connection import permitted
+from flr.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True, eq=False)

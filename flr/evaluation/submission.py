@@ -8,7 +8,7 @@ import torch
 from flr.data.datamodule import FaceData
 from flr.data.readers.kaggle import TEST, write_submission
 from flr.errors import UserError
-from flr.module import LandmarkModule
+from flr.module.landmark_module import LandmarkModule
 
 
 def submit(module: LandmarkModule, data: FaceData, path: Path) -> None:

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flr.assembly import reassemble
-from flr.checkpoints import load_checkpoint
 from flr.config.compose import as_config
 from flr.config.instantiate import build
 from flr.config.schema import Net
@@ -15,7 +13,9 @@ from flr.data.boxes import OFFSETS, Offset
 from flr.data.crops import CropSettings
 from flr.inference.landmarker import Landmarker
 from flr.landmarks.scheme import Scheme
-from flr.module import LandmarkModule
+from flr.module.assembly import reassemble
+from flr.module.checkpoints import load_checkpoint
+from flr.module.landmark_module import LandmarkModule
 
 
 class Predictor(Landmarker):

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 import flr
-from flr.parallel import cores
+from flr.system import cores
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "opencv-python-headless", "hydra-core", "mlflow")
 ROOT = Path(flr.__file__).parent.parent

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import flr
 from flr.errors import UserError
-from flr.tracking.store import first_line, one_at_a_time, pages
+from flr.tracking.connection import first_line, one_at_a_time, pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,9 +16,6 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from flr.assembly import assemble
-from flr.callbacks import WholeCheckpoints
-from flr.checkpoints import VERSION, RunFolder
 from flr.cli import quiet
 from flr.config.compose import flat, plain
 from flr.config.instantiate import build
@@ -27,14 +24,17 @@ from flr.errors import UserError
 from flr.evaluation.report import log_result, show_result, write_result
 from flr.evaluation.score import Result, score
 from flr.files import write_json, writing
-from flr.parallel import cores, keep_memory
-from flr.ranks import GlobalBatchNorm, Ranks
-from flr.speed import compile_net, settle, trainer_of
+from flr.module.assembly import assemble
+from flr.module.checkpoints import VERSION, RunFolder
+from flr.reporting.figures import curves_figure
 from flr.sweep import Child, recipe
 from flr.sweeps.grid import sweep_folder
+from flr.system import cores, keep_memory
 from flr.tracking import provenance
-from flr.tracking.mlflow import Tracker
-from flr.tracking.pictures import curves_figure
+from flr.tracking.tracker import Tracker
+from flr.training.callbacks import WholeCheckpoints
+from flr.training.distributed import GlobalBatchNorm, Ranks
+from flr.training.precision import compile_net, settle, trainer_of
 
 # Batches are 32 bit, whatever the products inside the model.
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")

@@ -429,7 +429,7 @@ def test_what_cannot_stand_in_a_stack_is_told(transform, said):
     [
         "os.system", "albumentations.save", "albumentations.load", "albumentations.core.serialization.from_dict",
         "albumentations.check_version.fetch_version_info", "albumentations.core.composition.cv2.imwrite",
-        "albumentations.core.composition.random.Random", "flr.tracking.mlflow.connect",
+        "albumentations.core.composition.random.Random", "flr.tracking.tracker.connect",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("deep", [False, True])

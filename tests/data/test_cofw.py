@@ -15,7 +15,7 @@ from flr.data.readers import cofw
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
-from flr.parallel import in_order
+from flr.system import in_order
 from tests.data.test_readers import asymmetry, offset, stop
 from tests.fakes import cofw as fake
 

@@ -24,7 +24,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import fit_similarity, transform
 from flr.landmarks.scheme import IBUG68, KAGGLE15, MUCT76
-from flr.parallel import in_order
+from flr.system import in_order
 from tests.fakes import ibug as ibug_fake
 from tests.fakes import muct as fake
 

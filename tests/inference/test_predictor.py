@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from flr.augment.device import Augment
-from flr.checkpoints import load_checkpoint
 from flr.config.compose import as_config
 from flr.data.boxes import OFFSETS, BoxPolicy, face_boxes
 from flr.data.crops import CropSettings
@@ -22,6 +21,7 @@ from flr.inference.predictor import Predictor
 from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import Scheme
 from flr.metrics.functional import nme, point_errors
+from flr.module.checkpoints import load_checkpoint
 from tests.conftest import Workspace
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from flr.errors import UserError
-from flr.metrics import comparison
-from flr.metrics.comparison import METRICS, better, differences, holm, of_faces
+from flr.evaluation import comparison
+from flr.evaluation.comparison import METRICS, better, differences, holm, of_faces
 from flr.metrics.functional import auc, failure_rate, percent_mean
 
 

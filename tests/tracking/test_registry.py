@@ -18,8 +18,8 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 from flr.inference.predictor import Predictor
+from flr.tracking.connection import connect
 from flr.tracking.registry import point_best, register
-from flr.tracking.store import connect
 from tests.conftest import MODEL as NAME
 from tests.conftest import SERVER, Workspace
 

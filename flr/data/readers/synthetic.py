@@ -15,7 +15,7 @@ from flr.data.table import FaceTable, digest_rows
 from flr.errors import UserError
 from flr.files import writing_folder
 from flr.landmarks.scheme import IBUG68
-from flr.parallel import cores, in_order
+from flr.system import cores, in_order
 
 
 def read(

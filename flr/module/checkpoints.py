@@ -70,8 +70,8 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
         raise UserError(f"run={run}: no such file or folder")
     from mlflow.exceptions import MlflowException
 
+    from flr.tracking.connection import GRID, PREFIX, connect, permitted
     from flr.tracking.registry import run_of
-    from flr.tracking.store import GRID, PREFIX, connect, permitted
 
     client = connect(uri, create=False)
     run = run_of(client, run) if version else run

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from flr.data.datamodule import FaceData
 from flr.evaluation.report import face_sheet
 from flr.files import writing
-from flr.module import LandmarkModule
-from flr.tracking.mlflow import Tracker
+from flr.module.landmark_module import LandmarkModule
+from flr.tracking.tracker import Tracker
 
 
 class Progress(TQDMProgressBar):

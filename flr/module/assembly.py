@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from flr.data.crops import CropSettings
     from flr.landmarks.scheme import Scheme
-    from flr.module import LandmarkModule
+    from flr.module.landmark_module import LandmarkModule
 
 
 def assemble(
@@ -29,7 +29,9 @@ def assemble(
         mean_face: (K, 2) crop pixels, the baseline.
         weights_follow: Whether the weights of a checkpoint will be loaded, so that no pretrained ones are downloaded.
     """
-    from flr.module import LandmarkModule  # torch: commands import this module before they show their help
+    from flr.module.landmark_module import (
+        LandmarkModule,  # torch: commands import this module before they show their help
+    )
 
     model = dict(cfg.model)
     if weights_follow and "pretrained" in model:

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge, Lt, MinLen
 
 from flr.errors import UserError
+from flr.evaluation.results import spread
 from flr.files import opened, writing
 from flr.tracking import provenance
-from flr.tracking.results import spread
-from flr.tracking.store import StoredRun
+from flr.tracking.connection import StoredRun
 
 Tier = Literal["smoke", "train"]  # a run that is given is held against the trainings
 

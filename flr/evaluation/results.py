@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flr.errors import UserError, nearest
-from flr.metrics.comparison import better, of_faces
+from flr.evaluation.comparison import better, of_faces
 from flr.metrics.functional import percent_mean
-from flr.tracking.store import StoredRun, fetch
+from flr.tracking.connection import StoredRun, fetch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

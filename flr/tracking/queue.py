@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from flr.errors import UserError
 from flr.files import writing
-from flr.parallel import undisturbed
+from flr.system import undisturbed
+from flr.tracking.connection import PREFIX, first_line
 from flr.tracking.registry import register
-from flr.tracking.store import PREFIX, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,10 +17,10 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from flr.errors import UserError
-from flr.tracking.outbox import Outbox
+from flr.tracking.connection import PREFIX, connect, first_line, one_at_a_time, permitted
 from flr.tracking.provenance import process_alive, process_tag
+from flr.tracking.queue import Outbox
 from flr.tracking.registry import MODEL_NAME
-from flr.tracking.store import PREFIX, connect, first_line, one_at_a_time, permitted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,29 @@
+"""Targets that have moved since flr 0.1: configs of its runs and checkpoints hold their old names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+RENAMED: Mapping[str, str] = {
+    "flr.config.Paths": "flr.config.schema.Paths",
+    "flr.config.Search": "flr.config.schema.Search",
+    "flr.tracking.mlflow.Tracker": "flr.tracking.tracker.Tracker",
+    **{f"flr.callbacks.{name}": f"flr.training.callbacks.{name}" for name in ("Progress", "ValidationPictures")},
+    **{
+        f"flr.schedules.{name}": f"flr.training.schedules.{name}" for name in ("constant", "cosine", "onecycle", "step")
+    },
+}
+
+
+def current_target(target: str) -> str:
+    """Return the present name of a ``_target_``."""
+    return RENAMED.get(target, target)
+
+
+def with_current_targets(node: Any) -> Any:
+    """Copy plain values, with the present name of each ``_target_`` in them."""
+    if isinstance(node, dict):
+        return {
+            key: current_target(value) if key == "_target_" and isinstance(value, str) else with_current_targets(value)
+            for key, value in node.items()
+        }
+    return [with_current_targets(item) for item in node] if isinstance(node, list) else node
