@@ -198,7 +198,8 @@ def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
         assert [(row["group"], row["runs"]) for row in csv.DictReader(file)] == [(sweep, "2")]
 
 
-def test_two_first_runs_at_once_share_a_new_database(workspace: Workspace) -> None:
+def test_two_first_runs_at_once_share_a_new_database(tmp_path: Path, shared_cache: Path) -> None:
+    workspace = Workspace(tmp_path, shared_cache, new_database=True)
     words = (*TINY, *SMALL_SET, "trainer.max_epochs=1")
     processes = [workspace.start("flr.train", *words, f"seed={seed}") for seed in (0, 1)]
     for process in processes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.augment.device import Augment
@@ -574,7 +574,6 @@ CHUNKS = st.sampled_from(
     edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), CHUNKS), max_size=4),
     split=st.sampled_from(["official", "published", "none"]), strict=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
 def test_any_bytes(mutable, csv, stem, noise, edits, split, strict) -> None:
     """Whatever a list holds: a table of sound faces, or a UserError."""
     path = next(mutable[csv].glob(f"{stem}*"))

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -304,7 +304,6 @@ def test_pictures_with_names_that_not_every_place_takes(tmp_path: Path) -> None:
     names=st.lists(st.text(st.sampled_from("aA._/ ?2\\éps\u3000💡")) | st.just("💡" * 60 + ".éé"), max_size=12),
     suffix=st.sampled_from(["", ".png"]),
 )
-@settings(max_examples=300, deadline=None)
 def test_places_are_apart(with_pts: bool, names: list[str], suffix: str) -> None:
     places = exporting._places(names, suffix, with_pts)
     assert len(places) == len(names)
@@ -401,7 +400,6 @@ def tables(draw: st.DrawFn) -> FaceTable:
 
 @every_form
 @given(table=tables())
-@settings(max_examples=60, deadline=None)
 def test_any_faces_come_back(tmp_path_factory: pytest.TempPathFactory, form: str, table: FaceTable) -> None:
     folder = tmp_path_factory.mktemp("any") / "out"
     whole = table.labelled.all(1) | ~table.labelled.any(1)

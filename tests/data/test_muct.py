@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.boxes import BoxPolicy
@@ -638,7 +638,6 @@ def mutated(data: bytes, draw: st.DataObject) -> bytes:
 
 
 @given(draw=st.data())
-@settings(max_examples=50, deadline=None)
 def test_whatever_the_bytes(draw: st.DataObject) -> None:
     """A table or a UserError, and each picture pixels or a UserError."""
     with tempfile.TemporaryDirectory() as place:

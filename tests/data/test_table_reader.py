@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.readers import table as reader
@@ -739,7 +739,6 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
      ("pts", "train/000.pts")],
 )  # fmt: skip
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
 def test_spoiled_bytes_end_in_a_table_or_one_error(
     tmp_path_factory: pytest.TempPathFactory, form: str, file: str, data: st.DataObject
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.readers import youtube_faces
@@ -316,7 +316,6 @@ def test_nothing_there(tmp_path: Path, kind: str) -> None:
     noise=st.one_of(st.none(), st.none(), st.binary(max_size=200)),
     name=st.sampled_from([TRAIN, TEST]), split=st.sampled_from(["identity", "published"]), strict=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=50, deadline=None)
 def test_any_bytes(written: Path, edits, noise, name, split, strict) -> None:
     """Whatever a table holds: faces, or a UserError."""
     path = written / name
