@@ -23,6 +23,8 @@ from flr.tracking import outbox
 from flr.tracking.provenance import process_alive, process_tag
 from tests.conftest import SMALL_SET, TINY, Done, Server, Workspace
 
+pytestmark = pytest.mark.xdist_group("faults")  # which trains once, on one worker
+
 WORDS = (*TINY, *SMALL_SET, "tracking.register=false")
 
 # A user's own callback. `at` is what a test wants done when an epoch begins. A process of its own gets the signal
@@ -97,11 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) ->
     return workspace.only_run().data.metrics
 
 
-IN_CI = (
-    ("checkpoint", signal.SIGKILL),
-    ("validation", signal.SIGTERM),
-    ("upload", signal.SIGINT),
-)
+IN_CI = (("checkpoint", signal.SIGKILL), ("validation", signal.SIGTERM))
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
@@ -169,6 +167,7 @@ def test_a_server_that_goes_away_and_comes_back_gets_all(
     whole(MlflowClient(server.uri), folder.name, 6)
 
 
+@pytest.mark.long
 def test_what_a_server_never_took_the_next_training_delivers(
     workspace: Workspace, own: ModuleType, server: Server
 ) -> None:
@@ -224,7 +223,6 @@ def test_letters_that_nobody_can_read_stop_no_other_run(workspace: Workspace) ->
     assert letters.is_file()  # what it sends itself throws nothing of that away
 
 
-@pytest.mark.long
 def test_a_locked_database_delays_no_training(
     workspace: Workspace, own: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,24 +292,26 @@ def hostile(path: Path) -> None:
     torch.save({"flr": Bomb(), "state_dict": {}}, path)
 
 
-@pytest.mark.parametrize("spoil", [cut, flipped, hostile])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    workspace: Workspace, undisturbed: dict[str, float], spoil: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, undisturbed: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workspace.path)
     workspace.run("flr.train", *WORDS)
     run_id = workspace.only_run().info.run_id
     folder = RunFolder(workspace.folder(run_id))
-    workspace.client().set_terminated(run_id, "KILLED")
-    spoil(folder.last)
-    done = workspace.run("flr.train", f"run={folder.path}")
-    assert "the one before is used" in done.stderr and not (workspace.path / "exploded").exists()
-    assert workspace.only_run().data.metrics["test/nme"] == undisturbed["test/nme"]
-    spoil(folder.last)
-    spoil(folder.before)
-    assert str(folder.last) in workspace.refuse("flr.train", f"run={folder.path}", "trainer.max_epochs=3")
-    with pytest.raises(UserError):
-        load_last(folder)
+    shutil.copytree(folder.path / "checkpoints", workspace.path / "whole")
+    for spoil in (cut, flipped, hostile):
+        shutil.copytree(workspace.path / "whole", folder.path / "checkpoints", dirs_exist_ok=True)
+        workspace.client().set_terminated(run_id, "KILLED")
+        spoil(folder.last)
+        done = workspace.run("flr.train", f"run={folder.path}")
+        assert "the one before is used" in done.stderr and not (workspace.path / "exploded").exists()
+        assert workspace.only_run().data.metrics["test/nme"] == undisturbed["test/nme"]
+        spoil(folder.last)
+        spoil(folder.before)
+        assert str(folder.last) in workspace.refuse("flr.train", f"run={folder.path}", "trainer.max_epochs=3")
+        with pytest.raises(UserError):
+            load_last(folder)
 
 
 # -- data, clock, processes --------------------------------------------------------------------------------------------
@@ -378,6 +378,7 @@ def test_a_clock_that_is_set_back_closes_no_living_run(
     assert run.info.status == "FINISHED" and len(workspace.client().get_metric_history(run.info.run_id, "val/nme")) == 3
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_told_and_the_run_goes_on(workspace: Workspace) -> None:
     words = (*WORDS, "augment=albumentations", "data.workers=2", "trainer.max_epochs=400")
     process = workspace.start("flr.train", *words)

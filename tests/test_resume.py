@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import SMALL_SET, TINY, Workspace
 
-EPOCHS = ("trainer.max_epochs=12", "augment=standard", "seed=3", "model.widths=[16,16,16,16]")
+EPOCHS = ("trainer.max_epochs=8", "augment=standard", "seed=3", "model.widths=[16,16,16,16]")
 
 
 def last(workspace: Workspace, run_id: str) -> dict:

@@ -16,7 +16,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 from flr.parallel import in_order
-from tests.data.test_readers import asymmetry, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import cofw as fake
 
 TRAIN, TEST = "COFW_train_color.mat", "COFW_test_color.mat"

@@ -22,7 +22,7 @@ from flr.data.readers import ibug, ibug_xml
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable, Files, from_files
 from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15, SCHEMES, Scheme
-from tests.data.test_table_reader import stop
+from tests.data.support import stop
 from tests.fakes import ibug as fake
 from tests.fakes import ibug_xml as fake_xml
 from tests.fakes import table as fake_table

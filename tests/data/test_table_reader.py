@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,11 @@ from flr.data.readers import table as reader
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import CELEBA5, SCHEMES, Scheme
+from tests.data import support
 from tests.fakes import ibug
 from tests.fakes import table as fake
 
-
-def stop(call: Callable[[], object], *words: str) -> str:
-    """The text of the one-line UserError that a call must end in; it holds all of `words`."""
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text and len(text) < 900
-    for word in words:
-        assert word in text, text
-    return text
+stop = partial(support.stop, longest=900)
 
 
 def change(path: Path, old: str, new: str, count: int = -1) -> None:

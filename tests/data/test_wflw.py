@@ -14,7 +14,7 @@ from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68, WFLW98
-from tests.data.test_readers import asymmetry, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import wflw as fake
 
 TRAIN, TEST = wflw.INDEX["train"], wflw.INDEX["test"]

@@ -13,7 +13,7 @@ from flr.data.readers import youtube_faces
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from tests.data.test_readers import asymmetry, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import ibug as drawn
 from tests.fakes import youtube_faces as fake
 
