@@ -112,6 +112,11 @@ class Workspace:
             env |= {"MLFLOW_TRACKING_URI": SERVER, "MLFLOW_EXPERIMENT_NAME": self.experiment, **account}
         return env | {"FLR_OUTPUT": str(self.outputs), "FLR_CACHE": str(self.cache), "COLUMNS": "200"}
 
+    @property
+    def python_path(self) -> str:
+        """The PYTHONPATH by which a command of its own process finds a user's module here."""
+        return os.pathsep.join(filter(None, (str(self.path), os.environ.get("PYTHONPATH"))))
+
     def copy_database(self, module: str) -> None:
         database = self.outputs / "mlflow.db"
         if module in CREATES_DATABASE and not (SERVER or self.new_database or database.exists()):

@@ -99,7 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) ->
     return workspace.only_run().data.metrics
 
 
-IN_CI = (("checkpoint", signal.SIGKILL), ("validation", signal.SIGTERM))
+IN_CI = (("checkpoint", signal.SIGKILL),)
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
@@ -113,7 +113,7 @@ SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 def test_a_signal_loses_nothing(
     workspace: Workspace, own: ModuleType, undisturbed: dict[str, float], place: str, sent: signal.Signals
 ) -> None:
-    struck = {"FAULT": place, "SIGNAL": str(int(sent)), "FLR_TRUST": "own", "PYTHONPATH": str(workspace.path)}
+    struck = {"FAULT": place, "SIGNAL": str(int(sent)), "FLR_TRUST": "own", "PYTHONPATH": workspace.python_path}
     process = workspace.start("flr.train", *WORDS, FAULT, **struck)
     _, err = process.communicate(timeout=120)
     assert process.returncode == SIGNALS[sent], err[-2000:]
@@ -207,20 +207,27 @@ def test_a_sweep_waits_for_a_server_that_is_away(
 
 def test_letters_that_nobody_can_read_stop_no_other_run(workspace: Workspace) -> None:
     workspace.train("trainer.max_epochs=1")
-    folder = workspace.folder(workspace.only_run().info.run_id)
-    (folder / "outbox").mkdir()
-    letters = folder / "outbox" / "letters.jsonl"
-    for text, told in (
-        ("{nonsense}\n", "cannot be read"), ('{"kind": "rm"}\n', "unknown kind"),
-        (json.dumps({"kind": "file", "path": str(folder / "no"), "folder": None}) + "\n", "refuses it"),
-        (json.dumps({"kind": "file", "path": str(folder / "../../own.py"), "folder": None}) + "\n", "outside the run's folder"),
-    ):  # fmt: skip
-        letters.write_text(text)
-        done = workspace.train("trainer.max_epochs=1", "seed=1")
-        assert told in done.stderr and str(letters.parent) in done.stderr and "Traceback" not in done.stderr
-        assert letters.is_file()
-    workspace.run("flr.train", f"run={folder}", "trainer.max_epochs=2")
-    assert letters.is_file()  # what it sends itself throws nothing of that away
+    run = workspace.only_run().info
+    letters = {}
+    for told, text in {
+        "cannot be read": "{nonsense}", "unknown kind": '{"kind": "rm"}',
+        "refuses it": json.dumps({"kind": "file", "path": "{folder}/no", "folder": None}),
+        "outside the run's folder": json.dumps({"kind": "file", "path": "{folder}/../../own.py", "folder": None}),
+    }.items():  # fmt: skip
+        folder = workspace.folder(workspace.client().create_run(run.experiment_id).info.run_id)
+        shutil.copytree(workspace.folder(run.run_id), folder)
+        (folder / "outbox").mkdir()
+        letters[told] = folder / "outbox" / "letters.jsonl"
+        letters[told].write_text(text.replace("{folder}", str(folder)) + "\n")
+    done = workspace.train("trainer.max_epochs=1", "seed=1")
+    assert "Traceback" not in done.stderr
+    for told, path in letters.items():
+        assert any(told in line and str(path.parent) in line for line in done.stderr.splitlines()) and path.is_file()
+    (workspace.folder(run.run_id) / "outbox").mkdir()
+    own = workspace.folder(run.run_id) / "outbox" / "letters.jsonl"
+    own.write_text("{nonsense}\n")
+    workspace.run("flr.train", f"run={run.run_id}", "trainer.max_epochs=2")
+    assert own.is_file()  # what it sends itself throws nothing of that away
 
 
 def test_a_locked_database_delays_no_training(
