@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui team-env team-server test test-long test-team test-cluster reproduce bench lint pictures lock clean
+.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce bench lint pictures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,11 +30,11 @@ team-env: env ## what a team's server needs beside
 team-server: team-env ## a team's tracking server: PostgreSQL and MLflow with accounts, all of it in TEAM=DIR (HOST, PORT, PGPORT)
 	PORT=$(PORT) BIN=$(BIN) scripts/team_tracking.sh "$(TEAM)"
 
-test: env ## all tests
+test: env ## the tests, in minutes
 	$(BIN)/python -m pytest -n 2
 
-test-long: env ## the tests that `make test` has no time for
-	$(BIN)/python -m pytest -n 2 -m long
+test-all: env ## these, the long ones, and more examples of each property; all but clusters and a team's server
+	$(BIN)/python -m pytest -n 2 -m 'not cluster' --hypothesis-profile=many
 
 test-team: team-env ## the tests that track, and those of accounts, against a team's server (wants PostgreSQL)
 	$(BIN)/python -m pytest -p tests.team -n 2 --dist loadfile

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,12 +19,19 @@ from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
+from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 
 from flr.cli import run_command
 
 # Two cores and two test workers: threads of one would wait for those of the other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `make test` draws few examples, the same on every machine; `make test-all` draws many new ones.
+settings.register_profile("few", max_examples=10, deadline=None, derandomize=True)
+settings.register_profile("many", max_examples=100, deadline=None)
+settings.load_profile("few")
 
 # The server on which the tests track in place of a sqlite file each, an experiment each; see tests/team.py.
 SERVER = os.environ.get("FLR_TEST_TRACKING")
@@ -38,6 +46,37 @@ TINY = (
 SMALL_SET = ("data.reader.train=48", "data.reader.val=11", "data.reader.test=9", "data.reader.size=64")
 
 
+# The commands that create the tracking database where it is missing.
+CREATES_DATABASE = ("flr.train", "flr.tune", "torch.distributed.run")
+
+
+def fill_once(folder: Path, fill: Callable[[Path], object]) -> Path:
+    """Fill a folder that all workers share: the first worker does it, the others wait for it.
+
+    Args:
+        folder: below ``shared_folder``. It does not exist before.
+        fill: writes the folder's content.
+
+    Returns:
+        The folder.
+    """
+    with FileLock(f"{folder}.lock"):
+        filled = folder / ".filled"
+        if not filled.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            fill(folder)
+            filled.touch()
+    return folder
+
+
+def create_database(folder: Path) -> None:
+    """Create an empty tracking database, whose migrations take MLflow seconds."""
+    from flr.tracking.connection import connect
+
+    connect(f"sqlite:///{folder}/mlflow.db")
+
+
 class Done(NamedTuple):
     """What a command printed."""
 
@@ -47,10 +86,14 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with its own outputs and runs; the crop and render caches are shared by a test session."""
+    """A folder with its own outputs and runs; the crop and render caches are shared by a test session.
+
+    Its tracking database begins as a copy of an empty one, unless `new_database` is true.
+    """
 
     path: Path
     cache: Path
+    new_database: bool = False
     experiment: str = field(default_factory=lambda: f"test-{uuid4().hex}" if SERVER else "flr")
 
     @property
@@ -69,7 +112,19 @@ class Workspace:
             env |= {"MLFLOW_TRACKING_URI": SERVER, "MLFLOW_EXPERIMENT_NAME": self.experiment, **account}
         return env | {"FLR_OUTPUT": str(self.outputs), "FLR_CACHE": str(self.cache), "COLUMNS": "200"}
 
+    @property
+    def python_path(self) -> str:
+        """The PYTHONPATH by which a command of its own process finds a user's module here."""
+        return os.pathsep.join(filter(None, (str(self.path), os.environ.get("PYTHONPATH"))))
+
+    def copy_database(self, module: str) -> None:
+        database = self.outputs / "mlflow.db"
+        if module in CREATES_DATABASE and not (SERVER or self.new_database or database.exists()):
+            self.outputs.mkdir(parents=True, exist_ok=True)
+            shutil.copy(fill_once(self.cache.parent / "database", create_database) / "mlflow.db", database)
+
     def start(self, module: str, *words: str, **env: str) -> "subprocess.Popen[str]":
+        self.copy_database(module)
         return subprocess.Popen(
             [sys.executable, "-m", module, *words], cwd=self.path, env=self.env | env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -79,6 +134,7 @@ class Workspace:
 
     def run(self, module: str, *words: str, code: int = 0, **env: str) -> Done:
         """The command in this process, from its argument list to its exit code: torch is imported once for all."""
+        self.copy_database(module)
         out, err = io.StringIO(), io.StringIO()
         with (
             patch.object(sys, "argv", [module, *words]),
@@ -141,8 +197,19 @@ class Workspace:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test session, shared by its workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache(shared_folder: Path) -> Path:
+    folder = shared_folder / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

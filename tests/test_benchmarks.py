@@ -22,18 +22,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the
     [
         ("metrics", {"FACES": 300, "ROUNDS": 1}, [], "metrics"),
         ("input_path", {"ROUNDS": 1, "SECONDS": 0.1, "BATCH": 8, "SIZE": 48}, [], "input_path"),
-        (
+        pytest.param(
             "training", {"ROUNDS": 1, "EPOCHS": 1},
             ["data.reader.train=16", "data.reader.val=4", "data.batch_size=8", "data.crop.size=32",
              "model.widths=[8,8]", "model.path=8", "model.blocks=1"], "training_heatmapfpn",
+            marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             "switches", {"ROUNDS": 1, "STEPS": 1, "MODES": ()},
             ["data.reader.train=8", "data.batch_size=4", "data.crop.size=32", "model.widths=[8,8]", "model.path=8",
              "model.blocks=1"], "switches_heatmapfpn",
+            marks=pytest.mark.long,
         ),
         pytest.param("start", {"ROUNDS": 1}, [*TINY, *SMALL_SET], "start", marks=pytest.mark.long),
-        ("tracking", {"ROUNDS": 1, "RUNS": 4, "NETS": 2, "EPOCHS": 2, "FACES": 9}, [], "tracking_sqlite"),
+        pytest.param("tracking", {"ROUNDS": 1, "RUNS": 4, "NETS": 2, "EPOCHS": 2, "FACES": 9}, [], "tracking_sqlite", marks=pytest.mark.long),
         pytest.param("sweep", {"JOBS": 1, "ALONE": 0, "WAYS": {"joblib": (("hydra/launcher=joblib",), 1)}}, [], "sweep", marks=pytest.mark.long),
     ],
 )  # fmt: skip
@@ -114,6 +116,7 @@ def test_jitter_is_measured_of_a_given_net(
     assert set(written["choice"]) == {"as found", "1, 10, 1"}
 
 
+@pytest.mark.long
 def test_nets_are_timed_as_files_and_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("benchmarks.inference")
     monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)

@@ -22,20 +22,25 @@ from tests.test_sweep import runs, table, typed
 OWN = """
 import json, os, signal, time
 from pathlib import Path
-import psutil
 import pytorch_lightning as pl
 import torch
 from flr.errors import UserError
+
+def event(word):
+    with Path("events").open("a") as file:
+        file.write(f"{word} {os.getpid()}\\n")
 
 class Own(pl.Callback):
     def on_fit_start(self, trainer, module):
         if module.seed == 7 and not Path("mended").exists():
             raise UserError("no seed 7 here; take another")
         about = {"cores": sorted(os.sched_getaffinity(0)), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
-                 "threads": [os.environ["OMP_NUM_THREADS"], torch.get_num_threads()],
-                 "start": psutil.Process().create_time()}
-        self.path = Path(f"job{os.getpid()}")
-        self.path.write_text(json.dumps(about))
+                 "threads": [os.environ["OMP_NUM_THREADS"], torch.get_num_threads()]}
+        Path(f"job{os.getpid()}").write_text(json.dumps(about))
+        event("begin")
+        # The first two wait for each other, so that they are seen together however long each took to start.
+        while Path("pairs").exists() and Path("events").read_text().count("begin") < 2:
+            time.sleep(0.05)
 
     def on_train_epoch_start(self, trainer, module):
         if module.seed == 8 and trainer.current_epoch == 1 and not Path("mended").exists():
@@ -45,7 +50,7 @@ class Own(pl.Callback):
                 file.write(f"{os.getpid()} ")
 
     def on_fit_end(self, trainer, module):
-        self.path.write_text(json.dumps({**json.loads(self.path.read_text()), "end": time.time()}))
+        event("end")
 """
 WORDS = ("hydra/launcher=joblib", "+callbacks.own._target_=own.Own")
 
@@ -89,6 +94,8 @@ def test_jobs_at_once_share_out_gpus_and_cores_and_give_the_same_table(own: Work
     for output, more in (("one", ("hydra/launcher=basic",)), ("two", ("hydra.launcher.jobs=2",))):
         space = Workspace(own.path / output, own.cache)
         space.path.mkdir()
+        if output == "two":
+            (space.path / "pairs").touch()
         sweep(space, "trainer.max_epochs=1", "model.blocks=1,2", "seed=0,1", *more, CUDA_VISIBLE_DEVICES="4,GPU-6")
         (parent,), _ = runs(space)
         rows = table(space, parent.data.tags["flr.sweep"])
@@ -96,16 +103,22 @@ def test_jobs_at_once_share_out_gpus_and_cores_and_give_the_same_table(own: Work
     assert tables[0] == tables[1] and len(tables[0]) == 4
     assert {row[0] for row in tables[0].values()} == {"FINISHED"}
 
-    jobs = [json.loads(path.read_text()) for path in space.path.glob("job*")]
-    assert len(jobs) == 4 and {job["gpu"] for job in jobs} == {"4", "GPU-6"}
+    jobs = {path.name: json.loads(path.read_text()) for path in space.path.glob("job*")}
+    assert len(jobs) == 4 and {job["gpu"] for job in jobs.values()} == {"4", "GPU-6"}
+    assert all(len(job["cores"]) == len(cores) // 2 and job["threads"] == ["1", 1] for job in jobs.values())
+    running: dict[str, dict] = {}
     together = 0
-    for job in jobs:
-        assert len(job["cores"]) == len(cores) // 2 and job["threads"] == ["1", 1]
-        for other in jobs:
-            if other is not job and job["start"] < other["end"] and other["start"] < job["end"]:
-                assert other["gpu"] != job["gpu"] and not set(other["cores"]) & set(job["cores"])
-                together += 1
-    assert together  # or the test has seen nothing
+    for line in (space.path / "events").read_text().splitlines():
+        word, pid = line.split()
+        if word == "end":
+            del running[pid]
+            continue
+        job = jobs[f"job{pid}"]
+        for other in running.values():
+            assert other["gpu"] != job["gpu"] and not set(other["cores"]) & set(job["cores"])
+            together += 1
+        running[pid] = job
+    assert together and not running  # or the test has seen nothing
 
 
 def test_a_job_that_is_killed_stops_no_other(own: Workspace) -> None:
@@ -136,9 +149,8 @@ def test_a_job_that_is_killed_stops_no_other(own: Workspace) -> None:
     assert steps == [1, 3]  # from its checkpoint on
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_jobs_end_with_the_sweep_and_go_on_with_it(own: Workspace, sent: signal.Signals, code: int) -> None:
     pipe = listen(own)
     words = typed(("-m", *WORDS, "seed=0,1,2", "hydra.launcher.jobs=2", "hydra.launcher.cores=1"))

@@ -138,6 +138,7 @@ def test_a_crashed_folder_goes_on_where_it_stopped(workspace: Workspace, checkpo
     assert "another run, source or detector" in refused(workspace, checkpoint, photos, "detector=whole")
 
 
+@pytest.mark.long
 def test_a_killed_command_goes_on(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
     for i in range(300):
         write(photos / f"more{i:03}.png", photo(i))
@@ -441,7 +442,9 @@ def test_a_film_that_was_not_written_whole_does_not_appear(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long), (signal.SIGINT, 130)]
+)
 def test_a_video_that_is_stopped_leaves_no_half_film(
     workspace: Workspace, checkpoint: Path, film: Path, number: signal.Signals, code: int
 ) -> None:
@@ -454,7 +457,7 @@ def test_a_video_that_is_stopped_leaves_no_half_film(
     assert "in 4 pictures" in predict(workspace, checkpoint, frames, "detector=whole", "frames=4").stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])
 def test_a_camera_ends_with_ctrl_c(workspace: Workspace, checkpoint: Path, number: signal.Signals) -> None:
     """It has no other end: what was recorded is there."""
     with stream() as address:

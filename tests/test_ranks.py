@@ -195,6 +195,7 @@ def test_two_ranks_train_as_one_device(workspace: Workspace, monkeypatch: pytest
     assert [path.name for path in (two.outputs / "runs").iterdir()] == [run.info.run_id]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.cluster)])
 def test_a_sweep_of_two_ranks_makes_a_run_a_job(workspace: Workspace, launcher: str) -> None:
     """Of the first job rank 1 fails in its second epoch, which ends that job alone, and leaves no rank."""
@@ -223,6 +224,7 @@ def slurm(workspace: Workspace, port: int, *words: str) -> "list[subprocess.Pope
     ]
 
 
+@pytest.mark.long
 def test_slurm_makes_one_run_which_ends_as_one(workspace: Workspace, free_port: int) -> None:
     tasks = slurm(workspace, free_port, *LONG)
     folder = wait_for_epoch(workspace, tasks[0], 0)
@@ -247,7 +249,6 @@ def test_a_strategy_that_cannot_end_is_refused(workspace: Workspace) -> None:
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
 def test_a_rank_that_is_killed_ends_all(workspace: Workspace) -> None:
     process = workspace.start("flr.train", *LONG)
     folder = wait_for_epoch(workspace, process, 0)
@@ -262,6 +263,7 @@ def test_a_rank_that_is_killed_ends_all(workspace: Workspace) -> None:
     none_is_left(every)
 
 
+@pytest.mark.long
 def test_a_first_rank_that_is_killed_ends_all_and_is_closed_by_the_next_start(workspace: Workspace) -> None:
     process = workspace.start("flr.train", *LONG)
     folder = wait_for_epoch(workspace, process, 0)
@@ -276,6 +278,7 @@ def test_a_first_rank_that_is_killed_ends_all_and_is_closed_by_the_next_start(wo
     assert run.info.status == "FAILED" and run.data.tags["flr.end"] == "its process died"
 
 
+@pytest.mark.long
 def test_ranks_end_where_they_are_interrupted_and_go_on(workspace: Workspace) -> None:
     words, epoch = LONG, 0
     for sent, exit_code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
@@ -293,7 +296,7 @@ def test_ranks_end_where_they_are_interrupted_and_go_on(workspace: Workspace) ->
     assert len(steps) > epoch - 1 and len(set(steps)) == len(steps)
 
 
-@pytest.mark.long  # in CI by the sweep of two ranks
+@pytest.mark.long
 def test_an_error_of_one_rank_ends_all(workspace: Workspace) -> None:
     (workspace.path / "own.py").write_text(OWN)
     process = workspace.start("flr.train", *LONG, "+callbacks.fails._target_=own.Fails", FLR_TRUST="own")

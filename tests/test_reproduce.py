@@ -22,6 +22,8 @@ from flr.reproduce import call, compare, rendered, smoke
 from tests.conftest import Workspace
 from tests.fakes import ibug as fake_ibug
 
+pytestmark = pytest.mark.xdist_group("reproduce")  # which trains once, on one worker
+
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "experiments"
 PUBLISHED = sorted(f"published/{path.stem}" for path in (CONF / "experiment/published").glob("*.yaml"))

@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import SMALL_SET, TINY, Workspace
 
-EPOCHS = ("trainer.max_epochs=12", "augment=standard", "seed=3", "model.widths=[16,16,16,16]")
+EPOCHS = ("trainer.max_epochs=8", "augment=standard", "seed=3", "model.widths=[16,16,16,16]")
 
 
 def last(workspace: Workspace, run_id: str) -> dict:
@@ -30,20 +30,10 @@ def wait_for_epoch(workspace: Workspace, process: "subprocess.Popen[str]", epoch
     raise AssertionError("no checkpoint came")
 
 
-def stop(workspace: Workspace, sent: signal.Signals) -> tuple[Path, int]:
-    """Start the run, stop it in its second epoch, and return its folder and exit code."""
-    # A long run: it must still be at work when the signal comes.
-    process = workspace.start("flr.train", *TINY, *SMALL_SET, *EPOCHS, "trainer.max_epochs=400")
-    folder = wait_for_epoch(workspace, process, 0)
-    process.send_signal(sent)
-    process.communicate(timeout=60)
-    return folder, process.returncode
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> tuple[Workspace, str]:
     workspace = Workspace(tmp_path_factory.mktemp("uninterrupted"), shared_cache)
-    workspace.apart("flr.train", *TINY, *SMALL_SET, *EPOCHS)
+    workspace.run("flr.train", *TINY, *SMALL_SET, *EPOCHS)
     return workspace, workspace.only_run().info.run_id
 
 
@@ -53,7 +43,7 @@ def assert_same_weights(a: dict, b: dict) -> None:
         assert torch.equal(value, b["state_dict"][name]), name
 
 
-def test_a_killed_run_ends_where_an_uninterrupted_one_ends(
+def test_a_killed_run_is_closed_by_the_next_start_and_ends_where_an_uninterrupted_one_ends(
     workspace: Workspace, uninterrupted: tuple[Workspace, str]
 ) -> None:
     process = workspace.start("flr.train", *TINY, *SMALL_SET, *EPOCHS)
@@ -62,8 +52,16 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends(
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert workspace.only_run().info.status == "RUNNING"
-    workspace.apart("flr.train", f"run={folder}", "callbacks.progress=null")
-    run = workspace.only_run()
+
+    workspace.train("trainer.max_epochs=1")
+    client = workspace.client()
+    run = client.get_run(folder.name)
+    assert run.info.status == "KILLED" and run.data.tags["flr.end"] == "its process died"
+    kept = {artifact.path for artifact in client.list_artifacts(folder.name, "checkpoints")}
+    assert kept == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+
+    workspace.run("flr.train", f"run={folder}", "callbacks.progress=null")
+    run = client.get_run(folder.name)
     assert run.info.status == "FINISHED"
     before, run_id = uninterrupted
     assert_same_weights(last(workspace, run.info.run_id), last(before, run_id))
@@ -71,27 +69,27 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends(
     for name in ("train/loss", "val/nme", "test/nme"):
         assert run.data.metrics[name] == reference[name]
     # Killed between an epoch's metrics and its checkpoint, it measures that epoch again, and the same.
-    points = {(m.step, m.value) for m in workspace.client().get_metric_history(run.info.run_id, "val/nme")}
+    points = {(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "val/nme")}
     assert points == {(m.step, m.value) for m in before.client().get_metric_history(run_id, "val/nme")}
 
 
-def test_a_killed_run_is_closed_by_the_next_start(workspace: Workspace) -> None:
-    folder, code = stop(workspace, signal.SIGKILL)
-    assert code == -signal.SIGKILL and workspace.only_run().info.status == "RUNNING"
-    workspace.train("trainer.max_epochs=1")
-    run = workspace.client().get_run(folder.name)
-    assert run.info.status == "KILLED" and run.data.tags["flr.end"] == "its process died"
-    kept = {artifact.path for artifact in workspace.client().list_artifacts(folder.name, "checkpoints")}
-    assert kept == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
-
-
-@pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_can_go_on_from_mlflow_alone(
+@pytest.mark.parametrize(
+    ("sent", "exit_code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
+def test_one_process_trains_a_run_which_when_interrupted_resumes_from_mlflow_alone(
     workspace: Workspace, sent: signal.Signals, exit_code: int
 ) -> None:
-    folder, code = stop(workspace, sent)
+    # A long run: it must still be at work when the signal comes.
+    process = workspace.start("flr.train", *TINY, *SMALL_SET, *EPOCHS, "trainer.max_epochs=400")
+    try:
+        folder = wait_for_epoch(workspace, process, 0)
+        assert "another process is training" in workspace.refuse("flr.train", f"run={folder}")
+        assert workspace.client().get_run(folder.name).info.status == "RUNNING"
+    finally:
+        process.send_signal(sent)
+        process.communicate(timeout=60)
     run = workspace.only_run()
-    assert code == exit_code and run.info.status == "KILLED"
+    assert process.returncode == exit_code and run.info.status == "KILLED"
     shutil.move(folder, workspace.path / "elsewhere")
     epochs = 2 + torch.load(workspace.path / "elsewhere" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
     workspace.run("flr.train", f"run={folder.name}", f"trainer.max_epochs={epochs}")
@@ -117,14 +115,3 @@ def test_what_a_resumed_run_refuses(trained: tuple[Workspace, str]) -> None:
     assert "no such folder" in workspace.refuse("flr.train", "run=0123456789abcdef")
     assert "not the folder of a run" in workspace.refuse("flr.train", f"run={os.getcwd()}")
     assert workspace.client().get_run(run_id).info.status == "FINISHED"
-
-
-def test_two_processes_never_train_one_run(workspace: Workspace) -> None:
-    process = workspace.start("flr.train", *TINY, *SMALL_SET, *EPOCHS, "trainer.max_epochs=400")
-    try:
-        folder = wait_for_epoch(workspace, process, 0)
-        assert "another process is training" in workspace.refuse("flr.train", f"run={folder}")
-        assert workspace.client().get_run(folder.name).info.status == "RUNNING"
-    finally:
-        process.kill()
-        process.communicate()

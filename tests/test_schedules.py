@@ -65,12 +65,12 @@ def test_cosine_halves_midway_after_its_warmup():
 
 
 @pytest.mark.parametrize("make", [adam, sgd, partial(sgd, momentum=0.0)], ids=["adam", "momentum", "plain sgd"])
-@pytest.mark.parametrize("steps", [1, 4, 9, 100])
-@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.2, 0.3, 0.5])
-def test_onecycle_takes_its_steps(make, steps, warmup):
-    seen = rates(partial(onecycle, warmup=warmup), make(), steps)
-    assert len(seen) == steps
-    assert 0 < min(seen) <= max(seen) <= 0.5 + 1e-12
+def test_onecycle_takes_its_steps(make):
+    for steps in (1, 4, 9):
+        for warmup in (0.0, 0.1, 0.5):
+            seen = rates(partial(onecycle, warmup=warmup), make(), steps)
+            assert len(seen) == steps
+            assert 0 < min(seen) <= max(seen) <= 0.5 + 1e-12
 
 
 def test_onecycle_peaks_at_its_warmup_and_ends_low():

@@ -174,6 +174,7 @@ def waiting(workspace: Workspace, *words: str) -> "subprocess.Popen[str]":
     raise AssertionError("it never came so far")
 
 
+@pytest.mark.long
 def test_a_sweep_that_was_stopped_or_killed_goes_on(own: Workspace) -> None:
     words = ("-m", "seed=0,1,3", FAILS)
     (own.path / "slow").touch()

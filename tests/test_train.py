@@ -198,7 +198,8 @@ def test_a_sweep_makes_a_run_a_job(workspace: Workspace) -> None:
         assert [(row["group"], row["runs"]) for row in csv.DictReader(file)] == [(sweep, "2")]
 
 
-def test_two_first_runs_at_once_share_a_new_database(workspace: Workspace) -> None:
+def test_two_first_runs_at_once_share_a_new_database(tmp_path: Path, shared_cache: Path) -> None:
+    workspace = Workspace(tmp_path, shared_cache, new_database=True)
     words = (*TINY, *SMALL_SET, "trainer.max_epochs=1")
     processes = [workspace.start("flr.train", *words, f"seed={seed}") for seed in (0, 1)]
     for process in processes:
@@ -207,6 +208,7 @@ def test_two_first_runs_at_once_share_a_new_database(workspace: Workspace) -> No
     assert len(workspace.stored()) == 2
 
 
+@pytest.mark.long
 def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, server: Server) -> None:
     uri = server.uri
     workspace.train("trainer.max_epochs=1", MLFLOW_TRACKING_URI=uri)
@@ -234,6 +236,7 @@ def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, serve
     at_once(uri, run.info.experiment_id, "crowd", [5, 3, 4, 6], tmp_path)
 
 
+@pytest.mark.long
 def test_a_wheel_works_from_another_folder(workspace: Workspace, tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(ROOT)], check=True)

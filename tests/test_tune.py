@@ -180,6 +180,7 @@ def path(workspace: Workspace) -> str:
     return os.pathsep.join(filter(None, (str(workspace.path), os.environ.get("PYTHONPATH"))))
 
 
+@pytest.mark.long
 def test_a_study_that_was_stopped_or_killed_goes_on(own: Workspace) -> None:
     words = (FAILS, "tune.trials=2")
     (own.path / "slow").touch()

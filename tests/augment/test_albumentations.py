@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import flr.augment.albumentations as engine  # before the library, which else asks the network for news
@@ -60,7 +60,6 @@ def noisy() -> Albumentations:
     rotation=st.floats(0, 45), scale=st.floats(0, 0.4), shift=st.floats(0, 0.15), mirror=st.floats(0, 1),
     seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 500),
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
 def test_one_draw_moves_faces_alike_in_both_engines(rotation, scale, shift, mirror, seed, epoch):
     geometry = {"rotation": rotation, "scale": scale, "shift": shift, "mirror": mirror}
     batch, face = Augment(**geometry), stack(**geometry)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.augment.affine import STRETCH
@@ -57,7 +57,6 @@ def flat(augment: Augment, value: int, count: int = len(FACES)) -> torch.Tensor:
 
 
 @given(st.permutations(range(8)), st.integers(0, 50))
-@settings(max_examples=10, deadline=None)
 def test_a_face_draws_the_same_in_any_company(faces, epoch):
     together, alone = ALL.draw(3, epoch, np.arange(8)), ALL.draw(3, epoch, np.array(faces[:3]))
     for field in dataclasses.fields(Draws):

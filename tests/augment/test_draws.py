@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.augment.draws import order, uniform
@@ -11,7 +11,6 @@ FACES = np.arange(4000)
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**4), st.permutations(range(9)))
-@settings(max_examples=15, deadline=None)
 def test_a_face_keeps_its_draw_in_any_company(seed, epoch, faces):
     faces = np.array(faces)
     together = uniform(seed, epoch, np.arange(9), 5)
@@ -47,7 +46,6 @@ def test_uniform_is_uniform(seed, epoch):
 
 
 @given(st.integers(0, 2**31), st.integers(0, 500), st.integers(2, 60))
-@settings(max_examples=15, deadline=None)
 def test_order_is_a_repeatable_permutation(seed, epoch, count):
     first = order(seed, epoch, count)
     assert sorted(first) == list(range(count))

@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.augment.device import Augment
@@ -19,7 +19,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import transform
 from flr.landmarks.scheme import CELEBA5
-from tests.data.test_readers import stop
+from tests.data.support import asymmetry, dot_offsets, stop
 from tests.fakes import celeba as fake
 from tests.fakes import ibug as drawn
 
@@ -28,30 +28,6 @@ PAGE = "<!DOCTYPE html>\n<html><head><title>Google Drive - Quota exceeded</title
 
 def count(table: FaceTable) -> dict[str, int]:
     return {part: int((table.split == part).sum()) for part in ("train", "val", "test") if (table.split == part).any()}
-
-
-def asymmetry(table: FaceTable, order: np.ndarray = CELEBA5.mirror_order) -> float:
-    """How far the mean face is from its own mirror image, in sides of the tight box."""
-    box = table.tight
-    middle, side = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).max(1)
-    mean = ((table.points - middle[:, None]) / side[:, None, None]).mean(0)
-    return float(np.abs(mean[order] * [-1, 1] - mean).max())
-
-
-def off(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(2,) how far, on the mean, the dots of a fake's picture lie from its points (5, 2), in pixels."""
-    grey = image.astype(float) if image.ndim == 2 else image.mean(2)
-    found = []
-    for x, y in points:
-        left, top = round(float(x)) - 4, round(float(y)) - 4
-        window = grey[max(top, 0) : top + 9, max(left, 0) : left + 9]
-        if window.shape == (9, 9):
-            light = np.clip(window - np.median(window) - 20, 0, None)
-            assert light.max() > 60, "no dot under a point"
-            at = np.arange(9)
-            found.append((left + light.sum(0) @ at / light.sum() - x, top + light.sum(1) @ at / light.sum() - y))
-    assert len(found) >= 4
-    return np.mean(found, 0)
 
 
 # ---------------------------------------------------------------- the forms
@@ -70,7 +46,7 @@ def test_wild(tmp_path: Path) -> None:
     x, y, width, height = fake.boxes(fake.wild(21)).T
     # A box of pixels x to x + width - 1 has its edges half a pixel outside their centres.
     np.testing.assert_array_equal(table.box, np.stack([x - 0.5, y - 0.5, x + width - 0.5, y + height - 0.5], 1))
-    offs = [off(table.load(i), table.points[i]) for i in range(21)]
+    offs = [np.mean(dot_offsets(table.load(i), table.points[i]), 0) for i in range(21)]
     assert np.abs(np.mean(offs, 0)).max() < 0.1  # a slip of one pixel, or of one face, shows here
     assert asymmetry(table) < 0.06 and asymmetry(table, np.arange(5)) > 0.8
 
@@ -82,7 +58,7 @@ def test_aligned(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.points, fake.aligned(12))
     np.testing.assert_array_equal(table.box, [[-0.5, -0.5, 177.5, 217.5]] * 12)  # the picture, not the list's box
     assert all(table.load(i).shape[:2] == (218, 178) for i in range(12))
-    assert max(np.abs(off(table.load(i), table.points[i])).max() for i in range(12)) < 0.3
+    assert max(np.abs(np.mean(dot_offsets(table.load(i), table.points[i]), 0)).max() for i in range(12)) < 0.3
     assert asymmetry(table) < 0.06 and asymmetry(table, np.arange(5)) > 0.8
     (tmp_path / "list_bbox_celeba.txt").write_text(PAGE)  # that list is not asked
     assert celeba.read(tmp_path).fingerprint() == table.fingerprint()
@@ -574,7 +550,6 @@ CHUNKS = st.sampled_from(
     edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), CHUNKS), max_size=4),
     split=st.sampled_from(["official", "published", "none"]), strict=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
 def test_any_bytes(mutable, csv, stem, noise, edits, split, strict) -> None:
     """Whatever a list holds: a table of sound faces, or a UserError."""
     path = next(mutable[csv].glob(f"{stem}*"))

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.readers import cofw
@@ -16,7 +16,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 from flr.system import in_order
-from tests.data.test_readers import asymmetry, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import cofw as fake
 
 TRAIN, TEST = "COFW_train_color.mat", "COFW_test_color.mat"
@@ -353,7 +353,6 @@ def mutable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     length=st.one_of(st.just(1.0), st.floats(0, 1)), noise=st.one_of(st.none(), st.none(), st.binary(max_size=200)),
     name=st.sampled_from([TRAIN, TEST]), strict=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=80, deadline=None)
 def test_any_bytes(mutable: Path, edits, length, noise, name, strict) -> None:
     """Whatever a file holds: faces whose pictures load or tell why not, or a UserError."""
     path = mutable / name

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.augment.device import Augment
@@ -66,7 +66,6 @@ def batches(count: int, batch: int, ranks: int, epoch: int | None, seed: int = 0
 
 
 @given(count=st.integers(2, 40), batch=st.integers(2, 12), epoch=st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
 def test_training_ranks_slice_the_one_global_batch(count, batch, epoch):
     ((*whole,),) = batches(count, batch, 1, epoch)
     taken = min(batch, count)

@@ -25,7 +25,7 @@ import flr
 from flr.config.instantiate import build
 from flr.data import download
 from flr.data.download import CHUNK, Download
-from flr.errors import UserError
+from tests.data.support import stop
 
 
 def noise(size: int, seed: int) -> bytes:
@@ -232,17 +232,6 @@ def kept(root: Path) -> set[str]:
 
 def of(publisher: Publisher, *names: str, **more: Any) -> Download:
     return Download([publisher.url(name) for name in names or ("set.tar.gz",)], **({"strip": ["set"]} | more))
-
-
-def stop(fetch: Callable[[], object], *words: str) -> str:
-    """The text of the one-line UserError that a call must end in; it holds all of `words`."""
-    with pytest.raises(UserError) as caught:
-        fetch()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert word in text, text
-    return text
 
 
 def sha256(data: bytes) -> str:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -25,7 +25,7 @@ from flr.data.readers import ibug, ibug_xml
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable, from_files
 from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15, SCHEMES, Scheme
-from tests.data.test_table_reader import stop
+from tests.data.support import stop
 from tests.fakes import ibug as fake
 from tests.fakes import ibug_xml as fake_xml
 from tests.fakes import table as fake_table
@@ -320,7 +320,6 @@ def test_pictures_with_names_that_not_every_place_takes(tmp_path: Path) -> None:
     names=st.lists(st.text(st.sampled_from("aA._/ ?2\\éps\u3000💡")) | st.just("💡" * 60 + ".éé"), max_size=12),
     suffix=st.sampled_from(["", ".png"]),
 )
-@settings(max_examples=300, deadline=None)
 def test_places_are_apart(with_pts: bool, names: list[str], suffix: str) -> None:
     places = exporting._places(names, suffix, with_pts)
     assert len(places) == len(names)
@@ -417,7 +416,6 @@ def tables(draw: st.DrawFn) -> FaceTable:
 
 @every_form
 @given(table=tables())
-@settings(max_examples=60, deadline=None)
 def test_any_faces_come_back(tmp_path_factory: pytest.TempPathFactory, form: str, table: FaceTable) -> None:
     folder = tmp_path_factory.mktemp("any") / "out"
     whole = table.labelled.all(1) | ~table.labelled.any(1)

@@ -9,12 +9,13 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.boxes import BoxPolicy
@@ -25,28 +26,14 @@ from flr.errors import UserError
 from flr.landmarks.geometry import fit_similarity, transform
 from flr.landmarks.scheme import IBUG68, KAGGLE15, MUCT76
 from flr.system import in_order
+from tests.data import support
+from tests.data.support import asymmetry
 from tests.fakes import ibug as ibug_fake
 from tests.fakes import muct as fake
 
+stop = partial(support.stop, longest=2000)
 WHOLE = BoxPolicy(source="file", scale=1.0)
 LABELS = "muct-landmarks/muct76-opencv.csv"
-
-
-def stop(call: Callable[[], object], *words: str) -> None:
-    """A call must end in a one-line UserError that holds all of `words`."""
-    with pytest.raises(UserError) as caught:
-        call()
-    assert len(str(caught.value)) < 2000, "a line that no one reads"
-    for word in words:
-        assert word in str(caught.value), str(caught.value)
-
-
-def asymmetry(table: FaceTable) -> float:
-    """How far the mean face is from its own mirror image, in sides of the tight box."""
-    box = table.tight
-    middle, side = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).max(1)
-    mean = np.nanmean((table.points - middle[:, None]) / side[:, None, None], 0)
-    return float(np.abs(mean[table.scheme.mirror_order] * [-1, 1] - mean).max())
 
 
 def offset(table: FaceTable, points: np.ndarray) -> np.ndarray:
@@ -638,7 +625,6 @@ def mutated(data: bytes, draw: st.DataObject) -> bytes:
 
 
 @given(draw=st.data())
-@settings(max_examples=50, deadline=None)
 def test_whatever_the_bytes(draw: st.DataObject) -> None:
     """A table or a UserError, and each picture pixels or a UserError."""
     with tempfile.TemporaryDirectory() as place:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.pose import head_pose, mean_face_3d
@@ -22,7 +22,6 @@ def view(yaw: float, pitch: float, roll: float, distance: float = 900.0) -> np.n
 
 @pytest.mark.parametrize("name", ["ibug68", "kaggle15", "celeba5"])
 @given(yaw=st.floats(-50, 50), pitch=st.floats(-30, 30), roll=st.floats(-60, 60))
-@settings(max_examples=25, deadline=None)
 def test_a_known_view_is_found_again(name: str, yaw: float, pitch: float, roll: float) -> None:
     points = IBUG68.reduce(view(yaw, pitch, roll)[None], name)
     found = head_pose(points, np.ones(points.shape[:2], bool), get_scheme(name))

@@ -14,9 +14,9 @@ import pytest
 from flr.data.formats import dlib_xml, pts
 from flr.data.images import decode_image
 from flr.data.readers import ibug, ibug_xml
-from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import ibug as fake
 from tests.fakes import ibug_xml as fake_xml
 
@@ -29,45 +29,6 @@ def real() -> Path:
     if not folder:
         pytest.skip("needs real files: FLR_DATA is not set")
     return Path(folder)
-
-
-def stop(call: Callable[[], object], *words: str) -> str:
-    """The text of the one-line UserError that a call must end in; it holds all of `words`."""
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert word in text, text
-    return text
-
-
-def asymmetry(table: FaceTable) -> float:
-    """How far the mean face is from its own mirror image, in sides of the tight box."""
-    box = table.tight
-    middle, side = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).max(1)
-    mean = ((table.points - middle[:, None]) / side[:, None, None]).mean(0)
-    return float(np.abs(mean[table.scheme.mirror_order] * [-1, 1] - mean).max())
-
-
-def offset(table: FaceTable) -> np.ndarray:
-    """(2,) how far, on the mean, the dots of a fake's pictures lie from its points, in pixels."""
-    found = []
-    for i, points in enumerate(table.points):
-        image = table.load(i).astype(float)
-        grey = image if image.ndim == 2 else image.mean(2)
-        apart = np.linalg.norm(points[:, None] - points[None], axis=-1) + 99 * np.eye(len(points))
-        for x, y in points[apart.min(1) > 9]:  # a dot's window holds no other dot
-            left, top = round(float(x)) - 4, round(float(y)) - 4
-            window = grey[max(top, 0) : top + 9, max(left, 0) : left + 9]
-            if window.shape == (9, 9):
-                light = np.clip(window - np.median(window) - 20, 0, None)
-                assert light.max() > 60, f"no dot under a point of {table.name[i]}"
-                at = np.arange(9)
-                x_at, y_at = (light.sum(0) @ at / light.sum(), light.sum(1) @ at / light.sum())
-                found.append((left + x_at - x, top + y_at - y))
-    assert len(found) > 5 * len(table)
-    return np.mean(found, 0)
 
 
 # ---------------------------------------------------------------- .pts

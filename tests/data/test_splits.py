@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.splits import hold_out
@@ -21,7 +21,6 @@ def held(table: FaceTable) -> set[str]:
 
 
 @given(st.lists(st.integers(1, 5), min_size=8, max_size=30), st.floats(0.05, 0.5))
-@settings(max_examples=25, deadline=None)
 def test_groups_stay_whole_and_the_share_is_kept(sizes, fraction):
     table = grouped(sizes)
     split = hold_out(table, fraction).split
@@ -33,14 +32,12 @@ def test_groups_stay_whole_and_the_share_is_kept(sizes, fraction):
 
 
 @given(st.permutations(range(24)))
-@settings(max_examples=10, deadline=None)
 def test_the_choice_does_not_depend_on_the_order_of_faces(order):
     table = grouped([2] * 12, 0)
     assert held(hold_out(table.take(np.array(order)), 0.25)) == held(hold_out(table, 0.25))
 
 
 @given(st.sets(st.integers(0, 29), min_size=1, max_size=10))
-@settings(max_examples=15, deadline=None)
 def test_groups_that_leave_do_not_reshuffle_the_others(gone):
     table = grouped([1] * 30, 0)
     before = held(hold_out(table, 0.2))

@@ -5,31 +5,24 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import CELEBA5, SCHEMES, Scheme
+from tests.data import support
 from tests.fakes import ibug
 from tests.fakes import table as fake
 
-
-def stop(call: Callable[[], object], *words: str) -> str:
-    """The text of the one-line UserError that a call must end in; it holds all of `words`."""
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text and len(text) < 900
-    for word in words:
-        assert word in text, text
-    return text
+stop = partial(support.stop, longest=900)
 
 
 def change(path: Path, old: str, new: str, count: int = -1) -> None:
@@ -739,7 +732,6 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
      ("pts", "train/000.pts")],
 )  # fmt: skip
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
 def test_spoiled_bytes_end_in_a_table_or_one_error(
     tmp_path_factory: pytest.TempPathFactory, form: str, file: str, data: st.DataObject
 ) -> None:

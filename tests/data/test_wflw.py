@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.readers import wflw
@@ -14,7 +14,7 @@ from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68, WFLW98
-from tests.data.test_readers import asymmetry, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import wflw as fake
 
 TRAIN, TEST = wflw.INDEX["train"], wflw.INDEX["test"]
@@ -305,7 +305,6 @@ def test_the_whole_set_reads_fast(tmp_path: Path) -> None:
     noise=st.one_of(st.none(), st.none(), st.binary(max_size=200)),
     name=st.sampled_from([TRAIN, TEST]), strict=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=50, deadline=None)
 def test_any_bytes(written: Path, edits, noise, name, strict) -> None:
     """Whatever a list holds: faces, or a UserError."""
     path = written / name

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.readers import youtube_faces
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from tests.data.test_readers import asymmetry, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import ibug as drawn
 from tests.fakes import youtube_faces as fake
 
@@ -315,7 +315,6 @@ def test_nothing_there(tmp_path: Path, kind: str) -> None:
     noise=st.one_of(st.none(), st.none(), st.binary(max_size=200)),
     name=st.sampled_from([TRAIN, TEST]), split=st.sampled_from(["identity", "published"]), strict=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=50, deadline=None)
 def test_any_bytes(written: Path, edits, noise, name, split, strict) -> None:
     """Whatever a table holds: faces, or a UserError."""
     path = written / name

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.landmarks.geometry import (
@@ -20,7 +20,6 @@ from flr.landmarks.geometry import (
 )  # fmt: skip
 from tests.landmarks.painted import dot, paint
 
-few = settings(max_examples=15, deadline=None)
 angles, scales = st.floats(-3.1, 3.1), st.floats(0.2, 4.0)
 shifts = st.tuples(st.floats(-50, 50), st.floats(-50, 50))
 
@@ -40,7 +39,6 @@ def some_points(seed: int, shape: tuple[int, ...] = (4, 6, 2)) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 10**6))
-@few
 def test_transform_compose_and_invert_in_numpy_and_torch(seed):
     first, second, points = skewed(seed), skewed(seed + 1), some_points(seed)
     full = np.concatenate([points, np.ones((4, 6, 1))], -1)
@@ -81,7 +79,6 @@ def test_similarity_turns_x_towards_y():
 
 
 @given(angles, scales, shifts)
-@few
 def test_similarity_is_the_same_in_torch(angle, scale, shift):
     source = np.array([3.0, -4.0])
     expected = similarity(angle, scale, source, np.array(shift))
@@ -90,7 +87,6 @@ def test_similarity_is_the_same_in_torch(angle, scale, shift):
 
 
 @given(angles, scales, shifts, st.integers(0, 99))
-@few
 def test_fit_recovers_a_known_similarity(angle, scale, shift, seed):
     source = some_points(seed, (5, 2))
     known = a_map(angle, scale, shift)
@@ -170,7 +166,6 @@ def test_warp_shrinks_by_area_and_repeats_edges():
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
 @given(angle=st.floats(-1, 1), scale=st.floats(0.6, 1.8), flip=st.booleans(), seed=st.integers(0, 99))
-@few
 def test_a_dot_stays_under_its_landmark_through_warp_batch(kind, angle, scale, flip, seed):
     random = np.random.default_rng(seed)
     at, target = random.uniform(40, 60, (2, 1, 2)), random.uniform(20, 28, (2, 1, 2))

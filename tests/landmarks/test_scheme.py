@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
@@ -60,7 +60,6 @@ def test_68_midline_points_are_their_own_mirror():
 
 @pytest.mark.parametrize(("to", "groups"), [("kaggle15", TO_15), ("celeba5", TO_5)])
 @given(seed=st.integers(0, 99))
-@settings(max_examples=5, deadline=None)
 def test_68_reduces_by_the_index_maps(to, groups, seed):
     points = random_points(seed)
     expected = np.stack([points[:, group].mean(1) for group in groups], 1)

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.multiprocessing as mp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.landmarks.outlines import outlines_of
@@ -110,7 +110,6 @@ def some_faces(scheme, count: int, seed: int, missing: float) -> tuple[np.ndarra
 
 @SCHEMES
 @given(seed=st.integers(0, 10**6), missing=st.sampled_from([0.0, 0.02, 0.5]))
-@settings(max_examples=6, deadline=None)
 def test_summary_is_the_slow_reference(scheme, seed, missing):
     predicted, truth, labelled = some_faces(scheme, 9, seed, missing)
     labelled[4] = False
@@ -286,7 +285,6 @@ def on_rank(rank: int, folder: str) -> None:
 
 
 @given(st.integers(0, 9))
-@settings(max_examples=10, deadline=None)
 def test_spearman_is_scipys(seed):
     random = np.random.default_rng(seed)
     errors, distance = random.exponential(3, (9, 5)).round(), random.uniform(20, 60, 9)  # with ties
@@ -354,7 +352,6 @@ def slow_lines(predicted, truth, labelled, scheme) -> dict[str, float]:
 
 @SCHEMES
 @given(seed=st.integers(0, 10**6), missing=st.sampled_from([0.0, 0.05]))
-@settings(max_examples=6, deadline=None)
 def test_errors_along_lines_are_the_slow_reference(scheme, seed, missing):
     faces = some_faces(scheme, 5, seed, missing)
     result, expected = along_lines(*faces, scheme), slow_lines(*faces, scheme)

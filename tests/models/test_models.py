@@ -132,9 +132,7 @@ def test_a_net_without_a_published_size_says_its_count(net, points, size):
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("points", [68, 15, 5])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [96, 128])
+@pytest.mark.parametrize(("points", "channels", "size"), [(68, 1, 128), (5, 3, 96)])
 def test_output_shape(net, points, channels, size):
     with torch.device("meta"):
         model = net(points=points, channels=channels, size=size)

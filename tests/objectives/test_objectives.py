@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.objectives.coordinates import L1, MSE, Coordinates, SmoothL1, Wing, masked_sum
@@ -49,7 +49,6 @@ def test_losses_by_hand(loss, x, expected):
 
 
 @given(st.floats(0.01, 20), st.floats(0.001, 5))
-@settings(max_examples=20, deadline=None)
 def test_wing_is_continuous_at_its_width(width, epsilon):
     low, high = Wing(width, epsilon)(torch.tensor([width * (1 - 1e-9), width * (1 + 1e-9)], dtype=torch.float64))
     assert float(high - low) == pytest.approx(0, abs=1e-6 * width * (1 + width / epsilon))
@@ -157,7 +156,6 @@ def test_a_heatmap_loss_and_its_gradient_by_the_book(layout, kind, close):
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 32)])
 @given(x=st.floats(45, 82), y=st.floats(45, 82))
-@settings(max_examples=10, deadline=None)
 def test_heatmaps_decode_a_gaussian_to_its_centre(shape, x, y):
     rows = (torch.arange(shape[0]) + 0.5) * SIZE / shape[0] - 0.5
     columns = (torch.arange(shape[1]) + 0.5) * SIZE / shape[1] - 0.5
@@ -174,7 +172,6 @@ def gaussian(covariance: torch.Tensor, size: int = SIZE) -> torch.Tensor:
 
 
 @given(st.floats(2, 9), st.floats(2, 9), st.floats(-0.9, 0.9))
-@settings(max_examples=20, deadline=None)
 def test_spread_is_the_deviation_of_the_map(wide, high, slant):
     covariance = torch.tensor([[wide**2, slant * wide * high], [slant * wide * high, high**2]])
     spread = Heatmaps(L1()).spread(gaussian(covariance), SIZE)
