@@ -122,8 +122,8 @@ def test_a_wrong_type_is_reported_in_words(override: str, line: str) -> None:
 
 def test_configs_of_older_runs_get_the_present_names() -> None:
     old = {
-        "tracking": {"_target_": "flr.tracking.tracker.Tracker"},
-        "callbacks": [{"_target_": "flr.training.callbacks.Progress"}],
+        "tracking": {"_target_": "flr.tracking.mlflow.Tracker"},
+        "callbacks": [{"_target_": "flr.callbacks.Progress"}],
     }
     assert plain(as_config(old)) == {
         "tracking": {"_target_": "flr.tracking.tracker.Tracker"},
