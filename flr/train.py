@@ -188,8 +188,7 @@ def table(tracker: "Tracker", found: "list[Row]", folder: Path) -> None:
     """A sweep's table: in the terminal, in its folder and in its run."""
     from dataclasses import asdict
 
-    from flr.compare import Grid as Cells
-    from flr.compare import markdown, show, write_csv
+    from flr.reporting.tables import TextTable, markdown, print_table, write_csv
 
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
@@ -200,10 +199,10 @@ def table(tracker: "Tracker", found: "list[Row]", folder: Path) -> None:
     ]
     done = sum(not row.exit_code for row in found)
     line = f"{done} of {len(found)} jobs finished"
-    grid = Cells(["job", "status", "val/nme, %", "test/nme, %", "run", "why"], cells)
+    grid = TextTable(["job", "status", "val/nme, %", "test/nme, %", "run", "why"], cells)
     if not any(row.reason for row in found):
-        grid = Cells(grid.head[:-1], [row[:-1] for row in cells])
-    show(grid)
+        grid = TextTable(grid.head[:-1], [row[:-1] for row in cells])
+    print_table(grid)
     print(f"{line}; sweep {folder.name}, run {tracker.run_id}")
     if found:
         write_csv(folder / "table.csv", [asdict(row) for row in found])

@@ -34,13 +34,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flr.cli import quiet, run_command
-from flr.compare import Grid, markdown, show, write_csv
 from flr.config.compose import flat, groups, key_of, plain, task_overrides, under
 from flr.config.instantiate import build
 from flr.config.schema import RESULT_NEUTRAL_KEYS, Train, Tune
 from flr.config.validate import check
 from flr.errors import UserError, nearest
 from flr.files import writing
+from flr.reporting.tables import TextTable, markdown, print_table, write_csv
 
 if TYPE_CHECKING:
     import optuna
@@ -650,7 +650,7 @@ class Study:
         # Optuna's default looks at the best tenth of the trials alone, which of a few trials is one.
         return get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0))
 
-    def grid(self, rows: Sequence[Row]) -> Grid:
+    def grid(self, rows: Sequence[Row]) -> TextTable:
         """The table of its trials, the best first."""
         order = sorted(rows, key=lambda row: (ORDER.index(row.state), row.val or 0.0))
         head = ["trial", "state", "val/nme, %", "epochs", *(one.key for one in self.space), "run", "why"]
@@ -661,7 +661,7 @@ class Study:
             for row in order if row.state != "retried"
         ]  # fmt: skip
         kept = [i for i in range(len(head)) if i < len(head) - 1 or any(row[-1] for row in cells)]
-        return Grid([head[i] for i in kept], [[row[i] for i in kept] for row in cells])
+        return TextTable([head[i] for i in kept], [[row[i] for i in kept] for row in cells])
 
     def told(self, rows: Sequence[Row]) -> str:
         """The best trial, what was gained, and the command that trains it in full."""
@@ -678,7 +678,7 @@ class Study:
 
     def conclude(self, rows: Sequence[Row]) -> None:
         """Say what came of it; end the command where nothing did."""
-        show(self.grid(rows))
+        print_table(self.grid(rows))
         print(self.told(rows).replace("\n\n", "\n"))
         print(f"run {self.tracker.run_id}  {self.folder}")
         failed = [row for row in rows if row.state == "failed"]

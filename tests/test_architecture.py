@@ -23,7 +23,7 @@ LAYERS = (
     ("__main__",),
     tuple(COMMANDS),
     ("cli",),
-    ("sweeps",),
+    ("sweeps", "reproduction"),
     ("training",),
     ("evaluation",),
     ("detection",),
@@ -47,12 +47,9 @@ TO_MOVE = {
 
 # What does not yet follow the rules. The tests fail on an entry that is no longer needed, so that the table only shrinks.
 UPWARD = {
-    ("reproduce", "compare"),
-    ("train", "compare"),
     ("training.session", "cli"),
     ("training.session", "sweep"),
     ("training.session", "sweeps.grid"),
-    ("tune", "compare"),
 }
 # Modules of circles, imports inside functions included.
 CIRCULAR = {"flr.inference.detector", "flr.inference.landmarker", "flr.inference.onnx", "flr.inference.predictor"}
@@ -61,18 +58,16 @@ PRIVATE = {("tune", "optuna.storages._heartbeat.get_heartbeat_thread")}
 # Modules above 400 lines.
 LONG_MODULES = {
     "app",
-    "compare",
     "data.datamodule",
     "data.download",
     "data.synthetic.paint",
     "inference.effects",
     "landmarks.scheme",
     "launchers",
-    "reproduce",
     "tune",
 }
 # Commands above 80 lines.
-LONG_COMMANDS = set(COMMANDS) - {"evaluate"}
+LONG_COMMANDS = set(COMMANDS) - {"compare", "evaluate", "reproduce"}
 # Functions above 60 lines.
 LONG_FUNCTIONS = {
     "app.page",

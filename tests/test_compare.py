@@ -366,7 +366,7 @@ def test_the_page_stands_alone_and_shows_the_faces(runs: Workspace, tmp_path: Pa
 
 def test_a_face_is_predicted_as_it_was_scored(runs: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the store's copies alone: the runs' own folders are away."""
-    from flr import compare as door
+    from flr.evaluation import comparison_faces
 
     seen = []
 
@@ -375,8 +375,8 @@ def test_a_face_is_predicted_as_it_was_scored(runs: Workspace, tmp_path: Path, m
         seen.append((arguments[1], arguments[2], found))
         return found
 
-    predict = door.predict
-    monkeypatch.setattr(door, "predict", look)
+    predict = comparison_faces.predict
+    monkeypatch.setattr(comparison_faces, "predict", look)
     folders = runs.outputs / "runs"
     folders.rename(runs.outputs / "away")
     try:

@@ -1,12 +1,8 @@
 """`python -m flr.reproduce`: every published config against its record, each exit code, and what a record costs."""
 
 import csv
-import os
 import shutil
-import signal
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +13,9 @@ import torch
 import yaml
 
 from flr.config.compose import CONF
-from flr.evaluation.record import Run, data_differences, read
-from flr.reproduce import call, compare, rendered, smoke
+from flr.reproduction.record import Run, data_differences, read
+from flr.reproduction.smoke import rendered, smoke
+from flr.reproduction.verdict import compare
 from tests.conftest import Workspace
 from tests.fakes import ibug as fake_ibug
 
@@ -140,7 +137,7 @@ BAD = [
     ([f"name={LIGHT}", "record=perhaps"], "record=perhaps: expected"),
     ([f"name={LIGHT}", "teir=train"], "did you mean 'tier'"),
     ([f"name={LIGHT}", "optim.lr=1"], "flr train experiment=NAME optim.lr=VALUE"),
-    ([f"name={LIGHT}", "+optim.lr=1"], f"python -m flr.train experiment={LIGHT} trains another"),
+    ([f"name={LIGHT}", "+optim.lr=1"], f"flr train experiment={LIGHT} trains another"),
     ([f"name={LIGHT}", "augment=none"], "flr train experiment=NAME augment=VALUE"),
     ([f"name={LIGHT}", "tier=train", "trainer.max_epochs=1"], "flr train experiment=NAME trainer.max_epochs"),
     ([f"name={LIGHT}", "tier=train", "+data.batch_size=1"], "data.batch_size is not for tier=train"),
@@ -190,39 +187,6 @@ def test_help_names_the_exit_codes_and_what_a_tier_is(workspace: Workspace) -> N
     shown = workspace.run("flr.reproduce", "--help").stdout
     shown = " ".join(shown.split())
     assert "0 within the tolerance" in shown and "3 nothing to compare with" in shown and "tier=train" in shown
-
-
-# -- other commands ------------------------------------------------------------------------------------------------------
-
-
-def test_what_a_command_prints_and_how_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("timeit", "-n", "1", "-r", "1", "print('line')").startswith("line\n")
-    assert "line\n" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as end:
-        call("timeit", "--no-such-option")
-    assert end.value.code == 2
-
-
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_what_stops_this_command_stops_the_other(sent: signal.Signals, code: int, tmp_path: Path) -> None:
-    note = tmp_path / "pid"
-    note.touch()
-
-    def stop() -> None:
-        while not note.read_text():
-            time.sleep(0.05)
-        os.kill(os.getpid(), sent)
-
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    threading.Thread(target=stop, daemon=True).start()
-    # A shell starts its background jobs deaf to Ctrl-C; this one is to hear it wherever the tests run.
-    body = f"import os, signal, time; signal.signal(2, signal.SIG_DFL); open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    with pytest.raises(SystemExit) as end:
-        call("timeit", "-n", "1", "-r", "1", body)
-    assert end.value.code == code
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(note.read_text()), 0)
 
 
 # -- whole trainings, in a checkout of its own ---------------------------------------------------------------------------
@@ -327,7 +291,7 @@ def test_other_data_are_told_before_the_training(reproduced: Reproduced) -> None
     other = reproduced.workspace.path / "others"
     fake_ibug.write(other, parts={"afw": 24, "helen/testset": 5}, seed=8)
     shown = reproduced("tier=train", "seeds=[0]", f"data.root={other}", f"paths.output_dir={other}", code=3)
-    assert shown.index("note: the data are not the record's") < shown.index("$ python -m flr.train")
+    assert shown.index("note: the data are not the record's") < shown.index("Training tiny, seed 0")
 
 
 def test_a_precision_that_no_device_would_have_chosen_is_another_recipe(reproduced: Reproduced) -> None:

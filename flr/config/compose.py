@@ -103,6 +103,11 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def compose_training(overrides: Sequence[str]) -> DictConfig:
+    """Compose a training's config inside another command, whose Hydra is initialised."""
+    return hydra.compose("train", list(overrides))
+
+
 def as_config(values: Mapping[str, Any]) -> DictConfig:
     """Convert the config of a run or checkpoint, which was resolved when it was written; targets get their present names.
 

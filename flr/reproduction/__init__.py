@@ -1,0 +1,1 @@
+"""Reproducing an experiment and comparing it with its record."""
