@@ -146,7 +146,7 @@ def run(
     from flr.checkpoints import VERSION, RunFolder
     from flr.parallel import cores, keep_memory
     from flr.ranks import GlobalBatchNorm, Ranks
-    from flr.speed import compile_net, settle, trainer_of
+    from flr.speed import bf16_hardware, compile_net, settle, trainer_of
     from flr.sweep import recipe
     from flr.tracking import provenance
     from flr.tracking.mlflow import Tracker
@@ -252,6 +252,7 @@ def run(
             lock = lock or _hold(folder)
             for aside in (folder.path / "checkpoints").glob(".*.ckpt"):
                 aside.unlink()  # half written by a process that was killed
+            tracker.params({"hardware.bf16": bf16_hardware(device)})  # why trainer.speed=auto chose the precision
             _record(tracker, cfg, values, overrides, folder, data, diff)
 
         # Where torchrun or SLURM started a rank, it takes the folder of a new run from rank 0, by Lightning.
