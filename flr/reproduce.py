@@ -275,7 +275,10 @@ def call(module: str, *words: str) -> str:
 
     def forward(number: int, frame: Any) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, number)
+            else:  # Windows
+                process.terminate()
 
     handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     printed = []
