@@ -151,6 +151,8 @@ class Joblib:
     _shares: list[tuple[list[int], list[str] | None]] = field(init=False, repr=False)
 
     def prepare(self, ranks: int | None, accelerator: str) -> None:
+        if not hasattr(os, "sched_setaffinity"):
+            raise UserError("hydra/launcher=joblib needs Linux; leave it out, and the jobs run one after another")
         cores, ranks = sorted(os.sched_getaffinity(0)), ranks or 1
         gpus = [] if accelerator == "cpu" else _gpus()
         each = self.gpus if self.gpus is not None else ranks if gpus else 0

@@ -2,12 +2,15 @@
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -92,10 +95,30 @@ def _serve(work: Callable[[int], T], spans: list[range], results: Connection, pa
     os._exit(0)  # at once: what the parent has registered for its exit is not the worker's
 
 
-def in_order(work: Callable[[int], T], count: int, workers: int, span: int = SPAN) -> Generator[T, None, None]:
-    """``work(0) ... work(count - 1)``, computed in forked processes.
+def _in_threads(work: Callable[[int], T], spans: list[range], workers: int) -> Generator[T, None, None]:
+    """The results of spans in order. At most two spans a worker are computed ahead of the caller, which bounds memory."""
+    pool, todo = ThreadPoolExecutor(workers), iter(spans)
+    running: deque[Future[list[T]]] = deque()
 
-    Fork shares whatever `work` refers to without sending it; only results travel. Each worker has a pipe of its own,
+    def start(count: int) -> None:
+        running.extend(
+            pool.submit(lambda span: [work(i) for i in span], span) for span in itertools.islice(todo, count)
+        )
+
+    try:
+        start(2 * workers)
+        while running:
+            done = running.popleft().result()
+            start(1)
+            yield from done
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_order(work: Callable[[int], T], count: int, workers: int, span: int = SPAN) -> Generator[T, None, None]:
+    """Compute ``work(0) ... work(count - 1)`` in forked processes on Linux and in threads elsewhere; yield the results in order.
+
+    Threads serve where fork is missing (Windows) or unsafe next to system libraries (macOS). Fork shares whatever `work` refers to without sending it; only results travel. Each worker has a pipe of its own,
     so that its death is seen at once, even in the middle of a message, and computes its next span while the last one waits
     in the pipe.
 
@@ -113,6 +136,9 @@ def in_order(work: Callable[[int], T], count: int, workers: int, span: int = SPA
         yield from (work(i) for i in range(count))
         return
     spans = [range(first, min(first + span, count)) for first in range(0, count, span)]
+    if sys.platform != "linux" or not hasattr(os, "fork"):
+        yield from _in_threads(work, spans, workers)
+        return
     # A fork copies the lock of OpenCV's thread pool but not its threads: a child that meets it waits for ever.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import cv2
@@ -10,8 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
+from flr.data.crops import reserve
 from flr.errors import UserError
-from flr.system import in_order, undisturbed
+from flr.system import cores, in_order, undisturbed
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +101,37 @@ def test_signals_wait_for_what_must_not_be_left_half_done():
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, interrupt)
+
+
+@pytest.fixture
+def no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that has none of what Linux alone has."""
+    for name in ("fork", "sched_getaffinity", "sched_setaffinity", "posix_fallocate"):
+        monkeypatch.delattr(os, name)
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_without_fork_threads_do_the_work_in_order_and_not_far_ahead():
+    begun = []
+
+    def work(i: int) -> int:
+        begun.append(i)
+        return i * i
+
+    results = in_order(work, 400, 2, 4)
+    assert next(results) == 0
+    time.sleep(0.2)
+    assert len(begun) <= 5 * 4  # two spans a worker, and the one that was taken
+    assert list(results) == [i * i for i in range(1, 400)]
+    with pytest.raises(ValueError, match="not this one"):
+        list(in_order(fails, 100, 2, 4))
+
+
+@pytest.mark.usefixtures("no_fork")
+def test_without_fallocate_the_space_is_still_taken(tmp_path):
+    path = tmp_path / "images.u8"
+    with path.open("wb") as file:
+        file.truncate(3 * 2**20 + 5)
+    reserve(path)
+    assert path.read_bytes() == bytes(3 * 2**20 + 5)
+    assert cores() >= 1

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
-from flr.training.precision import compile_net, has_bf16, settle
+from flr.config.compose import CONF
+from flr.training.precision import bf16_hardware, compile_net, has_bf16, settle
 from tests.conftest import SMALL_SET, TINY, Workspace
 
 
@@ -20,6 +22,7 @@ def test_auto_is_settled_in_what_the_run_keeps(workspace: Workspace) -> None:
     kept = params(workspace)
     expected = "bf16-mixed" if has_bf16("cpu") else "32-true"
     assert (kept["trainer.speed"], kept["trainer.precision"], kept["optim.fused"]) == ("None", expected, "True")
+    assert kept["hardware.bf16"] == bf16_hardware("cpu")
     # A run goes on as it began, on whatever device.
     workspace.run("flr.train", f"run={workspace.only_run().info.run_id}", "trainer.max_epochs=2")
 
@@ -48,6 +51,40 @@ def test_auto_keeps_what_is_set_and_leaves_what_is_not_safe(
         OmegaConf.update(cfg, key, value)
     settle(cfg, "cpu")
     assert (cfg.trainer.precision, cfg.optim.fused, cfg.trainer.speed) == (precision, fused, None)
+
+
+@pytest.mark.parametrize(
+    ("features", "found"),
+    [
+        ({"avx512_f": True, "amx_bf16": False, "avx512_bf16": True}, "avx512_bf16"),  # AMD EPYC 9004
+        ({"avx512_f": True, "amx_bf16": True, "avx512_bf16": True}, "amx_bf16"),  # Intel Xeon of 2023
+        ({"avx512_f": True, "avx512_bf16": False}, "none"),  # Intel Xeon of 2019: emulated, and slower than 32 bit
+        ({"neon": True, "bf16": True}, "none"),  # ARM
+        ({}, "none"),
+    ],
+)
+def test_auto_chooses_the_precision_by_the_features_of_the_cpu(
+    features: dict[str, bool], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    assert bf16_hardware("cpu") == found
+    cfg = OmegaConf.create(
+        {"trainer": {"speed": "auto", "precision": "32-true"}, "optim": {"_target_": "torch.optim.SGD", "fused": None}}
+    )
+    settle(cfg, "cpu")
+    assert cfg.trainer.precision == ("32-true" if found == "none" else "bf16-mixed")
+
+
+def test_bf16_needs_the_kernels_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert bf16_hardware("cpu") == "none"
+
+
+def test_the_speedrun_leaves_the_precision_to_the_device() -> None:
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("train", ["experiment=records/speedrun"])
+    assert (cfg.trainer.speed, cfg.trainer.precision) == ("auto", "32-true")
 
 
 def test_a_device_without_the_switches_gets_none() -> None:

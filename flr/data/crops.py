@@ -229,9 +229,18 @@ def thumbnail(grey: np.ndarray, tight: np.ndarray) -> np.ndarray:
 
 
 def reserve(path: Path) -> None:
-    """Take the disk space now: a full disk then is an error here, and not a bus error in the memory map later."""
+    """Take the disk space now: a full disk then is an error here, and not a bus error in the memory map later.
+
+    Where the system cannot reserve space (macOS, Windows), zeros are written.
+    """
+    size = path.stat().st_size
     with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        zeros = bytes(min(size, 2**20))
+        for start in range(0, size, 2**20):
+            file.write(zeros[: size - start])
 
 
 def crop_labels(table: FaceTable, store: CropStore) -> np.ndarray:

@@ -6,9 +6,9 @@ the tables are made of it at the end.
 
 import contextlib
 import csv
-import fcntl
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from flr.landmarks.geometry import transform, warp
 from flr.landmarks.scheme import Scheme
 
 JOURNAL = "faces.jsonl"
+if sys.platform != "win32":
+    import fcntl
+
 CROP = 256  # pixels a side of the crops that are kept
 END = '{"end": true}'  # the last line of a journal that is finished
 
@@ -70,7 +73,8 @@ class Results:
     def _begin(self, head: str, overwrite: bool, anew: bool) -> None:
         folder = self.folder
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if sys.platform != "win32":  # Windows has no flock: there nothing refuses a second prediction
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"{folder}: another prediction writes there now; wait for it, or set another out="

@@ -102,6 +102,8 @@ class Ranks(pl.Callback):
         if self.environment.creates_processes_externally:
             return
         assert folder is not None
+        if sys.platform == "win32":  # no pipe can be handed to a process there
+            raise UserError(f"trainer.devices={trainer.world_size}: needs Linux or macOS; set trainer.devices=1")
         if trainer.num_nodes > 1:
             raise UserError(
                 f"trainer.num_nodes={trainer.num_nodes}: start the ranks of several nodes by torchrun or srun"

@@ -27,6 +27,9 @@ from flr.errors import UserError
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+# The CPU features that make bfloat16 products faster than 32 bit. Plain AVX-512 emulates them and is slower; ARM is not measured.
+CPU_BF16 = ("amx_bf16", "avx512_bf16")
+
 
 def trainer_of(cfg: DictConfig, **given: Any) -> "pl.Trainer":
     """Lightning's Trainer of a checked config, less the keys that it does not know."""
@@ -61,11 +64,26 @@ def settle(cfg: DictConfig, device: str, bf16: bool | None = None) -> None:
         )
 
 
-def has_bf16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 natively: a GPU's tensor cores, a CPU's AMX."""
+def bf16_hardware(device: str) -> str:
+    """Name what multiplies bfloat16 natively on a device.
+
+    Args:
+        device: ``cpu``, ``cuda`` or another.
+
+    Returns:
+        ``tensor cores`` on a GPU, the first of `CPU_BF16` that a CPU has, else ``none``.
+    """
     if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        return "tensor cores" if torch.cuda.is_bf16_supported(including_emulation=False) else "none"
+    if device != "cpu" or not torch.backends.mkldnn.is_available():  # oneDNN has the kernels
+        return "none"
+    features = torch.cpu.get_capabilities()
+    return next((feature for feature in CPU_BF16 if features.get(feature)), "none")
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 natively; see `bf16_hardware`."""
+    return bf16_hardware(device) != "none"
 
 
 def compile_net(net: nn.Module, mode: str | None, device: str, ranks: int = 1) -> None:

@@ -34,7 +34,7 @@ from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
 from flr.training.callbacks import WholeCheckpoints
 from flr.training.distributed import GlobalBatchNorm, Ranks
-from flr.training.precision import compile_net, settle, trainer_of
+from flr.training.precision import bf16_hardware, compile_net, settle, trainer_of
 
 # Batches are 32 bit, whatever the products inside the model.
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
@@ -267,7 +267,10 @@ class TrainingSession:
         tracker.tag(folder=str(folder.path))
         tracker.params({**dict(flat(self.values)), "overrides": " ".join(self.overrides)})
         tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
-        tracker.params({f"hardware.{key}": value for key, value in provenance.hardware().items()})
+        hardware = provenance.hardware() | {
+            "bf16": bf16_hardware(self.device)
+        }  # by which speed=auto chose the precision
+        tracker.params({f"hardware.{key}": value for key, value in hardware.items()})
         tracker.file(folder.config)
         tracker.file(folder.path / "run.json")
         if self.diff:
