@@ -37,7 +37,7 @@ test-all: env ## these, the long ones, and more examples of each property; all b
 	$(BIN)/python -m pytest -n 2 -m 'not cluster' --hypothesis-profile=many
 
 test-team: team-env ## the tests that track, and those of accounts, against a team's server (wants PostgreSQL)
-	$(BIN)/python -m pytest -p tests.team -n 2 --dist loadfile
+	$(BIN)/python -m pytest -p tests.team -n 2
 
 test-cluster: env ## the launchers on a real SLURM and a real Ray, started here (wants apt-get install slurm-wlm)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'

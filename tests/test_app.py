@@ -33,8 +33,6 @@ from flr.tracking.connection import usable_runs
 from tests.conftest import SMALL_SET, Workspace
 from tests.test_predict import points_of, rows
 
-pytestmark = pytest.mark.xdist_group("app")  # which trains once, on one worker
-
 pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="the app wants pip install 'flr[app]'")
 
 # A net of 5 points, soon trained.

@@ -20,8 +20,6 @@ from mlflow.entities import Param
 from flr.evaluation.comparison import differences
 from tests.conftest import SERVER, Workspace
 
-pytestmark = pytest.mark.xdist_group("compare")  # which trains once, on one worker
-
 WIDE, NARROW = "[8, 8, 8, 8]", "[4, 4, 4, 4]"
 LEARN = ("trainer.max_epochs=6", "ema=0", "optim.lr=0.02", "callbacks.pictures=null")  # enough to tell nets apart
 

@@ -18,7 +18,7 @@ from flr.config.describe import describe_type
 from flr.config.instantiate import build
 from flr.config.renamed import RENAMED
 from flr.config.schema import Paths, Train
-from flr.config.validate import check
+from flr.config.validate import check, resolve
 from flr.errors import UserError
 
 GROUPS = ("data", "model", "objective", "augment", "optim", "schedule", "trainer", "callbacks", "debug")
@@ -43,15 +43,9 @@ def compose(*words: str) -> DictConfig:
 def test_every_choice_fits_its_signature(word: str, tmp_path: Path) -> None:
     cfg = compose(word, f"paths.output_dir={tmp_path}")
     check(cfg, Train)
-
-
-@pytest.mark.parametrize("word", ["seed=0", *(c for c in CHOICES if c.startswith("model=")), *EXPERIMENTS])
-def test_a_model_comes_with_an_objective_that_fits(word: str) -> None:
-    from flr.config.validate import resolve
-
-    cfg = compose(word)
-    net, objective = (resolve(node._target_, "", trusted=True) for node in (cfg.model, cfg.objective))
-    assert net.output == objective.takes  # type: ignore[attr-defined]
+    if word.startswith(("seed", "model", "experiment")):
+        net, objective = (resolve(node._target_, "", trusted=True) for node in (cfg.model, cfg.objective))
+        assert net.output == objective.takes  # type: ignore[attr-defined]
 
 
 def test_the_command_line_decides_over_a_model_and_an_experiment() -> None:

@@ -23,8 +23,6 @@ from flr.tracking import queue as outbox
 from flr.tracking.provenance import process_alive, process_tag
 from tests.conftest import SMALL_SET, TINY, Done, Server, Workspace
 
-pytestmark = pytest.mark.xdist_group("faults")  # which trains once, on one worker
-
 WORDS = (*TINY, *SMALL_SET, "tracking.register=false")
 
 # A user's own callback. `at` is what a test wants done when an epoch begins. A process of its own gets the signal

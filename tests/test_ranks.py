@@ -297,19 +297,6 @@ def test_ranks_end_where_they_are_interrupted_and_go_on(workspace: Workspace) ->
 
 
 @pytest.mark.long
-def test_an_error_of_one_rank_ends_all(workspace: Workspace) -> None:
-    (workspace.path / "own.py").write_text(OWN)
-    process = workspace.start("flr.train", *LONG, "+callbacks.fails._target_=own.Fails", FLR_TRUST="own")
-    wait_for_epoch(workspace, process, 0)
-    every = family(process)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert told(err) == ["flr: rank 1 failed: ArithmeticError('not this one')"] and err.count("Traceback") == 1
-    assert workspace.only_run().info.status == "FAILED"
-    none_is_left(every)
-
-
-@pytest.mark.long
 def test_an_error_of_the_user_is_told_once(workspace: Workspace) -> None:
     done = workspace.apart("flr.train", *LONG, "optim=sgd", "optim.lr=1e30", "ema=0", code=2)
     assert len(told(done.stderr)) == 1 and "not a finite number" in done.stderr and "Traceback" not in done.stderr

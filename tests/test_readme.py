@@ -25,42 +25,21 @@ def commands(module: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in re.findall(rf"^python -m {module}(.*)$", README, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("words", [w for w in commands("flr.train") if not {"-m", "--cfg"} & set(w)], ids=" ".join)
-def test_every_training_in_the_readme_composes(words: list[str], tmp_path: Path) -> None:
+SCHEMAS = {"train": Train, "prepare": Prepare, "export": Export, "app": App, "reproduce": Reproduce, "tune": Tune}
+SHOWN = [
+    (command, words) for command in SCHEMAS for words in commands(f"flr.{command}") if not {"-m", "--cfg"} & set(words)
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), SHOWN, ids=lambda part: part if isinstance(part, str) else " ".join(part)
+)
+def test_every_command_in_the_readme_composes(command: str, words: list[str]) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        check(hydra.compose("train", [*words, f"paths.output_dir={tmp_path}"]), Train, trusted=False)
-
-
-@pytest.mark.parametrize("words", commands("flr.prepare"), ids=" ".join)
-def test_every_preparation_in_the_readme_composes(words: list[str]) -> None:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        check(hydra.compose("prepare", words), Prepare, trusted=False)
-
-
-@pytest.mark.parametrize("words", commands("flr.export"), ids=" ".join)
-def test_every_export_in_the_readme_composes(words: list[str]) -> None:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        check(hydra.compose("export", words), Export)
-
-
-@pytest.mark.parametrize("words", commands("flr.app"), ids=" ".join)
-def test_every_app_in_the_readme_composes(words: list[str]) -> None:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        check(hydra.compose("app", words), App)
-
-
-@pytest.mark.parametrize("words", commands("flr.reproduce"), ids=" ".join)
-def test_every_reproduction_in_the_readme_composes(words: list[str]) -> None:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("reproduce", words)
-    check(cfg, Reproduce)
-    assert (CONF / "experiment" / f"{cfg.name}.yaml").is_file()
-
-
-@pytest.mark.parametrize("words", commands("flr.tune"), ids=" ".join)
-def test_every_study_in_the_readme_composes(words: list[str]) -> None:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        check(hydra.compose("tune", words), Tune, trusted=False)
+        cfg = hydra.compose(command, words)
+        check(cfg, SCHEMAS[command], trusted=False)
+    if command == "reproduce":
+        assert (CONF / "experiment" / f"{cfg.name}.yaml").is_file()
 
 
 def test_there_are_commands_to_check() -> None:

@@ -19,8 +19,6 @@ from flr.reproduction.verdict import compare
 from tests.conftest import Workspace
 from tests.fakes import ibug as fake_ibug
 
-pytestmark = pytest.mark.xdist_group("reproduce")  # which trains once, on one worker
-
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "experiments"
 PUBLISHED = sorted(f"published/{path.stem}" for path in (CONF / "experiment/published").glob("*.yaml"))
@@ -242,6 +240,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> 
     faces = tmp_path_factory.mktemp("faces")
     fake_ibug.write(faces, parts={"afw": 24, "helen/testset": 5})
     made = Reproduced(checkout, Workspace(tmp_path_factory.mktemp("reproduced"), shared_cache), faces)
+    made.workspace.copy_database("flr.train")  # which the command calls
     made("tier=train", "seeds=[0,3]", "record=true", f"data.root={faces}")
     yield made
 
@@ -287,6 +286,7 @@ def test_a_trained_run_is_held_against_the_record(reproduced: Reproduced) -> Non
     assert "its own test gave" in line and not (reproduced.workspace.path / "again").exists()
 
 
+@pytest.mark.long
 def test_other_data_are_told_before_the_training(reproduced: Reproduced) -> None:
     other = reproduced.workspace.path / "others"
     fake_ibug.write(other, parts={"afw": 24, "helen/testset": 5}, seed=8)

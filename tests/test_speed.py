@@ -95,11 +95,6 @@ def test_a_device_without_the_switches_gets_none() -> None:
     assert (cfg.trainer.precision, cfg.optim.fused) == ("32-true", None)
 
 
-def test_clipped_gradients_train_under_auto(workspace: Workspace) -> None:
-    workspace.train("trainer.speed=auto", "trainer.gradient_clip_val=1", "trainer.max_epochs=1")
-    assert params(workspace)["optim.fused"] == "None"
-
-
 def test_a_fused_optimiser_trains_the_same(workspace: Workspace, tmp_path: Path) -> None:
     curves = []
     for fused in ("false", "true"):

@@ -1,6 +1,8 @@
 """The engine per face: it moves faces as the batch engine does, refuses what would move them, and needs no luck."""
 
+import copy
 import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 
 import flr.augment.albumentations as engine  # before the library, which else asks the network for news
 from flr.augment.affine import Moves
@@ -271,6 +274,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 def test_a_killed_training_leaves_no_worker(cache):
     root = Path(engine.__file__).parents[2]
@@ -408,9 +412,14 @@ BAD: list[tuple[object, str]] = [
 ]
 
 
-def node(*transforms: object) -> object:
+@functools.cache
+def composed() -> DictConfig:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("train", ["augment=albumentations"])
+        return hydra.compose("train", ["augment=albumentations"])
+
+
+def node(*transforms: object) -> DictConfig:
+    cfg = copy.deepcopy(composed())
     cfg.augment.transforms = list(transforms)
     return cfg
 
@@ -487,11 +496,9 @@ def test_every_choice_bends_a_batch(cache, name, channels):
 
 
 def test_a_sheet_shows_augmented_faces(workspace: Workspace) -> None:
-    shown = {}
-    for name in ("albumentations", "standard", "none"):
+    for name, shown in (("albumentations", True), ("none", False)):
         workspace.run("flr.prepare", *SMALL_SET, f"augment={name}", f"out={workspace.path / name}")
-        shown[name] = (workspace.path / name / "augmented.jpg").exists()
-    assert shown == {"albumentations": True, "standard": True, "none": False}
+        assert (workspace.path / name / "augmented.jpg").exists() == shown
 
 
 def test_no_news_are_asked_of_the_network():

@@ -69,8 +69,14 @@ def helen(real_data: Path) -> FaceTable:
     return dataclasses.replace(table.take(rows), split=np.array(["train"] * 30 + ["test"] * 10))
 
 
-def test_haar_finds_real_faces_and_its_offset_puts_the_box_on_the_points(helen: FaceTable, tmp_path: Path) -> None:
-    found = face_boxes(helen, BoxPolicy("haar"), tmp_path, 2)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the detections of `helen` are kept."""
+    return tmp_path_factory.mktemp("detections")
+
+
+def test_haar_finds_real_faces_and_its_offset_puts_the_box_on_the_points(helen: FaceTable, cache: Path) -> None:
+    found = face_boxes(helen, BoxPolicy("haar"), cache, 2)
     seen = ~found.missed
     assert 34 <= seen.sum() < 40  # some are missed
     truth = helen.tight.astype(float)
@@ -81,8 +87,8 @@ def test_haar_finds_real_faces_and_its_offset_puts_the_box_on_the_points(helen: 
     assert found.offset is not None and found.offset[0] > 0 and found.offset[3] > 0.8
 
 
-def missed_as(helen: FaceTable, tmp_path: Path, missed: str) -> Boxes:
-    return face_boxes(helen, BoxPolicy("haar", haar=Haar(missed=missed)), tmp_path, 2)  # type: ignore[arg-type]
+def missed_as(helen: FaceTable, cache: Path, missed: str) -> Boxes:
+    return face_boxes(helen, BoxPolicy("haar", haar=Haar(missed=missed)), cache, 2)  # type: ignore[arg-type]
 
 
 def test_threads_detect_what_one_after_another_does(helen: FaceTable) -> None:
@@ -95,28 +101,28 @@ def test_threads_detect_what_one_after_another_does(helen: FaceTable) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_faces_that_haar_misses_are_counted_and_cropped_as_the_policy_says(helen: FaceTable, tmp_path: Path) -> None:
-    (first, *_) = np.flatnonzero(missed_as(helen, tmp_path, "truth").missed)
+def test_faces_that_haar_misses_are_counted_and_cropped_as_the_policy_says(helen: FaceTable, cache: Path) -> None:
+    (first, *_) = np.flatnonzero(missed_as(helen, cache, "truth").missed)
     height, width = helen.load(int(first)).shape[:2]
     np.testing.assert_array_equal(
-        missed_as(helen, tmp_path, "picture").box[first], [-0.5, -0.5, width - 0.5, height - 0.5]
+        missed_as(helen, cache, "picture").box[first], [-0.5, -0.5, width - 0.5, height - 0.5]
     )
-    left_out = missed_as(helen, tmp_path, "leave_out")
+    left_out = missed_as(helen, cache, "leave_out")
     policy = BoxPolicy("haar", haar=Haar(missed="leave_out"))
-    table, store = open_store(helen, CropSettings(48, 1, policy), 1.0, tmp_path, 2, strict=True)
+    table, store = open_store(helen, CropSettings(48, 1, policy), 1.0, cache, 2, strict=True)
     assert table.name.tolist() == helen.name[~left_out.missed].tolist() and not table.faults
     assert store.missed["train"] + store.missed["test"] == left_out.missed.sum() > 0
     assert store.offset == pytest.approx(left_out.offset)
     assert len(store.images) == len(store.to_store) == len(store.pictures) == len(table)
-    alone = open_store(table, CropSettings(48, 1, policy), 1.0, tmp_path, 2, strict=True)[1]
+    alone = open_store(table, CropSettings(48, 1, policy), 1.0, cache, 2, strict=True)[1]
     np.testing.assert_allclose(alone.to_store[0], store.to_store[0], rtol=1e-6)
     np.testing.assert_array_equal(alone.images[-1], store.images[-1])  # moved down with its own pixels
 
 
 @pytest.mark.parametrize("scheme", ["kaggle15", "celeba5"])
-def test_a_face_is_found_by_few_points_as_by_many(helen: FaceTable, tmp_path: Path, scheme: str) -> None:
+def test_a_face_is_found_by_few_points_as_by_many(helen: FaceTable, cache: Path, scheme: str) -> None:
     few = helen.reduce(scheme, get_scheme(scheme))
-    missed = [face_boxes(table, BoxPolicy("haar"), tmp_path, 2).missed for table in (helen, few)]
+    missed = [face_boxes(table, BoxPolicy("haar"), cache, 2).missed for table in (helen, few)]
     np.testing.assert_array_equal(*missed)
 
 

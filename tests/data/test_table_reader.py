@@ -158,12 +158,12 @@ def test_odd_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, wo
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "scheme.yaml"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    start = time.monotonic()
+    start = time.process_time()
     if words:
         stop(lambda: reader.read_scheme(path), str(path), words)
     else:
         assert reader.read_scheme(path).name == "mine"
-    assert time.monotonic() - start < 5 and not (tmp_path / "ran").exists()
+    assert time.process_time() - start < 5 and not (tmp_path / "ran").exists()
 
 
 def test_where_a_scheme_is_looked_for(tmp_path: Path) -> None:

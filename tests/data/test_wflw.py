@@ -287,9 +287,9 @@ def test_the_whole_set_reads_fast(tmp_path: Path) -> None:
     for name, times in ((TRAIN, 940), (TEST, 415)):
         path = tmp_path / name
         path.write_text(path.read_text() * times)
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(wflw.read(tmp_path)) == 8 * 940 + 6 * 415
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 @given(

@@ -24,8 +24,6 @@ from flr.metrics.functional import nme, point_errors
 from flr.module.checkpoints import load_checkpoint
 from tests.conftest import Workspace
 
-pytestmark = pytest.mark.xdist_group("predictor")  # which trains once, on one worker
-
 
 def best(workspace: Workspace) -> Path:
     return workspace.folder(workspace.only_run().info.run_id) / "checkpoints" / "best.ckpt"

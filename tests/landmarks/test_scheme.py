@@ -269,8 +269,3 @@ def test_a_normaliser_survives_reduction(scheme, name):
         ):
             reduced = scheme.reduce(points, small.name), scheme.reduce(known, small.name)
             np.testing.assert_allclose(small.distance(*reduced, name), scheme.distance(points, known, name))
-
-
-@every_scheme
-def test_get_scheme(scheme):
-    assert get_scheme(scheme.name) is scheme

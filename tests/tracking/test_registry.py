@@ -66,6 +66,7 @@ def test_a_finished_run_becomes_a_version(trained: tuple[Workspace, str]) -> Non
     ]
 
 
+@pytest.mark.long
 def test_it_loads_where_there_is_no_flr(trained: tuple[Workspace, str], tmp_path: Path) -> None:
     workspace, run_id = trained
     connect(workspace.uri)  # MLflow looks models:/ up in the registry that the process named last
