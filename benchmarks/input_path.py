@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import config, rate, report, rounds
 from flr.config.instantiate import build
-from flr.data.datamodule import FaceData, IndexBatches
+from flr.data.batches import IndexBatches
+from flr.data.datamodule import FaceData
 from flr.data.table import FaceTable
 from flr.system import keep_memory
 

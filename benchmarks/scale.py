@@ -21,7 +21,8 @@ from rich.table import Table
 
 from benchmarks.common import config, record
 from flr.config.instantiate import build
-from flr.data.datamodule import FaceData, IndexBatches
+from flr.data.batches import IndexBatches
+from flr.data.datamodule import FaceData
 
 LISTS = {"list_landmarks_celeba.txt": 2, "list_bbox_celeba.txt": 2}  # and how many lines head them
 BATCHES = 200

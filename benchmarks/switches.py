@@ -17,7 +17,8 @@ import torch
 from benchmarks.common import config, report, rounds
 from flr.cli import quiet
 from flr.config.instantiate import build
-from flr.data.datamodule import Batch, FaceData
+from flr.data.batches import Batch
+from flr.data.datamodule import FaceData
 from flr.module.assembly import assemble
 from flr.system import keep_memory
 from flr.training.precision import compile_net

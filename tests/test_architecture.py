@@ -58,7 +58,6 @@ PRIVATE = {("tune", "optuna.storages._heartbeat.get_heartbeat_thread")}
 # Modules above 400 lines.
 LONG_MODULES = {
     "app",
-    "data.datamodule",
     "data.download",
     "data.synthetic.paint",
     "inference.effects",

@@ -1,8 +1,6 @@
 """Batches taken whole from the crop store, in an order and with draws that are functions of (seed, epoch, face)."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,150 +12,17 @@ from torch import Tensor
 
 from flr.augment.affine import Affine
 from flr.augment.albumentations import Albumentations
-from flr.augment.draws import order, uniform
+from flr.data.batches import AugmentedBatches, Batch, IndexBatches, StoreTensors, take_rows
 from flr.data.crops import CropSettings, crop_labels, open_store
 from flr.data.download import Download
+from flr.data.protocol import Protocol
 from flr.data.quality import open_card, refuse_nonsense
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError
 from flr.landmarks.geometry import compose, invert, transform
 from flr.landmarks.scheme import Scheme, get_scheme
-from flr.system import cores, in_order
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B faces as the net sees them.
-
-    Attributes:
-        images: (B, C, H, W) float, in the range that `FaceData.pixels` names.
-        points: (B, K, 2) float, crop pixels; anything where not `labelled`.
-        labelled: (B, K) bool.
-        to_original: (B, 2, 3) float, crop pixels to original-image pixels.
-        normaliser: (B,) float, original-image pixels.
-        index: (B,) int64, rows of the table.
-    """
-
-    images: Tensor
-    points: Tensor
-    labelled: Tensor
-    to_original: Tensor
-    normaliser: Tensor
-    index: Tensor
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What a number was measured on. Numbers of different protocols never share a column.
-
-    Attributes:
-        form: the on-disk form.
-        scheme: the landmark scheme's name.
-        normaliser: the scheme's default.
-        policy: the box policy.
-        held_out: part -> the share of the training faces that it was made of, where the set itself gives no such part.
-        counts: faces per split after skips.
-        fingerprint: of the table.
-    """
-
-    form: str
-    scheme: str
-    normaliser: str
-    policy: str
-    held_out: dict[str, float]
-    counts: dict[str, int]
-    fingerprint: str
-
-    @property
-    def name(self) -> str:
-        """Readable, and different where the numbers must not be compared."""
-        counts = "/".join(str(self.counts[part]) for part in ("train", "val", "test"))
-        return f"{self.form} {self.scheme} {counts} {self.policy} {self.normaliser} {self.fingerprint}"
-
-
-class IndexBatches:
-    """The faces of each global batch, sliced by rank: what a loader would be if samples were loaded one by one.
-
-    A face is named by its row of the table; its second visit in an epoch by its row + `total`, and so on, so that each
-    visit is bent anew.
-
-    Args:
-        rows: (n,) int64, the rows of the table that this part holds.
-        batch: faces in a global batch.
-        rank: this rank.
-        ranks: of how many.
-        epoch: the current epoch; None for an evaluation, which keeps the order and the uneven last batch.
-        seed: of the order.
-        weight: (n,) how often each face is visited in an epoch, on average; None for once.
-        total: rows of the whole table.
-    """
-
-    def __init__(
-        self, rows: np.ndarray, batch: int, rank: int, ranks: int, epoch: Callable[[], int] | None, seed: int,
-        weight: np.ndarray | None = None, total: int = 0,
-    ) -> None:  # fmt: skip
-        self.weight, self.total = weight, total
-        self.visits = len(rows) if weight is None or epoch is None else round(float(weight.sum()))
-        if epoch is not None:
-            batch = min(batch, self.visits)
-        # Batch norm learns from two faces or more.
-        if batch < ranks * (1 if epoch is None else 2):
-            raise UserError(
-                f"a batch of {batch} on {ranks} device(s) leaves one with too few faces; raise data.batch_size, or add faces"
-            )
-        self.rows, self.batch, self.rank, self.ranks, self.epoch, self.seed = rows, batch, rank, ranks, epoch, seed
-
-    def __len__(self) -> int:
-        # Training drops the uneven rest of an epoch: batch norm and the global loss want whole batches.
-        return self.visits // self.batch if self.epoch else -(-self.visits // self.batch)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        faces = self.rows
-        if self.epoch:
-            faces = self._visited(self.epoch())
-            faces = faces[order(self.seed, self.epoch(), len(faces))]
-        for step in range(len(self)):
-            yield torch.from_numpy(faces[step * self.batch : (step + 1) * self.batch][self.rank :: self.ranks])
-
-    def _visited(self, epoch: int) -> np.ndarray:
-        """(visits,) the faces of an epoch: systematic sampling, so that each weight has its share in every epoch."""
-        if self.weight is None:
-            return self.rows
-        shuffled = order(self.seed + 1, epoch, len(self.rows))
-        shuffled = shuffled[np.argsort(self.weight[shuffled], kind="stable")]
-        reached = np.cumsum(self.weight[shuffled]) * (self.visits / self.weight.sum())
-        reached[-1] = self.visits
-        start = uniform(self.seed, epoch, np.zeros(1), 1)[0, 0]
-        times = np.diff(np.floor(reached + start).astype(int), prepend=0)
-        nth = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-        return np.repeat(self.rows[shuffled], times) + nth * self.total
-
-
-class BentBatches:
-    """`IndexBatches` beside their pictures, which worker processes bend ahead of the training.
-
-    Args:
-        batches: what they go with.
-        bend: takes the visits (n,) of an epoch in their order; gives what makes picture i of them, (H, W, C) uint8.
-        workers: processes; below 2 for none beside this one.
-    """
-
-    def __init__(
-        self, batches: IndexBatches, bend: Callable[[np.ndarray], Callable[[int], np.ndarray]], workers: int
-    ) -> None:
-        self.batches, self.bend, self.workers = batches, bend, workers
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        parts = list(self.batches)
-        visits = torch.cat(parts).numpy()
-        share = -(-len(parts[0]) // max(1, self.workers))  # so that the next batch is made while this one is learned
-        with contextlib.closing(in_order(self.bend(visits), len(visits), self.workers, share)) as pictures:
-            for part in parts:
-                yield part, torch.from_numpy(np.stack([next(pictures) for _ in part]))
+from flr.system import cores
 
 
 class FaceData(pl.LightningDataModule):
@@ -255,7 +120,7 @@ class FaceData(pl.LightningDataModule):
             refuse_nonsense(self.card, str(self.name))
         self.table = table
         self.labels = crop_labels(table, self.store)
-        self.tensors: dict[torch.device, _OnDevice] = {}
+        self.tensors: dict[torch.device, StoreTensors] = {}
         self.normaliser = table.scheme.distance(table.points, table.labelled)
         return table
 
@@ -309,11 +174,13 @@ class FaceData(pl.LightningDataModule):
         weight = None if weight is None else weight[rows]
         return IndexBatches(rows, self.batch_size, rank, ranks, epoch, self.seed, weight, len(self.prepare()))
 
-    def train_dataloader(self) -> IndexBatches | BentBatches:
+    def train_dataloader(self) -> IndexBatches | AugmentedBatches:
         batches = self._batches("train", training=True)
         if self.trainer is None or not isinstance(self.augment, Albumentations):
             return batches
-        return BentBatches(batches, self._bend, self.workers // self.trainer.num_devices)  # this machine's ranks share
+        return AugmentedBatches(
+            batches, self._bend, self.workers // self.trainer.num_devices
+        )  # this machine's ranks share
 
     def _bend(self, visits: np.ndarray) -> Callable[[int], np.ndarray]:
         """What makes the pictures of the visits (n,) to this epoch's faces, as `batch` would."""
@@ -344,12 +211,16 @@ class FaceData(pl.LightningDataModule):
         """
         visits, index = index, index % len(self.prepare())
         if index.device not in self.tensors:
-            self.tensors[index.device] = _OnDevice.of(self, index.device)
+            self.tensors[index.device] = StoreTensors.of(
+                self.store, self.labels, self.prepare().labelled, self.normaliser, index.device
+            )
         held, size, margin = self.tensors[index.device], self.crop.size, self.store.margin
-        points, labelled, to_original = (_rows(all, index) for all in (held.labels, held.labelled, held.to_original))
+        points, labelled, to_original = (
+            take_rows(all, index) for all in (held.labels, held.labelled, held.to_original)
+        )
 
         def stored() -> Tensor:
-            return _rows(held.images, index).to(index.device).permute(0, 3, 1, 2)
+            return take_rows(held.images, index).to(index.device).permute(0, 3, 1, 2)
 
         def levelled(images: Tensor) -> Tensor:
             return images * ((self.pixels[1] - self.pixels[0]) / 255) + self.pixels[0]
@@ -369,38 +240,6 @@ class FaceData(pl.LightningDataModule):
             points=points,
             labelled=labelled,
             to_original=to_original,
-            normaliser=_rows(held.normaliser, index),
+            normaliser=take_rows(held.normaliser, index),
             index=index,
-        )
-
-
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of a tensor, where it lies. On a CPU by numpy: torch's gather wakes OpenMP's threads for it, and where the
-    cores are busy it waits for them, up to a hundred times as long as the copy takes.
-    """
-    return values[index] if values.is_cuda else torch.from_numpy(values.numpy()[index.cpu().numpy()])
-
-
-@dataclass(frozen=True)
-class _OnDevice:
-    """The store's tensors where the net runs. Pixels stay on the host when they would fill the device."""
-
-    images: Tensor
-    labels: Tensor
-    labelled: Tensor
-    to_original: Tensor
-    normaliser: Tensor
-
-    @staticmethod
-    def of(data: FaceData, device: torch.device) -> "_OnDevice":
-        table = data.prepare()
-        images = torch.from_numpy(data.store.images)
-        if device.type == "cuda" and images.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            images = images.to(device)
-        return _OnDevice(
-            images=images,
-            labels=torch.from_numpy(data.labels).to(device),
-            labelled=torch.from_numpy(table.labelled).to(device),
-            to_original=torch.from_numpy(invert(data.store.to_crop())).float().to(device),
-            normaliser=torch.from_numpy(data.normaliser).float().to(device),
         )

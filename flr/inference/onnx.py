@@ -45,7 +45,7 @@ class About:
         precision: of the weights and products.
         tta: whether each crop is averaged with its mirror image, inside.
         run: the MLflow id.
-        protocol: that the run was validated on, see `flr.data.datamodule.Protocol`.
+        protocol: that the run was validated on, see `flr.data.protocol.Protocol`.
         val_nme: percent, under that protocol; None where the run's last checkpoint, which knows it, is not there.
     """
 

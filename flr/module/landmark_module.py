@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from flr.data.datamodule import Batch
+from flr.data.batches import Batch
 from flr.errors import UserError
 from flr.landmarks.geometry import mirror, transform
 from flr.landmarks.scheme import Scheme

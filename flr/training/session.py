@@ -19,7 +19,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from flr.cli import quiet
 from flr.config.compose import flat, plain
 from flr.config.instantiate import build
-from flr.data.datamodule import FaceData, Protocol
+from flr.data.datamodule import FaceData
+from flr.data.protocol import Protocol
 from flr.errors import UserError
 from flr.evaluation.report import log_result, show_result, write_result
 from flr.evaluation.score import Result, score

@@ -28,9 +28,10 @@ from flr.config.compose import CONF
 from flr.config.instantiate import build
 from flr.config.schema import Train
 from flr.config.validate import check
+from flr.data.batches import AugmentedBatches
 from flr.data.boxes import BoxPolicy
 from flr.data.crops import CropSettings
-from flr.data.datamodule import BentBatches, FaceData
+from flr.data.datamodule import FaceData
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import CELEBA5
@@ -225,10 +226,10 @@ def test_a_second_visit_is_bent_anew(cache):
 
 def test_evaluation_bends_nothing(cache):
     bent, plain = data_of(cache, 2), data_of(cache, 0, augment=Augment(**GEOMETRY))
-    assert isinstance(bent.train_dataloader(), BentBatches)
+    assert isinstance(bent.train_dataloader(), AugmentedBatches)
     for data in (bent, plain):
         data.trainer.training = False
-        assert not isinstance(data.val_dataloader(), BentBatches)
+        assert not isinstance(data.val_dataloader(), AugmentedBatches)
     for a, b in zip(bent.val_dataloader(), plain.val_dataloader(), strict=True):
         one, two = bent.on_after_batch_transfer(a, 0), plain.on_after_batch_transfer(b, 0)
         assert torch.equal(one.images, two.images) and torch.equal(one.points, two.points)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from flr.augment.device import Augment
 from flr.augment.draws import order
+from flr.data.batches import Batch, IndexBatches
 from flr.data.boxes import BoxPolicy
 from flr.data.crops import CropSettings
-from flr.data.datamodule import Batch, FaceData, IndexBatches
+from flr.data.datamodule import FaceData
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import transform

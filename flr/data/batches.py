@@ -1,0 +1,162 @@
+"""Batches of faces, by index, and the tensors that they are taken from."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flr.augment.draws import order, uniform
+from flr.data.crops import CropStore
+from flr.errors import UserError
+from flr.landmarks.geometry import invert
+from flr.system import in_order
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B faces as the net sees them.
+
+    Attributes:
+        images: (B, C, H, W) float, in the range that `FaceData.pixels` names.
+        points: (B, K, 2) float, crop pixels; anything where not `labelled`.
+        labelled: (B, K) bool.
+        to_original: (B, 2, 3) float, crop pixels to original-image pixels.
+        normaliser: (B,) float, original-image pixels.
+        index: (B,) int64, rows of the table.
+    """
+
+    images: Tensor
+    points: Tensor
+    labelled: Tensor
+    to_original: Tensor
+    normaliser: Tensor
+    index: Tensor
+
+
+class IndexBatches:
+    """The faces of each global batch, sliced by rank: what a loader would be if samples were loaded one by one.
+
+    A face is named by its row of the table; its second visit in an epoch by its row + `total`, and so on, so that each
+    visit is bent anew.
+
+    Args:
+        rows: (n,) int64, the rows of the table that this part holds.
+        batch: faces in a global batch.
+        rank: this rank.
+        ranks: of how many.
+        epoch: the current epoch; None for an evaluation, which keeps the order and the uneven last batch.
+        seed: of the order.
+        weight: (n,) how often each face is visited in an epoch, on average; None for once.
+        total: rows of the whole table.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, batch: int, rank: int, ranks: int, epoch: Callable[[], int] | None, seed: int,
+        weight: np.ndarray | None = None, total: int = 0,
+    ) -> None:  # fmt: skip
+        self.weight, self.total = weight, total
+        self.visits = len(rows) if weight is None or epoch is None else round(float(weight.sum()))
+        if epoch is not None:
+            batch = min(batch, self.visits)
+        # Batch norm learns from two faces or more.
+        if batch < ranks * (1 if epoch is None else 2):
+            raise UserError(
+                f"a batch of {batch} on {ranks} device(s) leaves one with too few faces; raise data.batch_size, or add faces"
+            )
+        self.rows, self.batch, self.rank, self.ranks, self.epoch, self.seed = rows, batch, rank, ranks, epoch, seed
+
+    def __len__(self) -> int:
+        # Training drops the uneven rest of an epoch: batch norm and the global loss want whole batches.
+        return self.visits // self.batch if self.epoch else -(-self.visits // self.batch)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        faces = self.rows
+        if self.epoch:
+            faces = self._visited(self.epoch())
+            faces = faces[order(self.seed, self.epoch(), len(faces))]
+        for step in range(len(self)):
+            yield torch.from_numpy(faces[step * self.batch : (step + 1) * self.batch][self.rank :: self.ranks])
+
+    def _visited(self, epoch: int) -> np.ndarray:
+        """(visits,) the faces of an epoch: systematic sampling, so that each weight has its share in every epoch."""
+        if self.weight is None:
+            return self.rows
+        shuffled = order(self.seed + 1, epoch, len(self.rows))
+        shuffled = shuffled[np.argsort(self.weight[shuffled], kind="stable")]
+        reached = np.cumsum(self.weight[shuffled]) * (self.visits / self.weight.sum())
+        reached[-1] = self.visits
+        start = uniform(self.seed, epoch, np.zeros(1), 1)[0, 0]
+        times = np.diff(np.floor(reached + start).astype(int), prepend=0)
+        nth = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        return np.repeat(self.rows[shuffled], times) + nth * self.total
+
+
+class AugmentedBatches:
+    """`IndexBatches` beside their pictures, which worker processes bend ahead of the training.
+
+    Args:
+        batches: what they go with.
+        bend: takes the visits (n,) of an epoch in their order; gives what makes picture i of them, (H, W, C) uint8.
+        workers: processes; below 2 for none beside this one.
+    """
+
+    def __init__(
+        self, batches: IndexBatches, bend: Callable[[np.ndarray], Callable[[int], np.ndarray]], workers: int
+    ) -> None:
+        self.batches, self.bend, self.workers = batches, bend, workers
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        parts = list(self.batches)
+        visits = torch.cat(parts).numpy()
+        share = -(-len(parts[0]) // max(1, self.workers))  # so that the next batch is made while this one is learned
+        with contextlib.closing(in_order(self.bend(visits), len(visits), self.workers, share)) as pictures:
+            for part in parts:
+                yield part, torch.from_numpy(np.stack([next(pictures) for _ in part]))
+
+
+def take_rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of a tensor, where it lies. On a CPU by numpy: torch's gather wakes OpenMP's threads for it, and where the
+    cores are busy it waits for them, up to a hundred times as long as the copy takes.
+    """
+    return values[index] if values.is_cuda else torch.from_numpy(values.numpy()[index.cpu().numpy()])
+
+
+@dataclass(frozen=True)
+class StoreTensors:
+    """The tensors of N faces where the model runs.
+
+    Attributes:
+        images: (N, S, S, C) uint8, the crops with their margin; on the host where they would fill the device.
+        labels: (N, K, 2) float, crop pixels.
+        labelled: (N, K) bool.
+        to_original: (N, 2, 3) float, crop pixels to original-image pixels.
+        normaliser: (N,) float, original-image pixels.
+    """
+
+    images: Tensor
+    labels: Tensor
+    labelled: Tensor
+    to_original: Tensor
+    normaliser: Tensor
+
+    @staticmethod
+    def of(
+        store: CropStore, labels: np.ndarray, labelled: np.ndarray, normaliser: np.ndarray, device: torch.device
+    ) -> "StoreTensors":
+        """Copy arrays of N faces to a device."""
+        images = torch.from_numpy(store.images)
+        if device.type == "cuda" and images.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
+            images = images.to(device)
+        return StoreTensors(
+            images=images,
+            labels=torch.from_numpy(labels).to(device),
+            labelled=torch.from_numpy(labelled).to(device),
+            to_original=torch.from_numpy(invert(store.to_crop())).float().to(device),
+            normaliser=torch.from_numpy(normaliser).float().to(device),
+        )
