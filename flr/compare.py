@@ -1,10 +1,9 @@
 """``python -m flr.compare``: is A better than B? Finished runs read back from MLflow, by group, with intervals."""
 
-import csv
 import hashlib
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flr.config import Compare, as_config, check, door, quiet
 from flr.errors import UserError, nearest
+from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,13 +56,6 @@ class Answer(NamedTuple):
     winner: str | None
 
 
-class Grid(NamedTuple):
-    """A table of words, for the terminal, Markdown and HTML."""
-
-    head: list[str]
-    rows: list[list[str]]
-
-
 def main(cfg: DictConfig) -> None:
     """Compare the runs that the config asks for."""
     import tempfile
@@ -94,10 +87,10 @@ def main(cfg: DictConfig) -> None:
             grids = [groups_grid(section, keys, cfg.metric), *([pairs_grid(pairs, cfg.metric)] if pairs else [])]
             print(section.protocol)
             for one in grids:
-                show(one)
+                print_table(one)
             print("".join(f"note: {line}\n" for line in remarks), end="")
             write_tables(section, pairs, cfg.metric, folder, f"-{i + 1}" if len(sections) > 1 else "")
-            words += "\n".join([f"## {section.protocol}\n", *map(markdown, grids), ""])
+            words += "\n".join([f"## {section.protocol}\n", *map(markdown_table, grids), ""])
             words += "".join(f"- {line}\n" for line in remarks) + "\n"
             body += f"<h2>{html.escape(section.protocol)}</h2>{notes(remarks)}"
             body += "".join(grid(one.rows, one.head) for one in grids) + figures(section)
@@ -200,7 +193,7 @@ def _name(cfg: DictConfig, keys: Sequence[str], tested: "Sequence[Tested]") -> s
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def groups_grid(section: "Section", keys: Sequence[str], metric: str) -> Grid:
+def groups_grid(section: "Section", keys: Sequence[str], metric: str) -> TextTable:
     """The groups, the best first."""
     from flr.tracking.pictures import short
 
@@ -211,10 +204,10 @@ def groups_grid(section: "Section", keys: Sequence[str], metric: str) -> Grid:
         cells += [_cell(group.numbers(name), "{:.2f}".format) for name in _shown(metric)]
         rows.append(cells + [_cell(group.logged(name), short) for name in COSTS])
     percents = [f"{name.upper()}, %" for name in _shown(metric)]
-    return Grid([" / ".join(keys), "seeds", *percents, *COSTS.values()], rows)
+    return TextTable([" / ".join(keys), "seeds", *percents, *COSTS.values()], rows)
 
 
-def pairs_grid(answers: Sequence[Answer], metric: str) -> Grid:
+def pairs_grid(answers: Sequence[Answer], metric: str) -> TextTable:
     """The pairs, with the answer of each."""
     head = ["A", "B", f"A - B, {metric.upper()}, %", "95 % interval", "p", "p, Holm", "better"]
     rows = [
@@ -222,7 +215,7 @@ def pairs_grid(answers: Sequence[Answer], metric: str) -> Grid:
          winner or "not shown"]
         for one, p, winner in answers
     ]  # fmt: skip
-    return Grid(head, rows)
+    return TextTable(head, rows)
 
 
 def _shown(metric: str) -> list[str]:
@@ -236,27 +229,6 @@ def _cell(values: Sequence[float], form: Callable[[float], str]) -> str:
         return "-"
     mean, deviation = spread(values)
     return f"{form(mean)} ± {form(deviation)}" if deviation > 0 else form(mean)
-
-
-def show(grid: Grid) -> None:
-    """A table in the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for i, name in enumerate(grid.head):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-def markdown(grid: Grid) -> str:
-    """A table in Markdown."""
-    rule = ["---", *["---:"] * (len(grid.head) - 1)]
-    lines = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in (grid.head, *grid.rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
 
 
 def write_tables(section: "Section", answers: Sequence[Answer], metric: str, folder: Path, end: str) -> None:
@@ -280,16 +252,6 @@ def write_tables(section: "Section", answers: Sequence[Answer], metric: str, fol
     for name, rows in (("groups", groups), ("runs", runs), ("pairs", pairs)):
         if rows:
             write_csv(folder / f"{name}{end}.csv", rows)
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of one form, at least one, as a CSV file."""
-    from flr.files import writing
-
-    with writing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------

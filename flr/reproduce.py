@@ -369,7 +369,7 @@ def compare(expected: "Record | None", runs: "Sequence[Run]") -> bool:
     Raises:
         UserError: the runs were tested on different data.
     """
-    from flr.compare import Grid, show
+    from flr.reporting.tables import TextTable, print_table
     from flr.tracking.record import column
     from flr.tracking.results import spread
 
@@ -393,7 +393,7 @@ def compare(expected: "Record | None", runs: "Sequence[Run]") -> bool:
         rows.append(cells)
     if expected:
         print(f"expected of seeds {expected.seeds}, obtained of seeds {[run.seed for run in runs]}")
-    show(Grid(["metric", "expected", "tolerance", "obtained", "off by", ""], rows))
+    print_table(TextTable(["metric", "expected", "tolerance", "obtained", "off by", ""], rows))
     return inside
 
 
@@ -403,7 +403,7 @@ def record(cfg: DictConfig, runs: "Sequence[Run]", file: Path, records: "Mapping
     Raises:
         UserError: no record may rest on the runs.
     """
-    from flr.compare import write_csv
+    from flr.reporting.tables import write_csv
     from flr.tracking.record import of_runs, of_smoke, write
 
     command = f"python -m flr.reproduce name={cfg.name} tier="

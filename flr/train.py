@@ -1,38 +1,25 @@
 """``python -m flr.train``: train, track and test a landmark net, or go on with a run (``run=ID|DIR``)."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from flr.config import (
-    AT_END,
     SWEEP,
-    Grid,
     Train,
     as_config,
     assemble,
     build,
     check,
-    check_launcher,
     door,
-    ending,
     flat,
-    grid_of,
-    key_of,
-    label_of,
     plain,
     quiet,
     sweep_folder,
     task_overrides,
-    under,
 )
 from flr.errors import UserError
 
@@ -41,7 +28,7 @@ if TYPE_CHECKING:
 
     from flr.checkpoints import RunFolder
     from flr.data.datamodule import FaceData
-    from flr.sweep import Child, Row
+    from flr.sweeps.job import ChildRun
     from flr.tracking.mlflow import Tracker
 
 # Batches are 32 bit, whatever the products inside the net.
@@ -58,8 +45,10 @@ def main(cfg: DictConfig) -> None:
     if given := os.environ.pop("FLR_RUN_FOLDER", None):
         follow(given)
         return
-    if given := os.environ.get(SWEEP):
-        job(cfg, given)
+    if identity := os.environ.get(SWEEP):
+        from flr.sweeps.job import run_job
+
+        run_job(cfg, identity, run)
         return
     # Said at once: what comes next imports torch, which takes seconds.
     print(f"Training {cfg.name or cfg.model._target_} on {cfg.data.name}" if cfg.run is None else f"Resuming {cfg.run}")
@@ -122,7 +111,7 @@ def follow(given: str) -> None:
 
 def run(
     cfg: DictConfig, overrides: list[str], folder: "RunFolder | None" = None, before: dict[str, Any] | None = None,
-    job: "Child | None" = None,
+    job: "ChildRun | None" = None,
 ) -> None:  # fmt: skip
     """One training from start to tested end, under a checked config.
 
@@ -147,10 +136,10 @@ def run(
     from flr.parallel import cores, keep_memory
     from flr.ranks import GlobalBatchNorm, Ranks
     from flr.speed import compile_net, settle, trainer_of
-    from flr.sweep import recipe
     from flr.tracking import provenance
     from flr.tracking.mlflow import Tracker
     from flr.tracking.pictures import curves_figure
+    from flr.training.recipe import default_name, recipe
 
     quiet()
     keep_memory()
@@ -231,7 +220,7 @@ def run(
         }  # fmt: skip
         if job:
             tags |= job.tags
-            if not job.tested:
+            if not job.score_test:
                 del tags["recipe"]  # by which a sweep would take it for a job that is done
         elif sweep := sweep_folder():
             tags["sweep"] = sweep.name
@@ -276,7 +265,7 @@ def run(
         if trainer.interrupted or trainer.state.status != "finished":
             raise KeyboardInterrupt
         result = None
-        if job is None or job.tested:
+        if job is None or job.score_test:
             result = evaluate.score(trainer, module, data, best.best_model_path or None)
         if ranks.first:
             assert folder
@@ -286,8 +275,8 @@ def run(
             tracker.figure(curves_figure(tracker.history), "curves.png")
             if best.best_model_score is not None:
                 tracker.tag(val_nme=f"{float(best.best_model_score):.5g}")  # the metric ends with the last epoch's
-            if job and job.cut:
-                tracker.tag(end=job.cut)
+            if job and job.stop_reason:
+                tracker.tag(end=job.stop_reason)
             else:
                 tracker.file(folder.best, "checkpoints")
             if result:
@@ -301,7 +290,7 @@ def run(
                 more = ("timm",) if "timm" in cfg.model._target_ else ()
                 tracker.register(f"{cfg.data.name}-{tags['model'].lower()}", len(data.scheme), about, more)
             print(f"run {run_id}  {folder.path}")
-        status = "KILLED" if job and job.cut else "FINISHED"
+        status = "KILLED" if job and job.stop_reason else "FINISHED"
     except SIGTERMException:
         status = "KILLED"
         sys.exit(143)
@@ -324,243 +313,6 @@ def run(
             if ranks.first and lock:
                 lock.release()
             ranks.close(end)
-
-
-def default_name(cfg: DictConfig) -> str:
-    return cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
-
-
-# -- sweeps ------------------------------------------------------------------------------------------------------------
-
-
-class Sweep(Callback):
-    """What Hydra calls where ``-m`` begins."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with ending():
-            sweep(config)
-
-
-def sweep(config: DictConfig) -> None:
-    """Begin a sweep: its run in MLflow, by which the jobs find each other; its table when it ends.
-
-    Args:
-        config: composed, with its ``hydra`` node, where the jobs are told of the sweep.
-
-    Raises:
-        UserError: it cannot be one sweep, or another process is at it.
-    """
-    import logging
-
-    from flr.ranks import started_outside
-
-    logging.getLogger("hydra").setLevel(logging.WARNING)  # the jobs name themselves
-    quiet()
-    grid, outside = grid_of(config), started_outside()
-    check_launcher(config)
-    if outside and not str(config.hydra.launcher._target_).endswith(".BasicLauncher"):
-        raise UserError("hydra/launcher starts the jobs itself; leave out torchrun or srun, or hydra/launcher")
-    if any(key_of(word) == "run" for word in [*config.hydra.overrides.task, *grid.values]) or outside:
-        return  # runs that go on have their sweeps; torchrun's ranks have no master
-    if odd := [key for key in grid.values if under(key, ("tracking", "paths", "again", "name"))]:
-        raise UserError(f"{odd[0]} cannot vary in a sweep, which is one table in one place; set it to one value")
-    from flr.sweep import name_of
-
-    words = config.hydra.overrides.hydra
-    if any(key_of(word) == "hydra.sweep.dir" for word in words):
-        folder = Path(config.hydra.sweep.dir).absolute()
-    else:
-        name = name_of(grid, str(config.tracking.experiment), config.again)
-        folder = Path(config.paths.output_dir).absolute() / "sweeps" / name
-        words.append("hydra.sweep.dir='{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'")))
-        config.hydra.sweep.dir = str(folder)
-    run_id = AT_END.enter_context(sweeping(config, grid, folder))
-    words.append(f"++hydra.job.env_set.{SWEEP}='{run_id}/${{hydra.job.num}}'")
-
-
-@contextlib.contextmanager
-def sweeping(cfg: DictConfig, grid: Grid, folder: Path) -> Iterator[str]:
-    """The id of a sweep's run while its jobs run; then the table, and the exit code where not all of them finished."""
-    from filelock import FileLock, Timeout
-
-    from flr.sweep import begin, discard, rows
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "sweep.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"{folder}: another process runs this sweep; wait for it or stop it") from error
-    try:
-        tracker = begin(cfg, folder.name, grid, folder)
-        print(f"Sweep {folder.name}, {len(grid.jobs)} jobs: {grid}")
-        try:
-            yield tracker.run_id
-        finally:
-            end = sys.exception()
-            found = rows(tracker, grid, folder, over=end is None)
-            codes = {row.exit_code for row in found} - {0}
-            if isinstance(end, Exception) and not any(row.run_id for row in found):
-                tracker.end("FAILED")
-                discard(tracker, folder.name)  # a word that does not compose
-            else:
-                table(tracker, found, folder)
-                tracker.end("KILLED" if end and not isinstance(end, Exception) else "FAILED" if codes else "FINISHED")
-    finally:
-        lock.release()
-    if codes:
-        sys.exit(min(codes))
-
-
-def table(tracker: "Tracker", found: "list[Row]", folder: Path) -> None:
-    """A sweep's table: in the terminal, in its folder and in its run."""
-    from dataclasses import asdict
-
-    from flr.compare import Grid as Cells
-    from flr.compare import markdown, show, write_csv
-
-    def cell(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
-    cells = [
-        [row.job, row.status + " before" * row.kept, cell(row.val), cell(row.test), row.run_id, row.reason[:200]]
-        for row in found
-    ]
-    done = sum(not row.exit_code for row in found)
-    line = f"{done} of {len(found)} jobs finished"
-    grid = Cells(["job", "status", "val/nme, %", "test/nme, %", "run", "why"], cells)
-    if not any(row.reason for row in found):
-        grid = Cells(grid.head[:-1], [row[:-1] for row in cells])
-    show(grid)
-    print(f"{line}; sweep {folder.name}, run {tracker.run_id}")
-    if found:
-        write_csv(folder / "table.csv", [asdict(row) for row in found])
-        tracker.file(folder / "table.csv")  # has all of it
-    tracker.describe(f"{line}\n\n{markdown(grid)}")
-    tracker.log_metrics({"jobs/all": len(found), "jobs/finished": done, "jobs/failed": len(found) - done})
-
-
-def launch(launcher: Any, config: DictConfig, jobs: Sequence[Sequence[str]], first: int) -> None:
-    """Run jobs by a launcher of ours, each in a process of its own.
-
-    Args:
-        launcher: as `flr.launchers.Launcher` says.
-        config: of the sweep, composed, with its ``hydra`` node.
-        jobs: the words of each.
-        first: the number of the first.
-    """
-    import re
-
-    from flr.launchers import Task
-    from flr.launchers import launch as run_all
-
-    keys, folder = grid_of(config).values, Path(config.hydra.sweep.dir).absolute()
-    devices, nodes = config.trainer.devices, config.trainer.get("num_nodes", 1)
-    known = isinstance(devices, int) and devices > 0 and not keys.keys() & {"trainer", "trainer.devices", "experiment"}
-    launcher.prepare(devices * nodes if known else None, str(config.trainer.accelerator))
-    parent = re.search(rf"env_set\.{SWEEP}='(.*?)/", " ".join(hydra_words(config)))
-    tasks = []
-    for number, words in enumerate(jobs, first):
-        given = {SWEEP: f"{parent[1]}/{number}"} if parent else {}
-        log = folder / f"{number}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.unlink(missing_ok=True)  # of an earlier start
-        tasks.append(Task(label_of(list(words), keys) or f"job {number}", command(config, words), given, log))
-    run_all(launcher, tasks)
-
-
-def hydra_words(config: DictConfig) -> list[str]:
-    """What was said to Hydra itself, as it was said: one of its words names the number of a job."""
-    return cast(list[str], OmegaConf.to_container(config.hydra.overrides.hydra))
-
-
-def command(config: DictConfig, words: Sequence[str]) -> list[str]:
-    """What follows ``python -m flr.train`` for a job in a process of its own."""
-    more = [word for word in hydra_words(config) if key_of(word) == "hydra.searchpath"]
-    return [*words, *more, "hydra.mode=RUN"]
-
-
-def job(cfg: DictConfig, given: str) -> None:
-    """One job of a sweep: done before, gone on with, or trained. Its failure is told and kept, and stops no other.
-
-    Args:
-        cfg: its composed config.
-        given: of `flr.config.SWEEP`.
-    """
-    import traceback
-
-    from flr.parallel import end_with
-    from flr.sweep import CRASH, REFUSED, Job
-
-    words, own = task_overrides(), HydraConfig.get().mode == RunMode.RUN
-    if not own and cfg.trainer.devices != 1:
-        apart(words, given)
-        return
-    first = True
-    if own:
-        import signal
-
-        from flr.ranks import first_outside
-
-        end_with(os.getppid(), signal.SIGTERM)
-        quiet()
-        first = first_outside()
-    one, failed = None, 0
-    try:
-        one = Job(cfg, words, given, default_name(cfg))
-        if not first:
-            if (begun := one.wait()) is not None:
-                run(cfg, words, *begun)
-            return
-        print(f"Job {one.number}: {one.label}")
-        check(cfg, Train, trusted=False)
-        if twin := one.done(lambda: fingerprint(cfg)):
-            print(f"done before, by run {twin.run_id}")
-            return
-        folder, before = one.begin()
-        run(cfg, words, folder, before, one)
-    except Exception as error:
-        if isinstance(error, UserError):
-            print(f"flr: {one.label if one else words}: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        if one and first:
-            one.failed(error)
-        failed = REFUSED if isinstance(error, UserError) else CRASH
-    except BaseException:
-        if one and first:
-            one.stopped()
-        raise
-    if own and failed:
-        sys.exit(failed)
-
-
-def apart(words: list[str], given: str) -> None:
-    """A job of several ranks in a process of its own, which may have to end at once when a rank dies."""
-    import signal
-    import subprocess
-
-    config = DictConfig({"hydra": HydraConfig.get()})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flr.train", *command(config, words)], env=os.environ | {SWEEP: given}
-    )
-    try:
-        code = process.wait()
-    except BaseException:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)  # a terminal tells all processes
-        process.send_signal(signal.SIGINT)
-        process.wait()
-        raise
-    if code == 130:
-        raise KeyboardInterrupt
-
-
-def fingerprint(cfg: DictConfig) -> str:
-    """Of a checked config's data."""
-    data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
-    data.prepare()
-    return str(data.protocol.fingerprint)
 
 
 def _hold(folder: "RunFolder") -> "FileLock":

@@ -5,15 +5,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
-from flr import launchers
 from tests.cluster import slurm
 from tests.conftest import Done, Workspace
-from tests.test_launchers import OWN, hear, listen
+from tests.test_launchers import OWN, ROOT, hear, listen
 from tests.test_sweep import runs, table, typed
 
 pytestmark = pytest.mark.cluster
@@ -39,8 +37,7 @@ def own(workspace: Workspace) -> Workspace:
 @pytest.fixture
 def variables(own: Workspace, cluster: dict[str, str]) -> dict[str, str]:
     """What the commands of a test need."""
-    root = Path(launchers.__file__).parents[1]
-    return {**cluster, "FLR_TRUST": "own", "PYTHONPATH": f"{root}:{own.path}"}
+    return {**cluster, "FLR_TRUST": "own", "PYTHONPATH": f"{ROOT}:{own.path}"}
 
 
 @pytest.fixture
@@ -77,7 +74,7 @@ def test_the_table_is_that_of_one_after_another(own: Workspace, sweep: Callable[
     (alone.path / "own.py").write_text(OWN)
     alone.apart(
         "flr.train", *typed(("-m", WORDS[2], *words)), FLR_TRUST="own",
-        PYTHONPATH=f"{Path(launchers.__file__).parents[1]}:{alone.path}",
+        PYTHONPATH=f"{ROOT}:{alone.path}",
     )  # fmt: skip
     tables = []
     for space in (own, alone):

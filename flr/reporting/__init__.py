@@ -1,0 +1,1 @@
+"""Present results: tables for the terminal, Markdown and CSV."""

@@ -1,0 +1,1 @@
+"""Run many trainings as the jobs of one sweep."""

@@ -1,0 +1,1 @@
+"""One training: its session, its module and what runs next to it."""
