@@ -1,6 +1,7 @@
 """``python -m flr.train``: train, track and test a landmark net, or go on with a run (``run=ID|DIR``)."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,7 @@ from flr.config import (
     task_overrides,
 )
 from flr.errors import UserError
+from flr.sweeps.launchers.base import PARENT
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -45,6 +47,11 @@ def main(cfg: DictConfig) -> None:
     if given := os.environ.pop("FLR_RUN_FOLDER", None):
         follow(given)
         return
+    if parent := os.environ.pop(PARENT, None):
+        # Only the job of a sweep needs this import.
+        from flr.parallel import end_with
+
+        end_with(int(parent), signal.SIGTERM)
     if identity := os.environ.get(SWEEP):
         from flr.sweeps.job import run_job
 

@@ -38,6 +38,8 @@ class Own(pl.Callback):
                  "start": time.time()}
         self.path = Path(f"job{os.getpid()}")
         self.path.write_text(json.dumps(about))
+        while Path("meet").exists() and len(list(Path().glob("job*"))) < 2:
+            time.sleep(0.05)
 
     def on_train_epoch_start(self, trainer, module):
         if module.seed == 8 and trainer.current_epoch == 1 and not Path("mended").exists():
@@ -93,6 +95,8 @@ def test_jobs_at_once_share_out_gpus_and_cores_and_give_the_same_table(own: Work
     for output, more in (("one", ("hydra/launcher=basic",)), ("two", ("hydra.launcher.jobs=2",))):
         space = Workspace(own.path / output, own.cache)
         space.path.mkdir()
+        if output == "two":
+            (space.path / "meet").touch()  # the first job waits for the second
         sweep(space, "trainer.max_epochs=1", "seed=0,1,2", *more, **given)
         (parent,), _ = runs(space)
         rows = table(space, parent.data.tags["flr.sweep"])

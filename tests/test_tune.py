@@ -196,7 +196,7 @@ def test_a_study_that_was_stopped_or_killed_goes_on(own: Workspace) -> None:
     assert again.info.run_id == parent.info.run_id and again.info.status == "FINISHED"
     # It went on in its own run from its last checkpoint, each time.
     assert [run.info.status for run in trials] == ["FINISHED"] * 2 and trials[0].info.run_id == trial.info.run_id
-    assert f"going on with run {trial.info.run_id}" in done.stdout
+    assert f"resuming run {trial.info.run_id}" in done.stdout
     steps = [point.step for point in own.client().get_metric_history(trial.info.run_id, "val/nme")]
     assert steps == [1, 3]
     assert len(study_of(own).trials[3].intermediate_values) == 2
@@ -258,7 +258,6 @@ def test_a_study_of_failures_ends(own: Workspace) -> None:
         (["+tune.space.ema={low: 0.1, hi: 0.2}"], "tune.space.ema.hi is not a key of flr.sweeps.space.Range (did you mean 'high'?)"),
         (["tune.space.optim.lr.low=1"], "low=1 is not below high=0.1"),
         (["tune.space.optim.lr.low=0"], "log=true needs low above 0"),
-        (["tune.space.optim.lr.low=small"], "tune.space.optim.lr.low=small does not fit"),
         (["+tune.space.optim.lr.step=0.1"], "has no meaning with log"),
         (["+tune.space.ema={low: 0.5, high: 1.5}"], "tune.space.ema: ema=1.5 does not fit"),
         (["+tune.space.augment.rotation={low: 0, high: 200}"], "augment.rotation=200 lies outside 0..180"),
@@ -270,9 +269,6 @@ def test_a_study_of_failures_ends(own: Workspace) -> None:
         (["tune=augment", "+tune.space.augment.rotation={low: 1, high: 3}"], "sets augment.rotation twice"),
         (["~tune.space.optim"], "tune.space is empty"),
         (["tune/sampler=grid"], "needs a step or choices"),
-        (["tune.trials=0"], "tune.trials=0"),
-        (["tune.trails=1"], "did you mean 'tune.trials'"),
-        (["tune/sampler=tpe", "+tune.sampler.startup=1"], "tune.sampler.startup is not a key"),
         (["tune.sampler._target_=os.system"], "lies outside what a run may build"),
         (["tune.study=a/b"], "made of letters"),
         (["tune.storage=mysql://me:secret@host/x"], "name sqlite:/// and an absolute path, or postgresql"),
@@ -312,7 +308,7 @@ SAMPLERS, PRUNERS = (
 )
 
 
-@pytest.mark.parametrize(("sampler", "pruner"), zip(SAMPLERS, PRUNERS, strict=True))
+@pytest.mark.parametrize(("sampler", "pruner"), list(zip(SAMPLERS, PRUNERS, strict=True)))
 def test_every_sampler_and_pruner_is_built(sampler: str, pruner: str) -> None:
     from flr.config import Tune, build, check
 

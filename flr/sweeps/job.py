@@ -25,9 +25,8 @@ from pytorch_lightning import Callback
 from flr.checkpoints import RunFolder, find_run, load_last
 from flr.config import NO_RESULT, SWEEP, Train, build, check, key_of, label_of, quiet, task_overrides, under
 from flr.errors import UserError
-from flr.parallel import end_with
 from flr.ranks import first_outside
-from flr.sweeps.launchers.base import job_arguments
+from flr.sweeps.launchers.base import PARENT, job_arguments
 from flr.sweeps.record import CRASHED, MAX_TAG, REFUSED, connect_with_retry, parent_tracker
 from flr.tracking.provenance import code_digest
 from flr.tracking.store import PREFIX, StoredRun, find_runs, first_line, get_run
@@ -192,7 +191,7 @@ class Job(ChildRun):
             except Timeout as error:
                 raise UserError(f"another process is training it, run {run.run_id}; wait for it or stop it") from error
             self.start(run.run_id)
-            print(f"going on with run {run.run_id}")
+            print(f"resuming run {run.run_id}")
             return state
         self.start()
         return None, None
@@ -227,7 +226,6 @@ def run_job(cfg: DictConfig, identity: str, train: TrainFunction) -> None:
     """
     overrides, own_process = task_overrides(), HydraConfig.get().mode == RunMode.RUN
     if own_process:
-        end_with(os.getppid(), signal.SIGTERM)
         quiet()
     elif cfg.trainer.devices != 1:
         run_in_subprocess(overrides, identity)
@@ -276,7 +274,7 @@ def run_in_subprocess(overrides: list[str], identity: str) -> None:
     """Run a job of several ranks in a process of its own, which must be able to exit at once when a rank dies."""
     config = DictConfig({"hydra": HydraConfig.get()})
     command = [sys.executable, "-m", "flr.train", *job_arguments(config, overrides)]
-    process = subprocess.Popen(command, env=os.environ | {SWEEP: identity})
+    process = subprocess.Popen(command, env=os.environ | {SWEEP: identity, PARENT: str(os.getpid())})
     try:
         code = process.wait()
     except BaseException:

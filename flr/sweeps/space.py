@@ -129,10 +129,10 @@ def read_space(cfg: DictConfig) -> list[Dimension]:
         UserError: A range is invalid, its key does not exist, or a config at one of its ends cannot be trained.
     """
     plain_config = plain(cfg)
-    known = {key: value for key, value in flat(plain_config) if not key.startswith("tune.")}
+    config_values = {key: value for key, value in flat(plain_config) if not key.startswith("tune.")}
     chosen = HydraConfig.get().runtime.choices
-    known |= {group: chosen[group] for group in groups() if group in chosen}
-    space = [_read_dimension(key, node, known) for key, node in _leaves(plain_config["tune"]["space"])]
+    config_values |= {group: chosen[group] for group in groups() if group in chosen}
+    space = [_read_dimension(key, node, config_values) for key, node in _leaves(plain_config["tune"]["space"])]
     if not space:
         raise UserError("tune.space is empty; name keys with their ranges, or choose tune=NAME")
     keys = [key for dimension in space for key in dimension.config_values]
@@ -155,13 +155,13 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _read_dimension(key: str, node: Any, known: Mapping[str, Any]) -> Dimension:
+def _read_dimension(key: str, node: Any, config_values: Mapping[str, Any]) -> Dimension:
     """Read one dimension.
 
     Args:
         key: Its key in the space.
         node: Its values.
-        known: The config's leaves and the choices of its groups.
+        config_values: The config's leaves and the choices of its groups.
     """
     path = f"tune.space.{key}"
     if not isinstance(node, dict) or not node:
@@ -177,13 +177,15 @@ def _read_dimension(key: str, node: Any, known: Mapping[str, Any]) -> Dimension:
         raise UserError(f"{path}.choices={values.choices} leaves no choice; name two or more")
     scales = values.scales if isinstance(values, Range) else None
     for one in scales or [key]:
-        if one not in known or (one in groups() and not isinstance(values, Choice)):
-            raise UserError(f"{path}: no config key '{one}'{nearest(one, known)}; fix it or leave it out")
+        if one not in config_values or (one in groups() and not isinstance(values, Choice)):
+            raise UserError(f"{path}: no config key '{one}'{nearest(one, config_values)}; fix it or leave it out")
         if under(one, (*NO_RESULT, "seed", "sweep", "debug")):
             raise UserError(f"{path}: {one} cannot be chosen by its NME; leave it out")
-        if scales and not isinstance(known[one], int | float):
-            raise UserError(f"{path}: {one}={known[one]} is not a number that a factor could scale; leave it out")
-    return Dimension(key, values, {one: known[one] for one in scales or [key]})
+        if scales and not isinstance(config_values[one], int | float):
+            raise UserError(
+                f"{path}: {one}={config_values[one]} is not a number that a factor could scale; leave it out"
+            )
+    return Dimension(key, values, {one: config_values[one] for one in scales or [key]})
 
 
 def _check_range(path: str, values: Range) -> None:

@@ -225,7 +225,7 @@ class TuningStudy:
             except (UserError, Timeout):  # nothing of it is left here, or its process lives
                 run_id = None
         trial.set_user_attr("run", child.start(run_id))
-        print(f"Trial {trial.number}: {child.label}" + (f", going on with run {run_id}" if run_id else ""))
+        print(f"Trial {trial.number}: {child.label}" + (f", resuming run {run_id}" if run_id else ""))
         return state
 
     def _should_stop(self, trial: optuna.Trial, child: ChildRun, epoch: int, nme: float) -> bool:

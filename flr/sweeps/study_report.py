@@ -56,7 +56,7 @@ class StudyReport:
         return [trial for trial in current_trials(self.study) if trial.state in states]
 
     def publish(self, status: str = "") -> None:
-        """Update the study's run and folder.
+        """Update the table and metrics of the study's run; where this process ends, also its figures and status.
 
         Args:
             status: Status of the run from now on, unless other processes run trials; empty while this process continues.
@@ -75,7 +75,8 @@ class StudyReport:
         if finished:
             best = self.study.best_trial
             tracker.tag(best=str(best.number), **{f"best.{key}": str(value) for key, value in best.params.items()})
-            self._plot(len(finished))
+            if status:
+                self._plot(len(finished))
         tracker.describe(f"{self.summary()}\n\n{markdown_table(self.table())}")
         if status and not self.trials_in(TrialState.RUNNING):
             tracker.end("FAILED" if status == "FINISHED" and not finished else status)
@@ -108,7 +109,7 @@ class StudyReport:
                 (min(trial.intermediate_values.values(), default=math.nan), trial) for trial in self.trials_in(state)
             ]
             for nme, trial in sorted(trials, key=lambda pair: pair[0]):
-                name = f"{trial.number} (config's values)" if "default" in trial.user_attrs else str(trial.number)
+                name = f"{trial.number} (config)" if "default" in trial.user_attrs else str(trial.number)
                 values = [format_short(trial.params[one.key]) if trial.params else "-" for one in self.space]
                 run, reason = (trial.user_attrs.get(key, "") for key in ("run", "end"))
                 epochs = str(len(trial.intermediate_values))

@@ -103,7 +103,7 @@ def test_a_job_goes_on_in_its_run_when_it_is_requeued(own: Workspace, variables:
     (after,) = jobs.values()
     assert after.info.run_id == run.info.run_id and after.info.status == "FINISHED"
     log = (own.outputs / "sweeps" / after.data.tags["flr.sweep"] / "0.log").read_text()
-    assert log.count("Job 0: ") == 2 and f"going on with run {run.info.run_id}" in log
+    assert log.count("Job 0: ") == 2 and f"resuming run {run.info.run_id}" in log
     steps = [point.step for point in own.client().get_metric_history(run.info.run_id, "val/nme")]
     assert len(steps) == 100 and steps == sorted(set(steps))
 
@@ -125,7 +125,7 @@ def test_two_nodes_train_one_run(own: Workspace, variables: dict[str, str]) -> N
     (run,) = jobs.values()
     assert run.info.status == "KILLED" and run.data.tags["flr.ranks"] == "2"
     log = own.outputs / "sweeps" / run.data.tags["flr.sweep"] / "0.log"
-    while log.read_text().count("going on with run") < 1:
+    while log.read_text().count("resuming run") < 1:
         assert process.poll() is None
         time.sleep(0.2)
     epochs = len(own.client().get_metric_history(run.info.run_id, "val/nme"))

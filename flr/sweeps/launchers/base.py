@@ -23,6 +23,7 @@ from flr.config import SWEEP, grid_of, key_of, label_of
 from flr.errors import UserError
 
 GRACE = 60.0  # seconds for a job to close its run after SIGTERM
+PARENT = "FLR_PARENT"  # variable with the id of the process that started a job, with which the job ends
 
 Count = Annotated[int, Ge(1)]
 
@@ -45,10 +46,11 @@ class Task:
 
     def start(self, variables: dict[str, str], process_group: int | None = None) -> "subprocess.Popen[bytes]":
         """Start the process, with further variables and, where 0 is given, in a process group of its own."""
+        common = {"PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "flr.train", *self.arguments],
-                env=os.environ | {"PYTHONUNBUFFERED": "1"} | variables | self.variables,
+                env=os.environ | common | variables | self.variables,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=process_group,
             )  # fmt: skip
 
@@ -83,8 +85,8 @@ class JobLauncher(Launcher):
         """Run the jobs of a sweep to their end and report each in one line. SIGTERM stops them like Ctrl-C."""
         trainer, keys = self._config.trainer, grid_of(self._config).values.keys()
         devices, nodes = trainer.devices, trainer.get("num_nodes", 1)
-        known = isinstance(devices, int) and devices > 0 and not keys & {"trainer", "trainer.devices", "experiment"}
-        self.prepare(devices * nodes if known else None, str(trainer.accelerator))
+        constant = isinstance(devices, int) and devices > 0 and not keys & {"trainer", "trainer.devices", "experiment"}
+        self.prepare(devices * nodes if constant else None, str(trainer.accelerator))
         tasks = self._tasks(job_overrides, initial_job_idx)
         previous_handler = signal.signal(signal.SIGTERM, _exit)
         running = self.run(tasks)

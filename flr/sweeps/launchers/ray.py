@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -16,18 +16,16 @@ from flr.sweeps.launchers.cluster import ClusterJob
 
 @dataclass
 class Ray(JobLauncher):
-    """Tasks of a Ray cluster.
+    """Tasks of a Ray cluster, which runs as many at once as it has room for.
 
     Attributes:
         address: Address of its head; ``auto`` for RAY_ADDRESS or a head on this machine.
-        jobs: Jobs at once; by default as many as there is room for.
         cores: Cores of a job.
         gpus: GPUs of a job.
         resources: Further resources by name.
     """
 
     address: str = "auto"
-    jobs: Count | None = None
     cores: Count = 1
     gpus: Annotated[int, Ge(0)] = 0
     resources: dict[str, float] = field(default_factory=dict)
@@ -61,13 +59,9 @@ class Ray(JobLauncher):
         )
         # A worker has the variables of its machine's daemon.
         variables = {key: os.environ[key] for key in os.environ if key.startswith(("FLR_", "MLFLOW_", "PYTHONPATH"))}
-        waiting = list(tasks)
-        running: dict[Any, Task] = {}
+        running = {remote.remote(ClusterJob(task), variables, os.getcwd()): task for task in tasks}
         try:
-            while waiting or running:
-                while waiting and len(running) < (self.jobs or len(tasks)):
-                    task = waiting.pop(0)
-                    running[remote.remote(ClusterJob(task), variables, os.getcwd())] = task
+            while running:
                 (done, *_), _ = ray.wait(list(running))
                 task = running.pop(done)
                 try:
