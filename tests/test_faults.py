@@ -192,9 +192,11 @@ def test_a_sweep_waits_for_a_server_that_is_away(
     workspace: Workspace, own: ModuleType, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes away in the first job, and comes back while the second looks for it."""
-    monkeypatch.setattr("flr.sweep.PATIENCE", (0.1, 0.2, 60.0))
+    monkeypatch.setattr("flr.sweeps.record.RETRY_WAITS", (0.1, 0.2, 60.0))
     own.at |= {1: server.kill}
-    monkeypatch.setattr("flr.sweep.time", SimpleNamespace(sleep=lambda wait: server.start() if wait == 0.2 else None))
+    monkeypatch.setattr(
+        "flr.sweeps.record.time", SimpleNamespace(sleep=lambda wait: server.start() if wait == 0.2 else None)
+    )
     words = (*WORDS, FAULT, f"tracking.uri={server.uri}", "seed=0,1")
     done = train(workspace, "-m", *words, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert "asked again in 0.1 s" in done.stderr and "2 of 2 jobs finished" in done.stdout

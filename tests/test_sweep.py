@@ -17,8 +17,8 @@ from flr.config.compose import CONF
 from flr.config.schema import Train
 from flr.config.validate import check
 from flr.errors import UserError
-from flr.sweep import name_of
 from flr.sweeps.grid import Grid, grid_of, label_of
+from flr.sweeps.record import sweep_name
 from flr.tracking.provenance import code_digest
 from tests.conftest import SMALL_SET, TINY, Done, Workspace
 
@@ -246,7 +246,7 @@ def test_a_job_is_named_by_what_varies() -> None:
 
 def test_the_same_jobs_are_the_same_sweep() -> None:
     def name(*words: str, experiment: str = "flr", again: bool = False) -> str:
-        return name_of(grid(*words), experiment, again)
+        return sweep_name(grid(*words), experiment, again)
 
     first = name("seed=0,1", "model=sepconv,ytf_cnn")
     assert first.startswith("model-seed-")
@@ -273,7 +273,7 @@ def test_what_is_no_sweep_is_refused(workspace: Workspace) -> None:
     ):
         assert told in workspace.refuse("flr.train", "-m", *words)
     assert runs(workspace) == ([], {})
-    folder = workspace.outputs / "sweeps" / name_of(grid("seed=0,1"), workspace.experiment, False)
+    folder = workspace.outputs / "sweeps" / sweep_name(grid("seed=0,1"), workspace.experiment, False)
     folder.mkdir(parents=True)
     with FileLock(folder / "sweep.lock"):
         assert "another process runs this sweep" in workspace.refuse("flr.train", "-m", "seed=0,1")

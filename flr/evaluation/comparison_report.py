@@ -18,7 +18,7 @@ from flr.evaluation.results import Section, Tested, differing, having, lay_out, 
 from flr.files import writing
 from flr.reporting.figures import ced_figure, cost_figure, png, region_figure, short
 from flr.reporting.html import document, embed, grid, listed, notes
-from flr.reporting.tables import TextTable, markdown, print_table, write_csv
+from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
 from flr.tracking.connection import StoredRun, connect, find_runs, get_run
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ class ComparisonReport:
             print_table(table)
         print("".join(f"note: {line}\n" for line in remarks), end="")
         write_tables(section, pairs, self.cfg.metric, folder, suffix)
-        self._markdown += "\n".join([f"## {section.protocol}\n", *map(markdown, tables), ""])
+        self._markdown += "\n".join([f"## {section.protocol}\n", *map(markdown_table, tables), ""])
         self._markdown += "".join(f"- {line}\n" for line in remarks) + "\n"
         self._html += f"<h2>{html.escape(section.protocol)}</h2>{notes(remarks)}"
         self._html += "".join(grid(table.rows, table.head) for table in tables) + figures(section)

@@ -1,1 +1,1 @@
-"""Tables, figures and pages."""
+"""Present results: tables for the terminal, Markdown and CSV."""

@@ -2,8 +2,8 @@
 
 import io
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -159,65 +159,5 @@ def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure
                 axes.legend()
         values = [value for name in names for _, value in history.get(name, ())]
         axes.set(title=title, xlabel="step", yscale="log" if log and values and min(values) > 0 else "linear")
-        axes.grid(alpha=0.3)
-    return fig
-
-
-def study_figure(finished: Mapping[int, float], pruned: Mapping[int, float], own: int | None) -> "Figure":
-    """The trials of a study by number, each with its lowest NME, percent; one of them of the config's own values."""
-    fig = figure()
-    axes = fig.axes[0]
-    top = 1.3 * max(finished.values())
-    axes.plot(list(finished), list(finished.values()), "o", label="finished")
-    if pruned:
-        axes.plot(list(pruned), [min(nme, top) for nme in pruned.values()], "x", color="grey", label="pruned")
-    if own is not None and own in finished:
-        axes.plot(own, finished[own], "D", color="tab:orange", label="the config's own values")
-    numbers = sorted(finished)
-    best = np.minimum.accumulate([finished[number] for number in numbers])
-    axes.step(numbers, best, where="post", color="tab:green", label="lowest so far")
-    axes.set(xlabel="trial", ylabel="lowest val/nme, %", title="History")
-    axes.locator_params(axis="x", integer=True)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return fig
-
-
-def importance_figure(shares: Mapping[str, float]) -> "Figure":
-    """How much of the spread of a study's NME each key explains; the shares sum to one."""
-    fig = figure()
-    axes = fig.axes[0]
-    names = sorted(shares, key=shares.__getitem__)
-    axes.bar_label(axes.barh(names, [shares[name] for name in names]), fmt="%.2f", padding=3)
-    axes.set(xlim=(0, 1.1), xlabel="share of the spread of val/nme", title="Importance")
-    return fig
-
-
-def slices_figure(
-    values: Mapping[str, Sequence[Any]], nme: Sequence[float], pruned: Sequence[bool], log: Collection[str]
-) -> "Figure":
-    """A study's NME, percent, against each key; what is far off stands at the upper edge.
-
-    Args:
-        values: by key, of each trial.
-        nme: of each trial.
-        pruned: of each trial, whether it was; one at least was not.
-        log: the keys that were drawn on a logarithmic scale.
-    """
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    fig = figure(columns=len(values))
-    top = 1.3 * max(value for value, cut in zip(nme, pruned, strict=True) if not cut)
-    for axes, (key, column) in zip(fig.axes, values.items(), strict=True):
-        for cut, style in ((False, "o"), (True, "x")):
-            rows = [i for i, was in enumerate(pruned) if was == cut]
-            shown = [min(nme[i], top) for i in rows]
-            axes.plot([column[i] for i in rows], shown, style, color="grey" if cut else None)
-        axes.set(xlabel=key, ylabel="lowest val/nme, %")
-        if key in log:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter("{x:.1g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     return fig

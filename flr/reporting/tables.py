@@ -1,46 +1,54 @@
-"""Tables of text for the terminal, Markdown and CSV."""
+"""Text tables for the terminal and Markdown, and rows as CSV files."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from flr.files import writing
 
 
 class TextTable(NamedTuple):
-    """A table of words, for the terminal, Markdown and HTML."""
+    """A table of text.
+
+    Attributes:
+        head: The column names.
+        rows: One list of cells per row, as long as `head`.
+    """
 
     head: list[str]
     rows: list[list[str]]
 
 
-def print_table(grid: TextTable) -> None:
-    """A table in the terminal."""
+def print_table(table: TextTable) -> None:
+    """Print a table to the terminal."""
+    # rich takes a tenth of a second, and most commands print no table.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    table = Table()
-    for i, name in enumerate(grid.head):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    shown = Table()
+    for i, name in enumerate(table.head):
+        shown.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    Console().print(shown)
 
 
-def markdown(grid: TextTable) -> str:
-    """A table in Markdown."""
-    rule = ["---", *["---:"] * (len(grid.head) - 1)]
-    lines = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in (grid.head, *grid.rows)]
+def markdown_table(table: TextTable) -> str:
+    """Return a table as Markdown."""
+    rule = ["---", *["---:"] * (len(table.head) - 1)]
+    lines = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in (table.head, *table.rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of one form, at least one, as a CSV file."""
+    """Write rows, at least one and all with the same keys, as a CSV file.
 
-    with writing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    Raises:
+        UserError: The folder cannot be written to, or the disk is full.
+    """
+    with writing(path) as partial_file, partial_file.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)

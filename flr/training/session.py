@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -16,7 +17,6 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from flr.cli import quiet
 from flr.config.compose import flat, plain
 from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
@@ -28,23 +28,39 @@ from flr.files import write_json, writing
 from flr.module.assembly import assemble
 from flr.module.checkpoints import VERSION, RunFolder
 from flr.reporting.figures import curves_figure
-from flr.sweep import Child, recipe
-from flr.sweeps.grid import sweep_folder
 from flr.system import cores, keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
 from flr.training.callbacks import WholeCheckpoints
 from flr.training.distributed import GlobalBatchNorm, Ranks
 from flr.training.precision import bf16_hardware, compile_net, settle, trainer_of
+from flr.training.recipe import default_name, recipe
 
 # Batches are 32 bit, whatever the products inside the model.
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-def default_name(cfg: DictConfig) -> str:
-    """Name a run by its model, data and seed, where the config names none."""
-    return cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
+class ParentedRun(typing.Protocol):
+    """A run that a sweep or a study has created for a training.
+
+    Attributes:
+        label: its name.
+        tags: its tags.
+        callbacks: of the training, in addition to the config's.
+        score_test: whether the training scores the test part at its end.
+        stop_reason: why the training ended early; empty where it did not.
+        run_id: its id in the store.
+    """
+
+    label: str
+    tags: dict[str, str]
+    callbacks: list[pl.Callback]
+    score_test: bool
+    stop_reason: str
+
+    @property
+    def run_id(self) -> str: ...
 
 
 class TrainingSession:
@@ -55,7 +71,8 @@ class TrainingSession:
         overrides: what the user typed to get it.
         folder: of the run to resume; None starts one.
         checkpoint: the ``flr`` part of the checkpoint to resume from; None for a run that was stopped in its first epoch.
-        job: of a sweep or a study, which has created the run.
+        job: the run, where a sweep or a study has created it.
+        sweep: the name of the sweep that this training is a part of, where no run of its own stands for it.
     """
 
     def __init__(
@@ -64,9 +81,11 @@ class TrainingSession:
         overrides: list[str],
         folder: RunFolder | None = None,
         checkpoint: Mapping[str, Any] | None = None,
-        job: Child | None = None,
+        job: ParentedRun | None = None,
+        sweep: str | None = None,
     ) -> None:
         self.cfg, self.overrides, self.folder, self.checkpoint, self.job = cfg, overrides, folder, checkpoint, job
+        self.sweep = sweep
         self.output = Path(cfg.paths.output_dir).absolute()
         self.lock: FileLock | None = None
         self.result: Result | None = None
@@ -79,7 +98,6 @@ class TrainingSession:
             KeyboardInterrupt: Ctrl-C; the run is KILLED and can be resumed.
             SystemExit: with 143 after SIGTERM.
         """
-        quiet()
         keep_memory()
         self.validate()
         self.prepare()
@@ -90,7 +108,7 @@ class TrainingSession:
             self.fit()
             self.test()
             self.publish()
-            status = "KILLED" if self.job and self.job.cut else "FINISHED"
+            status = "KILLED" if self.job and self.job.stop_reason else "FINISHED"
         except SIGTERMException:
             status = "KILLED"
             sys.exit(143)
@@ -219,10 +237,10 @@ class TrainingSession:
         }  # fmt: skip
         if self.job:
             self.tags |= self.job.tags
-            if not self.job.tested:
+            if not self.job.score_test:
                 del self.tags["recipe"]  # by which a sweep would take it for a job that is done
-        elif sweep := sweep_folder():
-            self.tags["sweep"] = sweep.name
+        elif self.sweep:
+            self.tags["sweep"] = self.sweep
         known = self.job.run_id if self.job else self.folder.note()["run_id"] if self.folder else None
         run_id = self.tracker.start(self.name, self.tags, known)
         self.folder = self.folder or RunFolder(self.output / "runs" / run_id)
@@ -315,7 +333,7 @@ class TrainingSession:
 
     def test(self) -> None:
         """Score the best weights on the test part, once."""
-        if self.job is None or self.job.tested:
+        if self.job is None or self.job.score_test:
             self.result = score(self.trainer, self.module, self.data, self.best.best_model_path or None)
 
     def publish(self) -> None:
@@ -330,8 +348,8 @@ class TrainingSession:
         tracker.figure(curves_figure(tracker.history), "curves.png")
         if best is not None:
             tracker.tag(val_nme=f"{float(best):.5g}")  # the metric ends with the last epoch's
-        if self.job and self.job.cut:
-            tracker.tag(end=self.job.cut)
+        if self.job and self.job.stop_reason:
+            tracker.tag(end=self.job.stop_reason)
         else:
             tracker.file(folder.best, "checkpoints")
         if self.result:

@@ -6,14 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
-from flr import launchers
 from tests.conftest import Workspace
-from tests.test_launchers import OWN, hear, listen, none_is_left
+from tests.test_launchers import OWN, ROOT, hear, listen, none_is_left
 from tests.test_sweep import runs, table, typed
 
 pytestmark = pytest.mark.cluster
@@ -36,7 +34,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
         "--include-dashboard=false", "--num-cpus=2", "--num-gpus=1", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(Path(launchers.__file__).parents[1]), "RAY_worker_niceness": "0"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
     said = tmp_path_factory.mktemp("ray") / "said"
     with said.open("w") as file:  # a pipe would be held open by Ray's own processes
         head = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
@@ -62,7 +60,7 @@ def own(workspace: Workspace) -> Workspace:
 
 
 def given(workspace: Workspace) -> dict[str, str]:
-    return {"FLR_TRUST": "own", "PYTHONPATH": f"{Path(launchers.__file__).parents[1]}:{workspace.path}"}
+    return {"FLR_TRUST": "own", "PYTHONPATH": f"{ROOT}:{workspace.path}"}
 
 
 def test_the_table_is_that_of_one_after_another(own: Workspace, address: str) -> None:

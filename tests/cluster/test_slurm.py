@@ -5,15 +5,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
-from flr import launchers
 from tests.cluster import slurm
 from tests.conftest import Done, Workspace
-from tests.test_launchers import OWN, hear, listen
+from tests.test_launchers import OWN, ROOT, hear, listen
 from tests.test_sweep import runs, table, typed
 
 pytestmark = pytest.mark.cluster
@@ -39,8 +37,7 @@ def own(workspace: Workspace) -> Workspace:
 @pytest.fixture
 def variables(own: Workspace, cluster: dict[str, str]) -> dict[str, str]:
     """What the commands of a test need."""
-    root = Path(launchers.__file__).parents[1]
-    return {**cluster, "FLR_TRUST": "own", "PYTHONPATH": f"{root}:{own.path}"}
+    return {**cluster, "FLR_TRUST": "own", "PYTHONPATH": f"{ROOT}:{own.path}"}
 
 
 @pytest.fixture
@@ -77,7 +74,7 @@ def test_the_table_is_that_of_one_after_another(own: Workspace, sweep: Callable[
     (alone.path / "own.py").write_text(OWN)
     alone.apart(
         "flr.train", *typed(("-m", WORDS[2], *words)), FLR_TRUST="own",
-        PYTHONPATH=f"{Path(launchers.__file__).parents[1]}:{alone.path}",
+        PYTHONPATH=f"{ROOT}:{alone.path}",
     )  # fmt: skip
     tables = []
     for space in (own, alone):
@@ -106,7 +103,7 @@ def test_a_job_goes_on_in_its_run_when_it_is_requeued(own: Workspace, variables:
     (after,) = jobs.values()
     assert after.info.run_id == run.info.run_id and after.info.status == "FINISHED"
     log = (own.outputs / "sweeps" / after.data.tags["flr.sweep"] / "0.log").read_text()
-    assert log.count("Job 0: ") == 2 and f"going on with run {run.info.run_id}" in log
+    assert log.count("Job 0: ") == 2 and f"resuming run {run.info.run_id}" in log
     steps = [point.step for point in own.client().get_metric_history(run.info.run_id, "val/nme")]
     assert len(steps) == 100 and steps == sorted(set(steps))
 
@@ -128,7 +125,7 @@ def test_two_nodes_train_one_run(own: Workspace, variables: dict[str, str]) -> N
     (run,) = jobs.values()
     assert run.info.status == "KILLED" and run.data.tags["flr.training.distributed"] == "2"
     log = own.outputs / "sweeps" / run.data.tags["flr.sweep"] / "0.log"
-    while log.read_text().count("going on with run") < 1:
+    while log.read_text().count("resuming run") < 1:
         assert process.poll() is None
         time.sleep(0.2)
     epochs = len(own.client().get_metric_history(run.info.run_id, "val/nme"))

@@ -1,0 +1,291 @@
+"""Run one job of a sweep: skip it where a finished run stands for it, resume it, or train it.
+
+A job is finished when a finished run of the experiment has its recipe (the config without the keys that do not change the
+result), its code and its data.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from pytorch_lightning import Callback
+
+from flr.cli import quiet
+from flr.config.compose import key_of, task_overrides, under
+from flr.config.instantiate import build
+from flr.config.schema import RESULT_NEUTRAL_KEYS, Train
+from flr.config.validate import check
+from flr.errors import UserError
+from flr.module.checkpoints import RunFolder, find_run, load_last
+from flr.sweeps.grid import SWEEP_ENV, label_of
+from flr.sweeps.launchers.base import PARENT, job_arguments
+from flr.sweeps.record import CRASHED, MAX_TAG, REFUSED, connect_with_retry, parent_tracker
+from flr.tracking.connection import PREFIX, StoredRun, find_runs, first_line, get_run
+from flr.tracking.provenance import code_digest
+from flr.training.distributed import first_outside
+from flr.training.recipe import default_name, recipe
+from flr.training.session import TrainingSession
+
+# What a training resumes from: the run's folder and the ``flr`` part of its last checkpoint, each None where there is none.
+ResumeState = tuple[RunFolder | None, dict[str, Any] | None]
+
+
+class ChildRun:
+    """The run of a training below that of a sweep or study, which exists before the training and records why it failed.
+
+    Args:
+        cfg: The training's composed config.
+        parent: Id of the run of the sweep or study.
+
+    Attributes:
+        label: Its name.
+        tags: Its tags.
+        callbacks: Callbacks of its training, in addition to the config's.
+        score_test: Whether the training scores the test part at its end.
+        stop_reason: Why the training ended early; empty where it did not.
+
+    Raises:
+        UserError: The tracking store does not answer.
+    """
+
+    def __init__(self, cfg: DictConfig, parent: str) -> None:
+        self.cfg, self.parent, self._tracker = cfg, parent, parent_tracker(cfg)
+        self.label, self.stop_reason, self.score_test = "", "", True
+        self.tags: dict[str, str] = {}
+        self.callbacks: list[Callback] = []
+        connect_with_retry(self._tracker)
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run; empty before `start`."""
+        return self._tracker.run_id
+
+    def start(self, run_id: str | None = None) -> str:
+        """Start a run, or resume one, and return its id."""
+        return self._tracker.start(self.label, self.tags, run_id, self.parent)
+
+    def resume_state(self, run_id: str) -> ResumeState:
+        """Return what a stopped run can be resumed from.
+
+        Raises:
+            UserError: Nothing of the run is left.
+            Timeout: Another process trains it.
+        """
+        folder = find_run(run_id, self._tracker.uri, Path(self.cfg.paths.output_dir))
+        checkpoint = load_last(folder)
+        with FileLock(folder.path / "run.lock", timeout=0):
+            return folder, checkpoint["flr"] if checkpoint else None
+
+    def mark_failed(self, error: Exception) -> None:
+        """End the run as failed, with the reason."""
+        if isinstance(error, UserError):
+            self._tracker.tag(end=str(error)[:MAX_TAG], exit=str(REFUSED))
+        else:
+            self._tracker.tag(end=f"{type(error).__name__}: {first_line(error)}"[:MAX_TAG], exit=str(CRASHED))
+            self._tracker.text("".join(traceback.format_exception(error)), "error.txt")
+        self._tracker.end("FAILED")
+
+    def mark_stopped(self) -> None:
+        """End the run as stopped, where its training has not ended it."""
+        if self.run_id and get_run(self._tracker.client, self.run_id).status == "RUNNING":
+            self._tracker.end("KILLED")
+
+
+# Trains a checked config: overrides, what to resume from, and the run that exists already.
+
+
+class Job(ChildRun):
+    """One job of a sweep.
+
+    Args:
+        cfg: Its composed config.
+        overrides: Its overrides.
+        identity: The value of the variable `flr.sweeps.grid.SWEEP_ENV`.
+
+    Raises:
+        UserError: The tracking store does not answer, or does not know the sweep.
+    """
+
+    def __init__(self, cfg: DictConfig, overrides: Sequence[str], identity: str) -> None:
+        sweep_run, _, self.number = identity.partition("/")
+        super().__init__(cfg, sweep_run)
+        sweep_tags = get_run(self._tracker.client, sweep_run).tags
+        self._sweep, keys = sweep_tags["sweep"], json.loads(sweep_tags["keys"])
+        self.label = label_of(list(overrides), keys) or default_name(cfg)
+        # SLURM starts a requeued job again under the same id.
+        self._attempt = ".".join(os.environ.get(f"SLURM_{key}", "") for key in ("JOB_ID", "RESTART_COUNT"))
+        counted = [word for word in overrides if key_of(word) in keys and under(key_of(word), RESULT_NEUTRAL_KEYS)]
+        self.tags = {
+            "sweep": self._sweep, "job": self.label, "recipe": recipe(cfg, counted), "code": code_digest(),
+        }  # fmt: skip
+        query = f"tags.`{PREFIX}recipe` = '{self.tags['recipe']}'"
+        same_recipe = find_runs(self._tracker.client, self._tracker.experiment, query)
+        self._same_recipe = [run for run in same_recipe if self._of_sweep(run) or not cfg.again]
+        self._stopped: list[StoredRun] = []
+
+    def _of_sweep(self, run: StoredRun) -> bool:
+        return run.tags.get("sweep") == self._sweep
+
+    def finished_run(self, fingerprint: Callable[[], str]) -> StoredRun | None:
+        """Return the finished run that stands for this job, if any.
+
+        Args:
+            fingerprint: Returns the fingerprint of the job's data; called only where a run may stand for the job.
+        """
+        code = self.tags["code"]
+        same = [run for run in self._same_recipe if run.tags.get("code") == code]
+        if any("protocol" in run.tags for run in same):
+            data = fingerprint()
+            same = [run for run in same if run.tags.get("protocol", data).endswith(data)]
+        finished = [run for run in same if run.status == "FINISHED"]
+        if finished:
+            self._register(finished[-1].run_id, kept=True)
+            return finished[-1]
+        self._stopped = [run for run in same if self._of_sweep(run)]
+        if others := [run for run in self._same_recipe if run.status == "FINISHED"]:
+            what = "data" if others[-1].tags.get("code") == code else "code"
+            print(f"note: run {others[-1].run_id} had this config, but other {what}, so {self.label} is trained anew")
+        return None
+
+    def wait_for_first_rank(self) -> ResumeState | None:
+        """Return what the first rank of this job, which SLURM started too, resumes from; None where it trains nothing.
+
+        SLURM ends this rank where the first one fails before it reports.
+        """
+        job: dict[str, Any] = {}
+        while job.get("attempt") != self._attempt:
+            time.sleep(0.2)
+            tags = get_run(self._tracker.client, self.parent).tags
+            job = json.loads(tags.get(f"job.{self.number}", "{}"))
+        if job["kept"]:
+            return None
+        folder = RunFolder(Path(get_run(self._tracker.client, job["run"]).tags.get("folder", "")))
+        # A new run has no checkpoint before all its ranks have started.
+        checkpoint = load_last(folder)
+        return (folder, checkpoint["flr"]) if checkpoint else (None, None)
+
+    def begin(self) -> ResumeState:
+        """Start the job's run, or resume one that was stopped.
+
+        Raises:
+            UserError: Another process trains it.
+        """
+        for run in reversed(self._stopped):
+            folder = run.tags.get("folder")
+            if run.status == "RUNNING" and not (folder and Path(folder).is_dir()):
+                continue  # on another machine
+            if not folder:  # it failed before the training
+                self.start(run.run_id)
+                return None, None
+            try:
+                state = self.resume_state(run.run_id)
+            except UserError:
+                continue  # nothing of it is left
+            except Timeout as error:
+                raise UserError(f"another process is training it, run {run.run_id}; wait for it or stop it") from error
+            self.start(run.run_id)
+            print(f"resuming run {run.run_id}")
+            return state
+        self.start()
+        return None, None
+
+    def start(self, run_id: str | None = None) -> str:
+        self._register(super().start(run_id))
+        return self.run_id
+
+    def _register(self, run_id: str, kept: bool = False) -> None:
+        sweep = parent_tracker(self.cfg)
+        sweep.attach(self.parent)
+        job = {"run": run_id, "job": self.label, "kept": kept, "attempt": self._attempt}
+        sweep.tag(**{f"job.{self.number}": json.dumps(job)})
+
+    def mark_failed(self, error: Exception) -> None:
+        if not self.run_id:  # it failed early: create its run, or use the one that an earlier start has left
+            early = [
+                run for run in self._same_recipe
+                if self._of_sweep(run) and "folder" not in run.tags and run.status == "FAILED"
+            ]  # fmt: skip
+            self.start(early[-1].run_id if early else None)
+        super().mark_failed(error)
+
+
+def run_job(cfg: DictConfig, identity: str) -> None:
+    """Run one job. Its failure is reported and recorded, and stops no other job.
+
+    Args:
+        cfg: Its composed config.
+        identity: The value of the variable `flr.sweeps.grid.SWEEP_ENV`.
+    """
+    overrides, own_process = task_overrides(), HydraConfig.get().mode == RunMode.RUN
+    if own_process:
+        quiet()
+    elif cfg.trainer.devices != 1:
+        run_in_subprocess(overrides, identity)
+        return
+    is_first_rank = not own_process or first_outside()
+    job, exit_code = None, 0
+    try:
+        job = Job(cfg, overrides, identity)
+        if is_first_rank:
+            _train_unless_finished(job, overrides)
+        elif (state := job.wait_for_first_rank()) is not None:
+            TrainingSession(cfg, overrides, *state).run()
+    except Exception as error:
+        if isinstance(error, UserError):
+            print(f"flr: {job.label if job else overrides}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        if job and is_first_rank:
+            job.mark_failed(error)
+        exit_code = REFUSED if isinstance(error, UserError) else CRASHED
+    except BaseException:
+        if job and is_first_rank:
+            job.mark_stopped()
+        raise
+    if own_process and exit_code:
+        sys.exit(exit_code)
+
+
+def _train_unless_finished(job: Job, overrides: list[str]) -> None:
+    cfg = job.cfg
+    print(f"Job {job.number}: {job.label}")
+    check(cfg, Train, trusted=False)
+
+    def fingerprint() -> str:
+        data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+        data.prepare()
+        return str(data.protocol.fingerprint)
+
+    if run := job.finished_run(fingerprint):
+        print(f"done before, by run {run.run_id}")
+        return
+    TrainingSession(cfg, overrides, *job.begin(), job).run()
+
+
+def run_in_subprocess(overrides: list[str], identity: str) -> None:
+    """Run a job of several ranks in a process of its own, which must be able to exit at once when a rank dies."""
+    config = DictConfig({"hydra": HydraConfig.get()})
+    command = [sys.executable, "-m", "flr.train", *job_arguments(config, overrides)]
+    process = subprocess.Popen(command, env=os.environ | {SWEEP_ENV: identity, PARENT: str(os.getpid())})
+    try:
+        code = process.wait()
+    except BaseException:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)  # a terminal sends Ctrl-C to all processes
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    if code == 130:
+        raise KeyboardInterrupt

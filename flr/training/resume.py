@@ -1,0 +1,66 @@
+"""Sessions of runs that exist already."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from flr.config.compose import as_config, key_of, under
+from flr.config.schema import Train
+from flr.config.validate import check
+from flr.errors import UserError
+from flr.module.checkpoints import RunFolder, find_run, load_last
+from flr.tracking.connection import connect, get_run
+from flr.training.session import TrainingSession
+
+CHANGEABLE = (
+    "run", "accept_data", "trainer.max_epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
+    "trainer.compile", "data.root", "data.workers", "paths", "tracking", "callbacks",
+)  # fmt: skip
+
+
+def resumed_session(cfg: DictConfig, overrides: Sequence[str]) -> TrainingSession:
+    """Prepare to resume a run from the end of its last whole epoch, under its own config.
+
+    Args:
+        cfg: a checked config of `flr.config.schema.Train` that names the run.
+        overrides: what the user typed to get it.
+
+    Raises:
+        UserError: the run is not known or finished, or an override is not one that a running training may change.
+    """
+    keys = [key_of(word) for word in overrides]
+    for key in keys:
+        if not under(key, CHANGEABLE):
+            raise UserError(f"{key} cannot change when a run is resumed; start a new run for that, or leave it out")
+    folder = find_run(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
+    note = folder.note()
+    checkpoint = load_last(folder)
+    if checkpoint is None:
+        values, first_overrides = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder.config))), []
+    else:
+        values, first_overrides = checkpoint["flr"]["config"], checkpoint["flr"]["overrides"]
+    config = as_config(values)
+    config.tracking.uri, config.tracking.experiment = note["uri"], note["experiment"]
+    config.accept_data = cfg.accept_data  # counts once
+    for key in keys:
+        if key != "run":
+            OmegaConf.update(config, key, OmegaConf.select(cfg, key), force_add=True)
+    check(config, Train, trusted=False)
+    trained = checkpoint is not None and checkpoint["epoch"] + 1 >= config.trainer.max_epochs
+    # A run that was stopped after its last epoch still has its test to do.
+    if trained and get_run(connect(str(config.tracking.uri), create=False), note["run_id"]).status == "FINISHED":
+        raise UserError(
+            f"run={cfg.run}: its {config.trainer.max_epochs} epochs are done; raise trainer.max_epochs to train it further"
+        )
+    return TrainingSession(config, first_overrides, folder, None if checkpoint is None else checkpoint["flr"])
+
+
+def worker_session(path: Path) -> TrainingSession:
+    """Prepare to train as a worker rank of a run, which rank 0 started when it had made the run's folder."""
+    folder = RunFolder(path)
+    config = as_config(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder.config))))
+    check(config, Train, trusted=False)
+    last = load_last(folder)
+    return TrainingSession(config, [], folder, last["flr"] if last else None)
