@@ -54,8 +54,12 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
     "data.download": ("flr.data.download.Download",),
     "data.reader": ("flr.data.readers",),
-    "detector": ("flr.inference.detector",),
-    "effect": tuple(f"flr.inference.effects.{name}" for name in ("Overlay", "Paint", "Blur", "Mask")),
+    "detector": ("flr.inference.detectors",),
+    "effect": tuple(
+        f"flr.inference.effects.{module}{name}"
+        for name in ("Overlay", "Paint", "Blur", "Mask")
+        for module in ("", f"{name.lower()}.")
+    ),
     "model": ("flr.models", "torch.nn"),
     "objective": ("flr.objectives",),
     "optim": ("torch.optim",),
@@ -89,6 +93,14 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+
+# Targets that have moved: configs of earlier versions hold their old names.
+RENAMED: Mapping[str, str] = {
+    "flr.inference.detector.HaarFaces": "flr.inference.detectors.HaarFaces",
+    "flr.inference.detector.YuNet": "flr.inference.detectors.YuNet",
+    "flr.inference.detector.GivenBoxes": "flr.inference.detectors.FileBoxes",
+    "flr.inference.detector.WholePicture": "flr.inference.detectors.WholeImage",
+}
 
 # Keys of a training's config that change nothing of what comes out, but for rounding.
 NO_RESULT = ("run", "name", "again", "accept_data", "paths", "tracking", "callbacks.progress", "callbacks.pictures", "data.root",
@@ -127,6 +139,7 @@ class Paths:
 
 
 Looks = typing.Annotated[int, Ge(1), Le(10)]
+RefinePasses = typing.Annotated[int, Ge(0), Le(9)]
 
 
 @dataclass(frozen=True)
@@ -214,7 +227,7 @@ class Net:
         crop: ``data.crop``.
         pixels: ``data.pixels``, what black and white become.
         offset: of the checkpoint, see `flr.data.boxes.Haar.offset`.
-        doubt: of the checkpoint, see `flr.inference.landmarker.Landmarker`.
+        doubt: of the checkpoint, the `uncertainty_threshold` of `flr.inference.landmarker.Landmarker`.
     """
 
     seed: int
@@ -262,15 +275,17 @@ class Predict:
     Attributes:
         run: a run's MLflow id, its folder, a checkpoint file, or a model version as ``models:/NAME@best``.
         source: a photo, a folder, a glob, a video, a camera's number or a stream's address.
-        detector: what finds the faces, a class of `flr.inference.detector`.
+        detector: what finds the faces, a class of `flr.inference.detectors`.
         out: the folder of the results; by default under paths.output_dir.
         effect: what is done to the faces of the pictures, by name, one after another; classes of `flr.inference.effects`.
         save: which results there are, beside the journal.
         draw: what is drawn on the pictures; null for boxes and points, or for nothing where there is an effect.
         overwrite: whether results that are there are thrown away.
         tta: whether each face is averaged with its mirror image; null for what the run was trained with.
-        looks: at each face of a photo, see `flr.inference.landmarker.Landmarker.find`; of a video the last points tell the box.
-        every: frames of a video between two looks of the detector.
+        refine: Refinement passes over each face of a photo, each on a crop around the points of the pass before. In a video
+            the points of the last frame give the box.
+        looks: Old name of `refine`, which counts one more; null for none.
+        every: Frames of a video between two runs of the detector.
         patience: seconds that a face of a video stays without the detector finding it.
         smooth: whether a video's points are smoothed.
         live: a port of this machine for a page with the annotated frames; 0 takes a free one, null none.
@@ -287,7 +302,8 @@ class Predict:
     draw: list[typing.Literal["boxes", "points", "lines", "indices"]] | None
     overwrite: bool
     tta: bool | None
-    looks: Looks
+    refine: RefinePasses
+    looks: Looks | None
     every: typing.Annotated[int, Ge(1), Lt(10**6)]
     patience: typing.Annotated[float, Ge(0), Lt(10**6)]
     smooth: bool
@@ -426,17 +442,19 @@ class App:
     Attributes:
         run: what the page begins with: a run's MLflow id, its folder, a checkpoint or exported file, or a model version as
             ``models:/NAME@best``; null for the newest run.
-        looks: at each face of a photo, as of `Predict`.
+        refine: Refinement passes over each face of a photo, as of `Predict`.
+        looks: Old name of `refine`, which counts one more; null for none.
         host: an address of this machine at which the page is; 127.0.0.1 can be reached from this machine alone.
         port: of the page; 0 takes a free one.
-        detector: what finds the faces at first, a class of `flr.inference.detector`.
+        detector: what finds the faces at first, a class of `flr.inference.detectors`.
         effect: what is done to the faces at first, by name; classes of `flr.inference.effects`.
         tracking: the MLflow store whose runs can be chosen.
         paths: folders.
     """
 
     run: str | None
-    looks: Looks
+    refine: RefinePasses
+    looks: Looks | None
     host: str
     port: typing.Annotated[int, Ge(0), Lt(2**16)]
     detector: Any
@@ -796,7 +814,8 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
     Raises:
         UserError: there is none, or it may not be built from a config that came from outside.
     """
-    module_name, _, name = str(target).rpartition(".")
+    target = RENAMED.get(str(target), str(target))
+    module_name, _, name = target.rpartition(".")
     if not trusted and not _allowed(str(target), path):
         raise UserError(
             f"{path}: {target} lies outside what a run may build; if it is yours, set FLR_TRUST={str(target).split('.')[0]}"

@@ -188,7 +188,7 @@ def score(
         predictor = Predictor(module, data.crop, data.pixels, None, half, device)
         for some in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all pictures in memory at once
             images = [table.load(int(row)) for row in rows[some]]
-            points[some], spread[some] = predictor.find(images, predictor.boxes(points[some]), looks - 1)
+            points[some], spread[some] = predictor.find(images, predictor.boxes(points[some]), refine=looks - 2)
     truth, labelled = table.points[rows], table.labelled[rows]
     metrics = summary(points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()})
     metrics |= along_lines(points, truth, labelled, table.scheme)
