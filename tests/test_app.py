@@ -140,14 +140,14 @@ def test_a_photo_gets_the_files_of_flr_predict(find: Find, served: Served, photo
     assert found["table"]["headers"] == ["face", "point", "x", "y"]
     assert [row[:2] for row in found["table"]["data"]] == [[0, name] for name in get_scheme("ibug68").names]
     np.testing.assert_allclose([row[2:] for row in found["table"]["data"]], points_of(face), atol=0.006)
-    assert re.match(r"1 face in 240 x 240 pixels, 68 points each; detector \d+ ms, net \d+ ms", found["line"])
+    assert re.match(r"1 face in 240 x 240 pixels, 68 points each; detector \d+ ms, model \d+ ms", found["line"])
     assert found["files2"] is None and not found["line2"] and not found["distance"]
 
 
 def test_two_runs_on_one_photo(find: Find, served: Served, photo: Path) -> None:
     same = find(photo, other=str(served.exported))
     (distance,) = re.findall(r"of the interocular distance: face 0: (\S+) %", same["distance"])
-    assert float(distance) < 0.5  # a second look sees a slightly other crop
+    assert float(distance) < 0.5  # the crop of the second pass differs slightly
     assert [row[0] for row in same["table"]["data"]] == [1] * 68 + [2] * 68
     assert same["table"]["headers"][0] == "run" and "68 points" in same["line2"]
     other = find(photo, other=served.five)
