@@ -29,7 +29,7 @@ from flr.config.instantiate import build
 from flr.data.boxes import Haar
 from flr.data.crops import crop
 from flr.data.synthetic import render
-from flr.export import describe, write, write_onnx
+from flr.inference.export import make_metadata, write_model, write_onnx
 from flr.inference.landmarker import Landmarker
 from flr.inference.onnx import OnnxPredictor
 from flr.inference.predictor import Predictor
@@ -86,9 +86,9 @@ def main() -> None:
         size = {}
         with tempfile.TemporaryDirectory() as folder:
             source, plain = predictor_of(name), Path(folder) / "fp32.onnx"
-            about = describe(source, {"flr": {"protocol": {}}}, None, plain, "fp32")
-            write(source, about, plain, "onnx", "fp32")
-            write_onnx(onnx.load(plain), about, Path(folder) / "int8.onnx", int8=True)
+            metadata = make_metadata(source, plain, {}, "fp32")
+            write_model(source, metadata, plain, "onnx", "fp32")
+            write_onnx(onnx.load(plain), metadata, Path(folder) / "int8.onnx", int8=True)
             for precision in PRECISIONS:
                 path = Path(folder) / f"{precision}.onnx"
                 size[precision] = path.stat().st_size

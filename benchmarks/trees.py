@@ -96,7 +96,7 @@ def of_trees(trees: dlib.shape_predictor) -> Points:
 
 
 def of_net(net: Landmarker, looks: int) -> Points:
-    return lambda image, box: net([image], box[None], looks)[0]
+    return lambda image, box: net([image], box[None], refine=looks - 1)[0]
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def main() -> None:
             net = exported(checkpoint, Path(folder))
             own = load_checkpoint(checkpoint)["flr"]["config"]
             nets[f"{own['name'] or checkpoint.parent.parent.name[:8]}, seed {own['seed']}"] = OnnxPredictor(
-                net.session, net.about, net.offset
+                net.session, net.metadata
             )
     contenders = {"dlib's trees": of_trees(trees)} | {
         f"{name}{told}": of_net(net, looks)

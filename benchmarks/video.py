@@ -22,14 +22,14 @@ from rich.table import Table
 from benchmarks.common import record
 from benchmarks.jitter import RATE, path
 from flr.data.synthetic.renderer import render
-from flr.export import describe, write
-from flr.inference.detector import HaarFaces
+from flr.inference.detectors import HaarFaces
+from flr.inference.export import make_metadata, write_model
 from flr.inference.faces import FaceTracker
 from flr.inference.onnx import OnnxPredictor
 from flr.inference.predictor import Predictor
-from flr.inference.results import movie
 from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Video
+from flr.inference.writer import open_video
 from flr.landmarks.draw import draw_picture
 from flr.landmarks.geometry import compose, tight_box, transform, warp
 from flr.module.checkpoints import load_checkpoint
@@ -68,7 +68,7 @@ def film(to: Path) -> np.ndarray:
     middle = np.array([[1.0, 0.0, (WIDTH - SIDE) / 2], [0.0, 1.0, (HEIGHT - SIDE) / 2]])
     maps = compose(middle, path(np.arange(FRAMES) / RATE))
     noise = np.random.default_rng(0)
-    with movie(to, RATE, (WIDTH, HEIGHT)) as write_frame:
+    with open_video(to, RATE, (WIDTH, HEIGHT)) as write_frame:
         for affine in maps:
             frame = warp(face.image, affine, (WIDTH, HEIGHT)) + noise.normal(0, 3, (HEIGHT, WIDTH, 3))
             write_frame(np.clip(frame, 0, 255).round().astype(np.uint8))
@@ -79,7 +79,8 @@ def exported(checkpoint: Path, folder: Path) -> OnnxPredictor:
     """A run's net by ONNX Runtime, as `flr.export` writes it."""
     predictor, out = Predictor.load(checkpoint, tta=False), folder / f"{checkpoint.parent.parent.name}.onnx"
     predictor.half = False
-    write(predictor, describe(predictor, load_checkpoint(checkpoint), None, checkpoint, "fp32"), out, "onnx", "fp32")
+    metadata = make_metadata(predictor, checkpoint, load_checkpoint(checkpoint)["flr"]["protocol"], "fp32")
+    write_model(predictor, metadata, out, "onnx", "fp32")
     return OnnxPredictor.load(out)
 
 
@@ -116,7 +117,7 @@ def whole(net: OnnxPredictor, source: Path, to: Path) -> float:
             yield draw_picture(frame.image, points, boxes, [str(f.identity) for f in faces], net.scheme, False, False)
 
     start = time.perf_counter()
-    with movie(to, RATE, (WIDTH, HEIGHT)) as write_frame:
+    with open_video(to, RATE, (WIDTH, HEIGHT)) as write_frame:
         for shown in frames():
             write_frame(shown)
     return 1000 * (time.perf_counter() - start) / FRAMES

@@ -22,9 +22,9 @@ import requests
 import torch
 from PIL import Image
 
-from flr.app import Answer, apart, label_of
 from flr.config.compose import CONF
 from flr.data.synthetic.renderer import render
+from flr.inference.app.service import PhotoResult, mean_distance, run_label
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import get_scheme
@@ -140,14 +140,14 @@ def test_a_photo_gets_the_files_of_flr_predict(find: Find, served: Served, photo
     assert found["table"]["headers"] == ["face", "point", "x", "y"]
     assert [row[:2] for row in found["table"]["data"]] == [[0, name] for name in get_scheme("ibug68").names]
     np.testing.assert_allclose([row[2:] for row in found["table"]["data"]], points_of(face), atol=0.006)
-    assert re.match(r"1 face in 240 x 240 pixels, 68 points each; detector \d+ ms, net \d+ ms", found["line"])
+    assert re.match(r"1 face in 240 x 240 pixels, 68 points each; detector \d+ ms, model \d+ ms", found["line"])
     assert found["files2"] is None and not found["line2"] and not found["distance"]
 
 
 def test_two_runs_on_one_photo(find: Find, served: Served, photo: Path) -> None:
     same = find(photo, other=str(served.exported))
-    (apart,) = re.findall(r"of the interocular distance: face 0: (\S+) %", same["distance"])
-    assert float(apart) < 0.5  # a second look sees a slightly other crop
+    (distance,) = re.findall(r"of the interocular distance: face 0: (\S+) %", same["distance"])
+    assert float(distance) < 0.5  # the crop of the second pass differs slightly
     assert [row[0] for row in same["table"]["data"]] == [1] * 68 + [2] * 68
     assert same["table"]["headers"][0] == "run" and "68 points" in same["line2"]
     other = find(photo, other=served.five)
@@ -160,19 +160,19 @@ def test_two_runs_on_one_photo(find: Find, served: Served, photo: Path) -> None:
 def test_a_run_is_called_by_the_error_of_the_checkpoint_that_it_loads(served: Served) -> None:
     (run,) = [run for run in usable_runs(served.workspace.client(), 10) if run.run_id == served.five]
     history = served.workspace.client().get_metric_history(run.run_id, "val/nme")
-    assert f"val {min(point.value for point in history):.2f} %" in label_of(run)
+    assert f"val {min(point.value for point in history):.2f} %" in run_label(run)
 
 
 def test_the_distance_of_two_nets() -> None:
     scheme = get_scheme("celeba5")
     points = np.array([[30.0, 40], [70, 40], [50, 60], [35, 80], [65, 80]])
 
-    def answer(*faces: np.ndarray) -> Answer:
-        return Answer(scheme, [Face(face, np.zeros(4), 1.0, np.zeros(5)) for face in faces], Path(), [], "")
+    def result(*faces: np.ndarray) -> PhotoResult:
+        return PhotoResult(scheme, [Face(face, np.zeros(4), 1.0, np.zeros(5)) for face in faces], Path(), [], "")
 
-    told = apart(answer(points, 2 * points), answer(points + [3, 4], 2 * points))
+    told = mean_distance(result(points, 2 * points), result(points + [3, 4], 2 * points))
     assert told.endswith(f"of the {scheme.normaliser} distance: face 0: 12.50 %, face 1: 0.00 %")
-    assert not apart(answer(), answer())
+    assert not mean_distance(result(), result())
 
 
 def test_what_cannot_be_is_one_line_and_the_server_lives_on(

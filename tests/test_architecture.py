@@ -45,22 +45,19 @@ TO_MOVE: dict[str, str] = {}
 # What does not yet follow the rules. The tests fail on an entry that is no longer needed, so that the table only shrinks.
 UPWARD: set[tuple[str, str]] = set()
 # Modules of circles, imports inside functions included.
-CIRCULAR = {"flr.inference.detector", "flr.inference.landmarker", "flr.inference.onnx", "flr.inference.predictor"}
+CIRCULAR: set[str] = set()
 # Names of private modules of libraries.
 PRIVATE: set[tuple[str, str]] = set()
 # Modules above 400 lines.
 LONG_MODULES = {
-    "app",
     "data.download",
     "data.synthetic.paint",
-    "inference.effects",
     "landmarks.scheme",
 }
 # Commands above 80 lines.
-LONG_COMMANDS = set(COMMANDS) - {"compare", "evaluate", "reproduce", "train", "tune"}
+LONG_COMMANDS = set(COMMANDS) & {"prepare"}
 # Functions above 60 lines.
 LONG_FUNCTIONS = {
-    "app.page",
     "data.formats.label_csv.read_records",
     "data.readers.cofw.read",
     "data.readers.synthetic.read",

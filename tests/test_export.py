@@ -12,10 +12,10 @@ import onnx
 import pytest
 import torch
 
-from flr import export
 from flr.config.compose import CONF, plain
 from flr.config.instantiate import build
-from flr.inference.onnx import KEY, OnnxPredictor
+from flr.inference import export
+from flr.inference.onnx import METADATA_KEY, OnnxPredictor
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import KAGGLE15, MUCT76, get_scheme
 from flr.module.assembly import assemble
@@ -56,7 +56,7 @@ def look(module: LandmarkModule, channels: int) -> None:
 
 
 def described(predictor: Predictor) -> str:
-    return export.describe(predictor, {"flr": {"protocol": {"form": "table"}}}, None, Path(), "fp32")
+    return export.make_metadata(predictor, Path(), {"form": "table"}, "fp32")
 
 
 def pictures(count: int, channels: int = 1, size: int = SIZE) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
     before, spread = predictor.run(crops)
     assert before.std(0).max() > 1  # a net that looks
     assert np.isfinite(spread).all() == (predictor.module.net.output == "heatmaps")
-    export.write(predictor, described(predictor), tmp_path / "a.onnx", "onnx", "fp32")
+    export.write_model(predictor, described(predictor), tmp_path / "a.onnx", "onnx", "fp32")
     light = OnnxPredictor.load(tmp_path / "a.onnx")
     np.testing.assert_allclose(light.run(crops)[0], before, atol=0.01)
     np.testing.assert_allclose(light.run(crops)[1], spread, atol=0.01)
@@ -111,15 +111,15 @@ def test_torchs_own_forms(form: str, name: str, words: tuple[str, ...], tmp_path
     crops = pictures(7, predictor.crop.channels)
     before, path = predictor.run(crops)[0], tmp_path / f"a.{form}"
     text = described(predictor)
-    export.write(predictor, text, path, form, "fp32")
+    export.write_model(predictor, text, path, form, "fp32")
     for count in (1, 7):
-        np.testing.assert_allclose(export.reader(path, form)(crops[:count]), before[:count], atol=0.01)
-    extra = {export.EXTRA: ""}
+        np.testing.assert_allclose(export.open_export(path, form)(crops[:count]), before[:count], atol=0.01)
+    extra = {export.EXTRA_FILE: ""}
     if form == "torchscript":
         torch.jit.load(str(path), _extra_files=extra)
     else:
         torch.export.load(path, extra_files=extra)
-    found = extra[export.EXTRA]
+    found = extra[export.EXTRA_FILE]
     assert json.loads(found) == json.loads(text)
     assert json.loads(text)["tta"] == bool(words)
 
@@ -134,7 +134,7 @@ def test_the_averaged_weights_and_the_mirror_go_along(tmp_path: Path) -> None:
     predictor.module.tta = False
     assert np.abs(predictor.run(crops)[0] - before).max() > 0.5
     predictor.module.tta = True
-    export.write(predictor, described(predictor), tmp_path / "a.onnx", "onnx", "fp32")
+    export.write_model(predictor, described(predictor), tmp_path / "a.onnx", "onnx", "fp32")
     np.testing.assert_allclose(OnnxPredictor.load(tmp_path / "a.onnx").run(crops)[0], before, atol=0.01)
 
 
@@ -148,7 +148,7 @@ def test_a_run_is_exported(trained: tuple[Workspace, str]) -> None:
     measured = json.loads((workspace.folder(run) / "evaluation.json").read_text())["metrics"]["nme"]
     assert nme[0] == nme[1] == f"{measured:.3f}"
     assert not onnx.load(path, load_external_data=False).functions and len(list(path.parent.glob(".best*"))) == 0
-    about = json.loads({p.key: p.value for p in onnx.load(path).metadata_props}[KEY])
+    about = json.loads({p.key: p.value for p in onnx.load(path).metadata_props}[METADATA_KEY])
     checkpoint = load_checkpoint(best(workspace))["flr"]
     assert about["scheme"] == checkpoint["scheme"] and about["protocol"] == checkpoint["protocol"]
     assert about["run"] == run and about["pixels"] == [-1, 1] and about["crop"]["size"] == 32
@@ -163,7 +163,7 @@ def test_a_run_is_exported(trained: tuple[Workspace, str]) -> None:
     assert light([], np.zeros((0, 4))).shape == (0, 68, 2)
     np.testing.assert_array_equal(light.detect(image), predictor.detect(image))
 
-    assert "is there already; set overwrite=true" in workspace.refuse("flr.export", f"run={run}")
+    assert "exists already; set overwrite=true" in workspace.refuse("flr.export", f"run={run}")
     path.write_bytes(b"")
     workspace.run("flr.export", f"run={run}", "overwrite=true")
     assert path.stat().st_size > 10_000
@@ -180,7 +180,7 @@ def test_smaller_numbers(trained: tuple[Workspace, str], form: str, precision: s
     assert done.stdout.splitlines()[-1] == str(path)
     assert (0 < max(said(done.stdout)) < 1) if suffix else max(said(done.stdout)) < 1e-3
     if form == "onnx":
-        assert OnnxPredictor.load(path).about.precision == precision
+        assert OnnxPredictor.load(path).metadata.precision == precision
         kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer}
         assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
 
@@ -192,7 +192,7 @@ def test_a_file_of_other_points_does_not_appear(
     form: str, fault: str, trained: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worse net in the file than the one in the checkpoint."""
-    original = export.write
+    original = export.write_model
 
     def worse(predictor: Predictor, *rest: str) -> None:
         with torch.no_grad():
@@ -201,7 +201,7 @@ def test_a_file_of_other_points_does_not_appear(
             weight.add_(torch.randn_like(weight)) if fault == "moved" else bias.fill_(torch.nan)
         original(predictor, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(export, "write", worse)
+    monkeypatch.setattr(export, "write_model", worse)
     workspace, run = trained
     words = (f"run={run}", f"format={form}", f"out={tmp_path}/there/net.{form}")
     if form == "onnx" and fault == "nan":  # which the reader of the file refuses
@@ -225,10 +225,10 @@ def test_without_its_data_rendered_faces_do(trained: tuple[Workspace, str], tmp_
     checkpoint["flr"]["config"]["data"]["root"] = None
     torch.save(checkpoint, tmp_path / "moved.ckpt")
     done = trained[0].run("flr.export", f"run={tmp_path}/moved.ckpt", "faces=5")
-    assert "note: rendered faces take the place of the run's own" in done.stderr
+    assert "note: rendered faces are used instead of the run's own" in done.stderr
     assert "5 faces of synthetic" in done.stdout and "NME" in done.stdout
-    about = OnnxPredictor.load(tmp_path / "moved.onnx").about
-    assert about.run is None and about.val_nme is None
+    metadata = OnnxPredictor.load(tmp_path / "moved.onnx").metadata
+    assert metadata.run is None and metadata.val_nme is None
 
 
 @pytest.mark.long
@@ -238,15 +238,17 @@ def test_a_full_disk_is_told(form: str, trained: tuple[Workspace, str], tmp_path
     words = (f"run={trained[1]}", f"format={form}", f"out={tmp_path}/there/net.{form}", "faces=2")
     code = f"""
 import resource, signal, sys
-from flr import config, export
+from flr import config
+from flr.export import main
+from flr.inference import export
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-written = export.write
+written = export.write_model
 def write(*rest):
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # writes beyond it fail, as on a full disk
     written(*rest)
-export.write = write
+export.write_model = write
 sys.argv[1:] = {words!r}
-config.run_command(export.main, "export")
+config.run_command(main, "export")
 """
     workspace = trained[0]
     done = subprocess.run(
@@ -265,7 +267,8 @@ def test_rendered_faces_of_other_points(scheme: object, trained: tuple[Workspace
     config["data"]["crop"]["policy"]["source"] = "file"
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("export", ["faces=4", f"paths.cache_dir={trained[0].cache}"])
-        faces = export.test_faces(cfg, checkpoint, tmp_path, predictor)
+        rendered = hydra.compose("train", ["data=synthetic", "data.reader.test=4"]).data
+    faces = export.load_test_faces(config, predictor, 4, cfg.paths, None, rendered)
     assert faces.crops.shape == (4, SIZE, SIZE, 1) and faces.crops.std() > 10
     assert (faces.nme is None) == (scheme is MUCT76)
     if faces.nme is not None:
@@ -276,18 +279,18 @@ def test_rendered_faces_of_other_points(scheme: object, trained: tuple[Workspace
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "name what to export"),
+        ((), "give the run to export"),
         (("run=nobody",), "knows no run|no such"),
         (("run={run}", "format=onx"), "format=onx"),
         (("run={run}", "formats=onnx"), r"did you mean 'format'"),
-        (("run={run}", "precision=int8", "format=pt2"), "precision=int8 is of format=onnx"),
+        (("run={run}", "precision=int8", "format=pt2"), "precision=int8 needs format=onnx"),
         (("run={run}", "precision=int4"), "precision=int4"),
         (("run={run}", "faces=1"), "faces=1"),
         (("run={run}", "tolerance.fp32=[1]"), r"tolerance.*fp32"),
         (("run={run}", "out=/dev/null/x.onnx"), "/dev/null/x.onnx: cannot be written"),
         (("run={run}", "out={tmp}"), "name it .onnx"),
         (("run={run}", "out={tmp}/a.onnx", "format=pt2"), "name it .pt2"),
-        (("run=",), "name what to export"),
+        (("run=",), "give the run to export"),
         (("run=/etc/passwd",), "not a checkpoint"),
     ],
 )

@@ -25,10 +25,11 @@ from flr.data.images import read_image
 from flr.data.readers.table import read as read_table
 from flr.data.synthetic.renderer import render
 from flr.errors import UserError
+from flr.inference.annotation import annotate
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
-from flr.inference.results import Results, annotated, movie
 from flr.inference.sources import Photos, Video, open_source
+from flr.inference.writer import PredictionWriter, open_video
 from flr.landmarks.geometry import transform
 from flr.landmarks.scheme import get_scheme
 from tests.conftest import Done, Workspace
@@ -89,19 +90,19 @@ def points_of(row: dict[str, str]) -> np.ndarray:
 
 def test_every_form_holds_the_points_of_every_face(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
     done = predict(workspace, checkpoint, photos, "save=[pictures,crops,csv,coco,pts]")
-    assert "4 faces in 3 pictures" in done.stdout
+    assert "4 faces in 3 images" in done.stdout
     out, net = workspace.path / "out", Predictor.load(checkpoint)
     found = rows(out / "points.csv")
     assert [(row["image"], row["face"], row["score"]) for row in found] == [
         ("a.png", "0", "0.9500"), ("a.png", "1", "0.9000"), ("b.png", "0", "1.0000"), ("below/c.png", "0", "1.0000")
     ]  # fmt: skip
     coco = json.loads((out / "points.json").read_text())
-    assert {row["doubtful"] for row in found} <= {"0", "1"}
+    assert {row["uncertain"] for row in found} <= {"0", "1"}
     assert all(len(face["spread"]) == 68 and min(face["spread"]) > 0 for face in coco["annotations"])
     assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png", "below/c.png"]
     assert [annotation["image_id"] for annotation in coco["annotations"]] == [1, 1, 2, 3]
     for row, annotation in zip(found, coco["annotations"], strict=True):
-        (expected,) = net([read_image(photos / row["image"])], np.array([[30.0, 25, 90, 95]]), looks=2)
+        (expected,) = net([read_image(photos / row["image"])], np.array([[30.0, 25, 90, 95]]), refine=1)
         np.testing.assert_allclose(points_of(row), expected, atol=6e-4)
         np.testing.assert_allclose(np.reshape(annotation["keypoints"], (-1, 3))[:, :2], expected, atol=6e-4)
         np.testing.assert_allclose(read_pts(out / "pts" / f"{row['image']}-{row['face']}.pts"), expected, atol=1e-3)
@@ -131,7 +132,7 @@ def test_a_crashed_folder_goes_on_where_it_stopped(workspace: Workspace, checkpo
     (out / "points.csv").unlink()
     before = (out / "pictures" / "a.png.jpg").stat().st_mtime_ns
     done = predict(workspace, checkpoint, photos)
-    assert "going on with 2 of 3 pictures" in done.stdout and "4 faces in 3 pictures" in done.stdout
+    assert "resuming with 2 of 3 images" in done.stdout and "4 faces in 3 images" in done.stdout
     assert (out / "points.csv").read_text() == whole
     assert (out / "pictures" / "a.png.jpg").stat().st_mtime_ns == before
     journal.write_text(lines[0] + "\n")
@@ -153,7 +154,7 @@ def test_a_killed_command_goes_on(workspace: Workspace, checkpoint: Path, photos
     process.kill()
     process.communicate()
     done = predict(workspace, checkpoint, photos, "detector=whole")
-    assert "going on with" in done.stdout and "303 faces in 303 pictures" in done.stdout
+    assert "resuming with" in done.stdout and "303 faces in 303 images" in done.stdout
     names = [row["image"] for row in rows(workspace.path / "out" / "points.csv")]
     assert len(names) == len(set(names)) == 303
 
@@ -167,9 +168,9 @@ def test_what_is_there_is_kept(workspace: Workspace, checkpoint: Path, photos: P
     journal.write_text(journal.read_text().splitlines()[0] + "\n{]}\n")
     assert "damaged" in refused(workspace, checkpoint, photos)
     journal.unlink()
-    assert "holds something else" in refused(workspace, checkpoint, photos)
+    assert "is not the folder of a prediction" in refused(workspace, checkpoint, photos)
     (workspace.path / "file").touch()
-    assert "something else" in refused(workspace, checkpoint, photos, "out=file")
+    assert "is not the folder of a prediction" in refused(workspace, checkpoint, photos, "out=file")
 
 
 def test_odd_pictures_are_read_or_skipped_by_name(workspace: Workspace, checkpoint: Path, tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_odd_pictures_are_read_or_skipped_by_name(workspace: Workspace, checkpoi
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     (folder / "turned.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + data[2:])
     done = predict(workspace, checkpoint, folder, "detector=whole")
-    assert "5 faces in 5 pictures, 3 pictures skipped" in done.stdout
+    assert "5 faces in 5 images, 3 images skipped" in done.stdout
     for name, told in (("empty", "empty file"), ("cut", "truncated JPEG"), ("page", "HTML")):
         assert any(name in line and told in line for line in done.stderr.splitlines() if "skipped" in line)
     coco = json.loads((workspace.path / "out" / "points.json").read_text())
@@ -199,7 +200,7 @@ def test_odd_pictures_are_read_or_skipped_by_name(workspace: Workspace, checkpoi
         "turned.jpg": (100, 120),
         "whole.jpg": (120, 100),
     }
-    assert "no picture of it can be used" in refused(
+    assert "no image of it can be used" in refused(
         workspace, checkpoint, folder / "empty.jpg", "detector=whole", "out=other"
     )
 
@@ -207,7 +208,7 @@ def test_odd_pictures_are_read_or_skipped_by_name(workspace: Workspace, checkpoi
 def test_no_face_is_no_failure(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
     (workspace.path / "boxes.csv").write_text("image,left,top,right,bottom\n")
     done = predict(workspace, checkpoint, photos)
-    assert "0 faces in 3 pictures, 3 of them without a face" in done.stdout
+    assert "0 faces in 3 images, 3 of them without a face" in done.stdout
     assert len((workspace.path / "out" / "points.csv").read_text().splitlines()) == 1
 
 
@@ -227,7 +228,7 @@ def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
     # This net knows next to nothing: its points fill a small part of any box.
     rows = [f"{name},-2000,-2000,2100,2100" for name in ("a.png", "b.png")]
     (workspace.path / "boxes.csv").write_text("\n".join(["image,left,top,right,bottom", *rows]))
-    predict(workspace, checkpoint, photos, "effect=[blur,mask]", "looks=1")
+    predict(workspace, checkpoint, photos, "effect=[blur,mask]", "refine=0")
     out = workspace.path / "out"
     assert set(np.unique(cv2.imread(str(out / "masks" / "a.png.png"), cv2.IMREAD_UNCHANGED))) > {0}
     shown, plain = cv2.imread(str(out / "pictures" / "b.png.jpg")), cv2.imread(str(photos / "b.png"))
@@ -237,24 +238,24 @@ def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
 def test_what_is_drawn_is_what_is_named() -> None:
     face = render(1, 0, 240, 3, 0.5)
     found = [Face(face.points, np.array([60.0, 80, 180, 200]), 1.0, np.zeros(68))]
-    plain = annotated(face.image, found, get_scheme("ibug68"), [], [])
+    plain = annotate(face.image, found, get_scheme("ibug68"), [], [])
     pictures = [
-        annotated(face.image, found, get_scheme("ibug68"), [], [word]) for word in ("boxes", "points", "lines", "indices")
+        annotate(face.image, found, get_scheme("ibug68"), [], [word]) for word in ("boxes", "points", "lines", "indices")
     ]  # fmt: skip
     assert (plain == face.image).all()
     assert all((picture != plain).any(-1).sum() > 100 for picture in pictures)
     assert len({picture.tobytes() for picture in pictures}) == 4
     assert (pictures[0][90:190, 70:170] == plain[90:190, 70:170]).all()  # a box alone leaves the face as it is
-    doubtful = annotated(face.image, [replace(found[0], doubtful=True)], get_scheme("ibug68"), [], ["boxes"])
-    assert (doubtful != pictures[0]).any()  # a question mark
-    usual = annotated(face.image, found, get_scheme("ibug68"), [], None)
-    assert (usual == annotated(face.image, found, get_scheme("ibug68"), [], ["points", "boxes"])).all()
+    uncertain = annotate(face.image, [replace(found[0], uncertain=True)], get_scheme("ibug68"), [], ["boxes"])
+    assert (uncertain != pictures[0]).any()  # a question mark
+    usual = annotate(face.image, found, get_scheme("ibug68"), [], None)
+    assert (usual == annotate(face.image, found, get_scheme("ibug68"), [], ["points", "boxes"])).all()
 
 
 def test_faces_of_a_real_photo(workspace: Workspace, checkpoint: Path, real_data: Path) -> None:
     name = sorted((real_data / "300w" / "helen" / "testset").glob("*.jpg"))[0]
     done = predict(workspace, checkpoint, name, "detector=haar")
-    assert "1 faces in 1 pictures" in done.stdout
+    assert "1 faces in 1 images" in done.stdout
     truth, (row,) = read_pts(name.with_suffix(".pts")), rows(workspace.path / "out" / "points.csv")
     box = np.array([float(row[key]) for key in ("left", "top", "right", "bottom")])
     assert overlap(box[None], np.array([*truth.min(0), *truth.max(0)]))[0] > 0.6
@@ -284,7 +285,7 @@ def test_a_video_gets_a_video_and_a_row_a_frame(workspace: Workspace, checkpoint
     journal = [json.loads(line) for line in (out / "faces.jsonl").read_text().splitlines()[1:-1]]
     assert [row["image"] for row in journal] == [f"film#{i}" for i in range(20)]
     assert [row["seconds"] for row in journal] == [i / 10 for i in range(20)]
-    assert "in 20 pictures" in done.stdout and not list(out.glob(".*"))
+    assert "in 20 images" in done.stdout and not list(out.glob(".*"))
     predict(workspace, checkpoint, film, "detector=whole", "out=short", "frames=3")
     assert len((workspace.path / "short" / "faces.jsonl").read_text().splitlines()) == 5
 
@@ -298,7 +299,7 @@ def test_a_video_that_was_cut_ends_early_and_says_so(workspace: Workspace, check
     avi.write_bytes(avi.read_bytes()[: avi.stat().st_size // 2])
     done = predict(workspace, checkpoint, avi, "detector=whole")
     count = len((workspace.path / "out" / "faces.jsonl").read_text().splitlines()) - 2
-    assert 0 < count < 20 and f"{count} pictures" in done.stdout
+    assert 0 < count < 20 and f"{count} images" in done.stdout
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -312,22 +313,22 @@ def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: P
     (workspace.path / "odd.csv").write_text(f"image,left,top,right,bottom\na.png,{BOX}\nb.png,9,9,8,9\n")
     for source, words, told in (
         ("nothing.jpg", [], "no such file, folder or camera"),
-        ("'*.gif'", [], "no picture matches it"),
-        ("none", [], "no picture in it or below"),
-        ("void.mp4", [], "neither a picture nor a video"),
-        ("text.mp4", [], "neither a picture nor a video"),
+        ("'*.gif'", [], "no image matches it"),
+        ("none", [], "no image in it or below"),
+        ("void.mp4", [], "neither an image nor a video"),
+        ("text.mp4", [], "neither an image nor a video"),
         (97, [], "no such camera"),
         (10**20, [], "no such camera"),
-        ("", [], "name what to look at"),
-        (photos, ["run="], "name the net"),
+        ("", [], "give the images"),
+        (photos, ["run="], "give the model"),
         (photos, ["run=/etc/passwd"], "not a checkpoint"),
         (photos, ["effect=[blurr]"], "did you mean 'blur'"),
-        ("'photos/a**'", [], "no glob"),
+        ("'photos/a**'", [], "not a glob"),
         (photos, ["detector.file=sheet.csv"], "lacks bottom, right"),
-        (photos, ["detector.file=odd.csv"], "line 3: no box"),
+        (photos, ["detector.file=odd.csv"], "line 3: not a box"),
         (photos, ["detector.file=gone.csv"], "cannot be read"),
         (photos, ["detector=yunet", "detector.model=gone.onnx"], "detector.model=gone.onnx: no such file"),
-        (photos, ["detector=yunet", "detector.model=text.mp4"], "not a net of YuNet's form"),
+        (photos, ["detector=yunet", "detector.model=text.mp4"], "not a YuNet model"),
         (photos, ["detector=harr"], "no config 'detector/harr'"),
         (photos, ["detector=haar", "detector.stepp=2"], "detector.step"),
         (photos, ["save=[pictures,cvs]"], "save"),
@@ -337,8 +338,8 @@ def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: P
         line = refused(workspace, checkpoint, source, *words)
         assert told in line and line.startswith("flr: "), (words, line)
     assert not (workspace.path / "out").exists()
-    assert "name the net" in workspace.refuse("flr.predict", "source=1")
-    assert "name what to look at" in workspace.refuse("flr.predict", f"run={checkpoint}")
+    assert "give the model" in workspace.refuse("flr.predict", "source=1")
+    assert "give the images" in workspace.refuse("flr.predict", f"run={checkpoint}")
     words = (f"run={checkpoint}", "source=.", "detector=boxes")
     assert "detector.file has no value; set detector.file=VALUE" in workspace.refuse("flr.predict", *words)
 
@@ -355,8 +356,8 @@ def test_pictures_after_which_no_file_can_be_called_are_skipped(
     Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png")).write_bytes(data)
     write(photos / "wide.png", np.zeros((1, 40_000), np.uint8))
     done = predict(workspace, checkpoint, photos, "detector=whole", "save=[csv,pts,crops,pictures]")
-    assert "4 faces in 4 pictures, 3 pictures skipped" in done.stdout
-    for told in ("too long for files", "not UTF-8", "40000 x 1 pixels"):
+    assert "4 faces in 4 images, 3 images skipped" in done.stdout
+    for told in ("too long for the names", "not UTF-8", "40000 x 1 pixels"):
         assert any("skipped" in line and told in line for line in done.stderr.splitlines())
 
 
@@ -366,9 +367,9 @@ def test_a_folders_own_results_are_no_pictures_of_it(workspace: Workspace, check
     for source in (photos, f"'{photos}/**/*.*'", f"'{photos}/**'"):
         for _ in range(2):
             done = predict(workspace, checkpoint, source, f"out={photos}/sub/out", "detector=whole", "overwrite=true")
-            assert "3 faces in 3 pictures" in done.stdout
+            assert "3 faces in 3 images" in done.stdout
     assert (
-        "2 faces in 2 pictures"
+        "2 faces in 2 images"
         in predict(workspace, checkpoint, f"{photos}/sub/out/pictures/*.jpg", "detector=whole").stdout
     )
 
@@ -390,7 +391,7 @@ def test_a_line_cut_after_a_face_is_no_damage(workspace: Workspace, checkpoint: 
     journal = workspace.path / "out" / "faces.jsonl"
     text = journal.read_text()
     journal.write_text(text[: text.index("}", text.index("\n")) + 1])
-    assert "4 faces in 3 pictures" in predict(workspace, checkpoint, photos).stdout
+    assert "4 faces in 3 images" in predict(workspace, checkpoint, photos).stdout
     assert journal.read_text() == text
 
 
@@ -401,12 +402,27 @@ def test_what_was_begun_goes_on_with_the_same_pictures(workspace: Workspace, che
     for word in ("save=[pts,crops]", "effect=[blur]", "draw=[lines]"):
         words = [word] if word.startswith("save") else [word, "save=[pts]"]
         assert "with another save, draw or effect" in refused(workspace, checkpoint, photos, *words)
-    assert "4 faces in 3 pictures" in predict(workspace, checkpoint, photos, "save=[pts,csv,coco]").stdout
+    assert "4 faces in 3 images" in predict(workspace, checkpoint, photos, "save=[pts,csv,coco]").stdout
+
+
+def test_names_of_earlier_versions_are_read(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    old_target = "detector._target_=flr.inference.detector.GivenBoxes"
+    done = predict(workspace, checkpoint, photos, "looks=1", "save=[csv]", old_target)
+    assert "looks=1 is now refine=0" in done.stderr
+    out = workspace.path / "out"
+    table = (out / "points.csv").read_text()
+    head, *lines = (out / "faces.jsonl").read_text().replace('"uncertain"', '"doubtful"').splitlines()
+    settings = json.loads(head)
+    assert settings["refine"] == "0" and "GivenBoxes" in settings["detector"]
+    settings["looks"] = str(int(settings.pop("refine")) + 1)
+    (out / "faces.jsonl").write_text("\n".join([json.dumps(settings), *lines[:2], ""]))
+    done = predict(workspace, checkpoint, photos, "refine=0", "save=[csv]")
+    assert "resuming with 1 of 3 images" in done.stdout and (out / "points.csv").read_text() == table
 
 
 def test_two_predictions_into_one_folder(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
     scheme = Predictor.load(checkpoint).scheme
-    with Results(workspace.path / "out", {}, scheme, False) as first:
+    with PredictionWriter(workspace.path / "out", {}, scheme, False) as first:
         for word in ("overwrite=true", "overwrite=false"):
             assert "another prediction writes there now" in refused(workspace, checkpoint, photos, word)
         first.skip("a", "b")
@@ -416,7 +432,7 @@ def test_two_predictions_into_one_folder(workspace: Workspace, checkpoint: Path,
 
 def test_a_full_disk_is_told(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
     """Linux's /dev/full takes nothing."""
-    results = Results(workspace.path / "out", {}, Predictor.load(checkpoint).scheme, False)
+    results = PredictionWriter(workspace.path / "out", {}, Predictor.load(checkpoint).scheme, False)
     with Path("/dev/full").open("ab") as full, pytest.raises(UserError, match="No space left"), results:
         results._file.close()
         results._file = full
@@ -431,7 +447,7 @@ def test_a_film_that_was_not_written_whole_does_not_appear(tmp_path: Path) -> No
     try:
         with (
             pytest.raises(UserError, match="of 30 frames could be written"),
-            movie(tmp_path / "a.mp4", 10, size) as put,
+            open_video(tmp_path / "a.mp4", 10, size) as put,
         ):
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))  # writes beyond it fail, as on a full disk
             for _ in range(30):
@@ -454,7 +470,7 @@ def test_a_video_that_is_stopped_leaves_no_half_film(
     _, told = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in told
     assert {path.name for path in (workspace.path / "out").iterdir()} == {"faces.jsonl"}
-    assert "in 4 pictures" in predict(workspace, checkpoint, frames, "detector=whole", "frames=4").stdout
+    assert "in 4 images" in predict(workspace, checkpoint, frames, "detector=whole", "frames=4").stdout
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])
@@ -467,7 +483,7 @@ def test_a_camera_ends_with_ctrl_c(workspace: Workspace, checkpoint: Path, numbe
     assert process.returncode == 0, told
     results = workspace.path / "out"
     count = len((results / "faces.jsonl").read_text().splitlines()) - 2
-    assert f"in {count} pictures" in out and len(rows(results / "points.csv")) <= count
+    assert f"in {count} images" in out and len(rows(results / "points.csv")) <= count
     assert cv2.VideoCapture(str(results / "stream.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == count > 4
 
 
@@ -476,7 +492,7 @@ def test_a_stream_that_dies_ends_the_film(workspace: Workspace, checkpoint: Path
     with stream(count=12) as address:
         done = predict(workspace, checkpoint, address, "detector=whole", "patience=100")
     count = len((workspace.path / "out" / "faces.jsonl").read_text().splitlines()) - 2
-    assert 8 < count <= 12 and f"in {count} pictures" in done.stdout
+    assert 8 < count <= 12 and f"in {count} images" in done.stdout
     assert (workspace.path / "out" / "stream.mp4").exists()
 
 
@@ -485,7 +501,7 @@ def test_a_playlist_reaches_no_other_machine(workspace: Workspace, checkpoint: P
         text = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}/a.ts\n#EXT-X-ENDLIST\n"
         for name in ("list.m3u8", "list.mp4"):
             (tmp_path / name).write_text(text)
-            assert "neither a picture nor a video" in refused(workspace, checkpoint, tmp_path / name, "detector=whole")
+            assert "neither an image nor a video" in refused(workspace, checkpoint, tmp_path / name, "detector=whole")
         assert not ASKED
 
 
@@ -556,5 +572,5 @@ def test_boxes_of_no_picture_are_told(workspace: Workspace, checkpoint: Path) ->
     (workspace.path / "boxes.csv").write_text(f"image,left,top,right,bottom\na.png,{BOX}\nb.png,{BOX}\n")
     words = ("source=a.png", "out=out", "detector=boxes", "detector.file=boxes.csv")
     done = workspace.run("flr.predict", f"run={checkpoint}", *words)
-    assert "1 pictures of boxes.csv are not in source=a.png, as 'b.png'" in done.stderr
-    assert done.stdout.startswith("1 faces in 1 pictures")
+    assert "1 images of boxes.csv are not in source=a.png, such as 'b.png'" in done.stderr
+    assert done.stdout.splitlines()[1].startswith("1 faces in 1 images")

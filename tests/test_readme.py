@@ -85,7 +85,7 @@ def test_figures_stand_in_experiments(name: str) -> None:
 
 def test_its_python_finds_points(trained: tuple[Workspace, str]) -> None:
     workspace, run_id = trained
-    (code,) = re.findall(r"```python\n(.*?faces_of\(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?find_faces\(.*?)```", README, re.DOTALL)
     face = render(1, 0, 240, 3, 0.5)
     box = [*face.points.min(0), *face.points.max(0)]
     given: dict[str, Any] = {"image": face.image, "images": [face.image] * 2, "boxes": np.array([box, box])}

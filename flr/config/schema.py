@@ -17,7 +17,8 @@ RESULT_NEUTRAL_KEYS = ("run", "name", "again", "accept_data", "paths", "tracking
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Port = Annotated[int, Ge(0), Lt(2**16)]
-RefinePasses = Annotated[int, Ge(1), Le(10)]
+Passes = Annotated[int, Ge(1), Le(10)]
+RefinePasses = Annotated[int, Ge(0), Le(9)]
 Precision = Literal["fp32", "fp16", "int8"]
 Distance = Annotated[float, Ge(0)]
 
@@ -175,7 +176,7 @@ class Evaluate:
     run: str
     split: Literal["train", "val", "test"]
     tta: bool | None
-    looks: RefinePasses
+    looks: Passes
     submission: str | None
     data: Any
     tracking: Any
@@ -198,7 +199,8 @@ class Predict:
         draw: What is drawn on the images. null draws boxes and points, or nothing where there is an effect.
         overwrite: Whether existing results are deleted.
         tta: Whether each face is averaged with its mirror image. null takes the run's own setting.
-        looks: Passes over each face of a photo; each pass after the first crops around the points of the previous one. In
+        looks: Old name of `refine`, which counts one more; null for none.
+        refine: Refinement passes over each face of a photo, each on a crop around the points of the previous one. In
             a video the points of the last frame give the box.
         every: Video frames between two runs of the detector.
         patience: Seconds that a face of a video is kept without being detected.
@@ -217,7 +219,8 @@ class Predict:
     draw: list[Literal["boxes", "points", "lines", "indices"]] | None
     overwrite: bool
     tta: bool | None
-    looks: RefinePasses
+    refine: RefinePasses
+    looks: Passes | None
     every: Annotated[int, Ge(1), Lt(10**6)]
     patience: Annotated[float, Ge(0), Lt(10**6)]
     smooth: bool
@@ -364,7 +367,8 @@ class App:
     Attributes:
         run: Model to start with: a run's MLflow id, its folder, a checkpoint or exported file, or a model version as
             models:/NAME@best. null takes the newest run.
-        looks: Passes over each face of a photo; each pass after the first crops around the points of the previous one.
+        refine: Refinement passes over each face of a photo, as of `Predict`.
+        looks: Old name of `refine`, which counts one more; null for none.
         host: Address at which the page is served; 127.0.0.1 is reachable from this machine only.
         port: Port of the page; 0 takes a free one.
         detector: Face detector to start with.
@@ -374,7 +378,8 @@ class App:
     """
 
     run: str | None
-    looks: RefinePasses
+    refine: RefinePasses
+    looks: Passes | None
     host: str
     port: Port
     detector: Any

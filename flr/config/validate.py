@@ -32,8 +32,12 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
     "data.download": ("flr.data.download.Download",),
     "data.reader": ("flr.data.readers",),
-    "detector": ("flr.inference.detector",),
-    "effect": tuple(f"flr.inference.effects.{name}" for name in ("Overlay", "Paint", "Blur", "Mask")),
+    "detector": ("flr.inference.detectors",),
+    "effect": tuple(
+        f"flr.inference.effects.{module}{name}"
+        for name in ("Overlay", "Paint", "Blur", "Mask")
+        for module in ("", f"{name.lower()}.")
+    ),
     "model": ("flr.models", "torch.nn"),
     "objective": ("flr.objectives",),
     "optim": ("torch.optim",),

@@ -113,7 +113,7 @@ def score(
     if looks > 1:
         half, device = trainer.precision == "bf16-mixed", str(trainer.strategy.root_device)
         _look_again(
-            Predictor(module, data.crop, data.pixels, None, half, device), data, rows, points, spread, looks - 1
+            Predictor(module, data.crop, data.pixels, None, half, device), data, rows, points, spread, looks - 2
         )
     table = data.prepare()
     truth, labelled, normaliser = table.points[rows], table.labelled[rows], data.normaliser[rows]
@@ -144,13 +144,13 @@ def score(
 
 
 def _look_again(
-    predictor: Predictor, data: FaceData, rows: np.ndarray, points: np.ndarray, spread: np.ndarray, looks: int
+    predictor: Predictor, data: FaceData, rows: np.ndarray, points: np.ndarray, spread: np.ndarray, refine: int
 ) -> None:
     """Predict faces again from crops round their points, and put the results in the place of the first."""
     table = data.prepare()
     for some in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all images in memory at once
         images = [table.load(int(row)) for row in rows[some]]
-        points[some], spread[some] = predictor.find(images, predictor.boxes(points[some]), looks)
+        points[some], spread[some] = predictor.find(images, predictor.boxes(points[some]), refine=refine)
 
 
 def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: np.ndarray) -> dict[str, float]:

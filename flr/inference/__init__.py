@@ -1,1 +1,1 @@
-"""From a trained net to the points of any picture."""
+"""From a trained model to the points of any image."""

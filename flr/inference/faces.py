@@ -1,4 +1,4 @@
-"""Faces in photos, and over the frames of a video, where each keeps its number and is not sought in every frame."""
+"""Faces in photos, and over video frames, where each face keeps its number and is not detected in every frame."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -6,159 +6,171 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from flr.data.boxes import overlap
-from flr.inference.detector import Detector
+from flr.inference.detectors import Detector
 from flr.inference.landmarker import Landmarker
 from flr.inference.smoothing import OneEuro
 from flr.landmarks.geometry import fit_similarity, tight_box, transform
 
-SAME = 0.3  # intersection over union of a detection and a known face, from which on they are one
-TWICE = 0.6  # of two known faces that are one
-ODD = 0.2  # of a face's size: points that lie so far from any turned and scaled mean face are of none
+MATCH_IOU = 0.3  # of a detection and a known face, from which on they are the same face
+DUPLICATE_IOU = 0.6  # of two known faces, above which they are the same face
+MAX_SHAPE_ERROR = (
+    0.2  # of a face's size: mean distance of its points from the fitted mean face, above which it is no face
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face of a picture.
+    """One face of an image.
 
     Attributes:
-        points: (K, 2) float64, pixels of the picture, an integer being a pixel's centre.
-        box: (4,) float64, what the net was shown less its margin.
-        score: the detector's.
-        spread: (K,) float64 how uncertain the net is of each point, pixels; NaN where it does not tell.
-        doubtful: whether it is of the whole face, which is one in a hundred, half hidden, or none at all.
-        identity: a number that the face keeps over a video; None in a photo.
+        points: (K, 2) float64, image pixels; an integer is a pixel's centre.
+        box: (4,) float64, the model's input without its margin.
+        score: Score of the detector.
+        spread: (K,) float64, uncertainty of each point in pixels; NaN where the model gives none.
+        uncertain: Whether the face as a whole is uncertain: of validation faces 1 in 100 is. It may be half hidden, or no
+            face.
+        identity: Number that the face keeps over a video; None in a photo.
     """
 
     points: np.ndarray
     box: np.ndarray
     score: float
     spread: np.ndarray
-    doubtful: bool = False
+    uncertain: bool = False
     identity: int | None = None
 
 
-def faces_of(net: Landmarker, detector: Detector, image: np.ndarray, name: str = "", looks: int = 1) -> list[Face]:
-    """All faces of a picture, the best first.
+def find_faces(
+    model: Landmarker, detector: Detector, image: np.ndarray, name: str = "", *, refine: int = 0
+) -> list[Face]:
+    """Find all faces of an image, the best first.
 
     Args:
-        net: what finds the points.
-        detector: what finds the faces.
+        model: Model that finds the points.
+        detector: Detector that finds the faces.
         image: (H, W) or (H, W, 3) RGB uint8.
-        name: of the picture, for a detector that has its boxes from a file.
-        looks: see `Landmarker.find`; one for a net whose boxes its points do not tell.
+        name: Name of the image, for a detector that reads its boxes from a file.
+        refine: Number of refinement passes (see `Landmarker.find`); a model whose boxes do not follow from its points does
+            none.
     """
-    boxes, scores = detector(image, name, net)
-    points, spread = net.find([image] * len(boxes), boxes, looks if net.by_points else 1)
-    rows = zip(points, boxes, scores, spread, net.doubtful(points, spread), strict=True)
-    return [Face(at, box, float(score), wide, bool(odd)) for at, box, score, wide, odd in rows]
+    boxes, scores = detector(image, name, model)
+    points, spread = model.find([image] * len(boxes), boxes, refine=refine if model.refines else 0)
+    rows = zip(points, boxes, scores, spread, model.is_uncertain(points, spread), strict=True)
+    return [Face(points, box, float(score), spread, bool(uncertain)) for points, box, score, spread, uncertain in rows]
 
 
 @dataclass
 class _Track:
+    """A face over frames, and when a detector last found it, in seconds."""
+
     face: Face
-    seen: float  # when a detector last found it, seconds
+    seen: float
     smooth: Callable[[np.ndarray, float], np.ndarray] = field(default=lambda points, seconds: points)
 
 
 class FaceTracker:
-    """Faces over frames: a face's next box is the tight box of its last points, and now and then the detector looks.
+    """Track faces over frames: a face's next box is the tight box of its last points, and the detector runs now and then.
 
     Args:
-        net: what finds the points.
-        detector: what finds the faces.
-        every: frames between two looks of the detector; it looks at each one where there is no face, and sooner where
-            few frames come.
-        patience: seconds that a face stays without the detector finding it; and that a lost one's number is kept.
-        smooth: makes the smoother of a new face; None for points as the net gives them.
+        model: Model that finds the points.
+        detector: Detector that finds the faces.
+        every: Number of frames between two runs of the detector. It runs on each frame while there is no face, and more
+            often where frames are few.
+        patience: Seconds for which a face is kept without being detected, and for which the number of a lost one is kept.
+        smooth: Makes the smoother of a new face; None for points as the model finds them.
     """
 
     def __init__(
-        self, net: Landmarker, detector: Detector, every: int = 10, patience: float = 1.0,
+        self, model: Landmarker, detector: Detector, every: int = 10, patience: float = 1.0,
         smooth: Callable[[], OneEuro] | None = None,
     ) -> None:  # fmt: skip
-        self.net, self.detector, self.patience, self.smooth = net, detector, patience, smooth
-        # Where the points do not tell the next box, the detector must.
-        self.every = every if net.by_points else 1
+        self.model, self.detector, self.patience, self.smooth = model, detector, patience, smooth
+        # Where the next box does not follow from the points, the detector must give it.
+        self.every = every if model.refines else 1
         self._tracks: list[_Track] = []
         self._lost: list[_Track] = []
-        self._next = self._frame = 0
-        self._looked = 0.0
+        self._next_identity = self._frame = 0
+        self._detected = 0.0
 
     def __call__(self, image: np.ndarray, name: str, seconds: float) -> list[Face]:
-        """The faces of the next frame.
+        """Find the faces of the next frame.
 
         Args:
             image: (H, W, 3) RGB uint8.
-            name: of the frame, for a detector that has its boxes from a file.
-            seconds: since the first frame.
+            name: Name of the frame, for a detector that reads its boxes from a file.
+            seconds: Time since the first frame.
         """
-        if self._frame % self.every == 0 or not self._tracks or seconds - self._looked > self.patience / 2:
-            self._looked = seconds
-            self._look(image, name, seconds)
+        if self._frame % self.every == 0 or not self._tracks or seconds - self._detected > self.patience / 2:
+            self._detected = seconds
+            self._detect(image, name, seconds)
         self._frame += 1
         boxes = np.array([track.face.box for track in self._tracks]).reshape(-1, 4)
-        points, spread = self.net.find([image] * len(boxes), boxes)
-        doubtful = self.net.doubtful(points, spread)
-        height, width = image.shape[:2]
-        kept: list[_Track] = []
-        for track, at, wide, odd in zip(self._tracks, points, spread, doubtful, strict=True):
-            tight = tight_box(at, np.ones(len(at), bool))
-            outside = not (tight[0] < width and tight[1] < height and tight[2] > 0 and tight[3] > 0)
-            if outside or self._odd(at) or seconds - track.seen > self.patience or self._again(tight, kept):
+        points, spread = self.model.find([image] * len(boxes), boxes)
+        uncertain = self.model.is_uncertain(points, spread)
+        tracks: list[_Track] = []
+        for i, track in enumerate(self._tracks):
+            tight = tight_box(points[i], np.ones(len(points[i]), bool))
+            if (
+                seconds - track.seen > self.patience
+                or _is_outside(tight, image)
+                or not self._has_face_shape(points[i])
+                or any(overlap(other.face.box[None], tight)[0] > DUPLICATE_IOU for other in tracks)
+            ):
                 self._lost.append(track)
                 continue
-            shown = track.face.box
             track.face = replace(
                 track.face,
-                points=track.smooth(at, seconds),
-                box=tight if self.every > 1 else shown,
-                spread=wide,
-                doubtful=bool(odd),
+                points=track.smooth(points[i], seconds),
+                box=tight if self.every > 1 else track.face.box,
+                spread=spread[i],
+                uncertain=bool(uncertain[i]),
             )
-            kept.append(track)
-        self._tracks = kept
+            tracks.append(track)
+        self._tracks = tracks
         self._lost = [track for track in self._lost if seconds - track.seen <= 2 * self.patience]
-        return [track.face for track in kept]
+        return [track.face for track in tracks]
 
-    def _look(self, image: np.ndarray, name: str, seconds: float) -> None:
-        boxes, scores = self.detector(image, name, self.net)
-        free = list(self._tracks)
+    def _detect(self, image: np.ndarray, name: str, seconds: float) -> None:
+        boxes, scores = self.detector(image, name, self.model)
+        unmatched = list(self._tracks)
         for box, score in zip(boxes, scores, strict=True):
-            track = _nearest(box, free)
+            track = _match(box, unmatched)
             if track is not None:
-                free.remove(track)
+                unmatched.remove(track)
                 track.seen = seconds
                 track.face = replace(track.face, score=float(score))
                 if self.every == 1:
                     track.face = replace(track.face, box=box)
-                continue
-            if _nearest(box, self._tracks) is not None:
-                continue  # a second detection of one face
-            back = _nearest(box, self._lost)
-            if back is not None:
-                self._lost.remove(back)
-                identity = back.face.identity
-            else:
-                identity, self._next = self._next, self._next + 1
-            face = Face(np.zeros((0, 2)), box, float(score), np.zeros(0), identity=identity)
-            track = _Track(face, seconds)
-            if self.smooth:
-                track.smooth = self.smooth()
-            self._tracks.append(track)
+            elif _match(box, self._tracks) is None:  # else a second detection of one face
+                self._tracks.append(self._new_track(box, float(score), seconds))
 
-    def _odd(self, points: np.ndarray) -> bool:
-        mean = self.net.mean_face
-        laid = transform(fit_similarity(mean, points), mean)
+    def _new_track(self, box: np.ndarray, score: float, seconds: float) -> _Track:
+        lost = _match(box, self._lost)
+        if lost is not None:
+            self._lost.remove(lost)
+            identity = lost.face.identity
+        else:
+            identity, self._next_identity = self._next_identity, self._next_identity + 1
+        track = _Track(Face(np.zeros((0, 2)), box, score, np.zeros(0), identity=identity), seconds)
+        if self.smooth:
+            track.smooth = self.smooth()
+        return track
+
+    def _has_face_shape(self, points: np.ndarray) -> bool:
+        mean = self.model.mean_face
+        fitted = transform(fit_similarity(mean, points), mean)
         size = np.sqrt(np.prod(np.ptp(points, axis=0)))
-        return not np.linalg.norm(points - laid, axis=1).mean() <= ODD * size
-
-    def _again(self, box: np.ndarray, kept: list[_Track]) -> bool:
-        return any(overlap(track.face.box[None], box)[0] > TWICE for track in kept)
+        return bool(np.linalg.norm(points - fitted, axis=1).mean() <= MAX_SHAPE_ERROR * size)
 
 
-def _nearest(box: np.ndarray, tracks: list[_Track]) -> _Track | None:
-    """The known face that a detection is of."""
+def _is_outside(box: np.ndarray, image: np.ndarray) -> bool:
+    height, width = image.shape[:2]
+    return not (box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0)
+
+
+def _match(box: np.ndarray, tracks: list[_Track]) -> _Track | None:
+    """Return the track of a detection; None for a new face."""
     if not tracks:
         return None
     shares = overlap(np.array([track.face.box for track in tracks]), box)
-    return tracks[int(shares.argmax())] if shares.max() >= SAME else None
+    return tracks[int(shares.argmax())] if shares.max() >= MATCH_IOU else None

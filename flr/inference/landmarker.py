@@ -1,153 +1,147 @@
-"""From pictures and boxes to points, whatever runs the net: crop, net, and back to the picture. Needs no torch."""
+"""From images and boxes to points with any back end: crop, run the model, map the points back. Needs no torch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from flr.data.boxes import Offset
 from flr.data.crops import CropSettings, crop
 from flr.errors import UserError
-from flr.inference.detector import HaarFaces, WholePicture
+from flr.inference.detectors import MAX_COORDINATE, HaarFaces, WholeImage
 from flr.landmarks.geometry import invert, tight_box, transform
 from flr.landmarks.scheme import Scheme
 from flr.metrics.functional import face_spread
 
-BATCH = 64  # faces that run at once
-FAR = 1e6  # pixels: no box reaches so far, and none is smaller than the inverse
-LONGEST = 2**15 - 2  # pixels a side: OpenCV warps no larger picture
+BATCH_SIZE = 64  # faces
+MAX_SIDE = 2**15 - 2  # pixels: OpenCV warps no larger image
 
 
 class Landmarker(ABC):
-    """A net with what stands before and behind it.
+    """A model with its preprocessing and postprocessing.
 
     Args:
-        scheme: of the K points.
-        crop: what the net sees.
-        offset: where Haar's box puts the tight one (see `flr.data.boxes.Haar.offset`); None where that is not known.
-        mean_face: (K, 2) crop pixels: the mean training face.
-        doubt: percent of the scheme's normaliser: a face of more uncertain points is to be distrusted, see
-            `flr.metrics.functional.face_spread`; None where that is not known.
+        scheme: Scheme of the K points.
+        crop: Size, channels and box policy of the model's input.
+        offset: Position of the tight box in Haar's box (see `flr.data.boxes.Haar.offset`); None where it is not known.
+        mean_face: (K, 2) crop pixels, the mean training face.
+        uncertainty_threshold: Percent of the scheme's normaliser. A face whose points are more uncertain should not be
+            relied on (see `flr.metrics.functional.face_spread`). None where the model gives no uncertainty.
     """
 
     def __init__(
-        self, scheme: Scheme, crop: CropSettings, offset: Offset, mean_face: np.ndarray, doubt: float | None
-    ) -> None:
-        self.scheme, self.crop, self.offset, self.mean_face, self.doubt = scheme, crop, offset, mean_face, doubt
+        self, scheme: Scheme, crop: CropSettings, offset: Offset, mean_face: np.ndarray,
+        uncertainty_threshold: float | None,
+    ) -> None:  # fmt: skip
+        self.scheme, self.crop, self.offset, self.mean_face = scheme, crop, offset, mean_face
+        self.uncertainty_threshold = uncertainty_threshold
 
     @abstractmethod
     def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the net finds in crops (B, size, size, C) uint8.
+        """Run the model on crops (B, size, size, C) uint8.
 
         Returns:
-            (B, K, 2) points, (B, K) how uncertain each is, see `Objective.spread`; both crop pixels.
+            (B, K, 2) points and (B, K) the uncertainty of each (see `Objective.spread`), both in crop pixels.
         """
 
-    def __call__(self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, looks: int = 1) -> np.ndarray:
-        """The points (N, K, 2) of N faces, see `find`."""
-        return self.find(images, boxes, looks)[0]
+    def __call__(self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0) -> np.ndarray:
+        """Return the points (N, K, 2) of N faces; see `find`."""
+        return self.find(images, boxes, refine=refine)[0]
 
     def find(
-        self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, looks: int = 1
+        self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The points of N faces, and how uncertain each is.
+        """Find the points of N faces, and how uncertain each point is.
 
         Args:
-            images: N pictures, (H, W) grey or (H, W, 3) RGB, uint8, each of any size; one of two faces stands twice.
-            boxes: (N, 4) left, top, right, bottom in pixels of those pictures, an integer being a pixel's centre. What
-                they hold is what the run's box policy cut: for ``source=truth`` the tight box of the points.
-            looks: how often the net is shown a face; from the second time on cut round the points that it found before, which
-                mends what a detector's box has too much or too little.
+            images: N images, (H, W) grey or (H, W, 3) RGB, uint8, of any size; an image with two faces is passed twice.
+            boxes: (N, 4) left, top, right, bottom in pixels of those images; an integer is a pixel's centre. The boxes
+                must follow the run's box policy: for ``source=truth`` the tight box of the points.
+            refine: Number of further passes, each on a crop around the points of the pass before. One pass corrects the
+                error of a detector's box.
 
         Returns:
-            (N, K, 2) points; (N, K) how uncertain each is, NaN where the net does not tell. Both float64, pixels of the pictures.
+            (N, K, 2) points and (N, K) the uncertainty of each, NaN where the model gives none; float64, image pixels.
 
         Raises:
-            UserError: a picture or box that is none, or not one box a picture; or `looks` of a net whose boxes no points tell.
+            UserError: An invalid image or box, a number of boxes other than that of the images, or `refine` with a model
+                whose boxes do not follow from its points.
         """
-        if looks > 1 and not self.by_points:
+        if refine and not self.refines:
             raise UserError(
-                f"looks={looks}: the net was trained on boxes of source={self.crop.policy.source}, which its points do not tell; "
-                "set looks=1"
+                f"refine={refine}: the model was trained on boxes of source={self.crop.policy.source}, which do not "
+                "follow from its points; set refine=0"
             )
-        boxes = np.asarray(boxes, np.float64)
-        if boxes.shape != (len(images), 4):
-            raise UserError(f"{len(images)} picture(s) and boxes of shape {boxes.shape}: give one box (N, 4) a picture")
-        for i, (image, box) in enumerate(zip(images, boxes, strict=True)):
-            refuse_odd(image, i)
-            if not (abs(box).max() < FAR and (box[2:] - box[:2] > 1 / FAR).all()):
-                raise UserError(
-                    f"box {i} is {box.tolist()}; give left, top, right, bottom in pixels, with right and bottom larger"
-                )
+        boxes = _validate_boxes(boxes, len(images))
+        for i, image in enumerate(images):
+            validate_image(image, i)
         size, channels = self.crop.size, self.crop.channels
         affine = self.crop.policy.crop(boxes, size)
         points, spread = np.zeros((len(boxes), len(self.scheme), 2)), np.zeros((len(boxes), len(self.scheme)))
-        for at in range(0, len(boxes), BATCH):
-            some = range(at, min(at + BATCH, len(boxes)))
-            points[some], spread[some] = self.run(np.stack([crop(images[i], affine[i], size, channels) for i in some]))
+        for start in range(0, len(boxes), BATCH_SIZE):
+            batch = range(start, min(start + BATCH_SIZE, len(boxes)))
+            crops = np.stack([crop(images[i], affine[i], size, channels) for i in batch])
+            points[batch], spread[batch] = self.run(crops)
         points = transform(invert(affine), points)
-        if looks > 1 and len(boxes):
-            return self.find(images, self.boxes(points), looks - 1)
+        if refine and len(boxes):
+            return self.find(images, self.boxes(points), refine=refine - 1)
         return points, spread / np.sqrt(np.linalg.det(affine[..., :2]))[:, None]
 
-    def doubtful(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """(N,) bool whether faces of points (N, K, 2) and their `spread` (N, K) are to be distrusted."""
-        if self.doubt is None:
+    def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Return (N,) bool whether faces of points (N, K, 2) with uncertainties (N, K) exceed the threshold."""
+        if self.uncertainty_threshold is None:
             return np.zeros(len(points), bool)
         distance = self.scheme.distance(points, np.ones(points.shape[:-1], bool))
-        return ~(face_spread(spread, distance) <= self.doubt)
+        return ~(face_spread(spread, distance) <= self.uncertainty_threshold)
 
     @property
-    def by_points(self) -> bool:
-        """Whether a face's box is known from its points."""
+    def refines(self) -> bool:
+        """Whether a face's box follows from its points."""
         return self.crop.policy.source in ("truth", "haar")
 
     def boxes(self, points: np.ndarray) -> np.ndarray:
-        """(N, 4) the tight boxes of points (N, K, 2), none without extent or out of all bounds, as a poor net's may be."""
-        boxes = tight_box(points, np.ones(points.shape[:-1], bool)).clip(1 - FAR, FAR - 1)
+        """Return the tight boxes (N, 4) of points (N, K, 2), with positive sides even where the points are poor."""
+        boxes = tight_box(points, np.ones(points.shape[:-1], bool)).clip(1 - MAX_COORDINATE, MAX_COORDINATE - 1)
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
         return boxes
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        """(M, 4) boxes of a picture's faces, the largest first, as this net wants them; none where none is found.
+        """Return the boxes (M, 4) of an image's faces as this model expects them, the largest first.
 
-        OpenCV's Haar cascade finds them; a net of ``policy.source=picture`` takes the whole picture as one face.
+        OpenCV's Haar cascade finds them; a model of ``policy.source=picture`` takes the whole image as one face.
 
         Raises:
-            UserError: it is not known where the points lie in a detected box.
+            UserError: The position of the points in a detected box is not known.
         """
         policy = self.crop.policy
-        refuse_odd(image, 0)
-        finder = WholePicture() if policy.source == "picture" else HaarFaces(policy.haar.step, policy.haar.neighbours)
-        return finder(image, "", self)[0]
+        validate_image(image, 0)
+        detector = WholeImage() if policy.source == "picture" else HaarFaces(policy.haar.step, policy.haar.neighbours)
+        return detector(image, "", self)[0]
 
 
-def refuse_odd(image: np.ndarray, i: int) -> None:
-    """Raises `UserError` where picture `i` is none."""
-    if not isinstance(image, np.ndarray):
-        raise UserError(f"picture {i} is a {type(image).__name__}; give an array (H, W) or (H, W, 3) RGB, uint8")
-    if image.dtype != np.uint8 or not image.size or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise UserError(f"picture {i} is {image.dtype} of shape {image.shape}; give (H, W) or (H, W, 3) RGB, uint8")
-    if max(image.shape) > LONGEST:
-        raise UserError(
-            f"picture {i} is {image.shape[1]} x {image.shape[0]}; give one of at most {LONGEST} pixels a side"
-        )
+def _validate_boxes(boxes: np.ndarray, images: int) -> np.ndarray:
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.shape != (images, 4):
+        raise UserError(f"{images} image(s) and boxes of shape {boxes.shape}: give one box (N, 4) per image")
+    for i, box in enumerate(boxes):
+        if not (abs(box).max() < MAX_COORDINATE and (box[2:] - box[:2] > 1 / MAX_COORDINATE).all()):
+            raise UserError(
+                f"box {i} is {box.tolist()}; give left, top, right, bottom in pixels, with right and bottom larger"
+            )
+    return boxes
 
 
-def load(path: Path, tta: bool | None) -> Landmarker:
-    """The net of a checkpoint, or of a file of `flr.export`.
+def validate_image(image: np.ndarray, index: int) -> None:
+    """Check that an array is an image that the model can take.
 
     Raises:
-        UserError: it is neither, or an exported net is to be averaged otherwise than it was exported.
+        UserError: It is not (H, W) or (H, W, 3) uint8, or is too large.
     """
-    if path.suffix != ".onnx":
-        from flr.inference.predictor import Predictor
-
-        return Predictor.load(path, tta)
-    from flr.inference.onnx import OnnxPredictor
-
-    found = OnnxPredictor.load(path)
-    if tta not in (None, found.about.tta):
-        raise UserError(f"tta={str(tta).lower()}: {path} was exported otherwise; export it anew, or leave tta out")
-    return found
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"image {index} is a {type(image).__name__}; give an array (H, W) or (H, W, 3) RGB, uint8")
+    if image.dtype != np.uint8 or not image.size or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise UserError(f"image {index} is {image.dtype} of shape {image.shape}; give (H, W) or (H, W, 3) RGB, uint8")
+    if max(image.shape) > MAX_SIDE:
+        raise UserError(
+            f"image {index} is {image.shape[1]} x {image.shape[0]}; give one of at most {MAX_SIDE} pixels a side"
+        )

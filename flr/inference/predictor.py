@@ -1,4 +1,4 @@
-"""The points of faces in any picture, from a checkpoint alone: crop, net, decode, and back to the picture."""
+"""Find the points of faces in any image with a checkpoint alone, by torch."""
 
 from pathlib import Path
 
@@ -19,59 +19,60 @@ from flr.module.landmark_module import LandmarkModule
 
 
 class Predictor(Landmarker):
-    """A trained net that sees pictures as its evaluation saw them. Several threads may call it at once.
+    """A trained model that gets images as its evaluation did. Several threads may call it at once.
 
     Args:
-        module: the net, its objective and scheme; put into its evaluating state.
-        crop: what the net sees.
-        pixels: what black and white become.
-        offset: where Haar's box puts the tight one (see `flr.data.boxes.Haar.offset`); None where that is not known.
-        half: whether the net's products are of bf16, as ``trainer.precision=bf16-mixed`` had them.
-        device: where the net runs.
-        doubt: from which on a face is to be distrusted, see `Landmarker`.
+        module: The network, its objective and scheme; put into evaluation mode.
+        crop: Size, channels and box policy of the model's input.
+        pixels: Values of black and white.
+        offset: Position of the tight box in Haar's box (see `flr.data.boxes.Haar.offset`); None where it is not known.
+        half: Whether the network multiplies in bf16, as with ``trainer.precision=bf16-mixed``.
+        device: Device on which the network runs.
+        uncertainty_threshold: See `Landmarker`.
     """
 
     def __init__(
         self, module: LandmarkModule, crop: CropSettings, pixels: tuple[float, float], offset: Offset,
-        half: bool = False, device: str = "cpu", doubt: float | None = None,
+        half: bool = False, device: str = "cpu", uncertainty_threshold: float | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(module.scheme, crop, offset, module.mean_face.double().cpu().numpy(), doubt)
+        mean_face = module.mean_face.double().cpu().numpy()
+        super().__init__(module.scheme, crop, offset, mean_face, uncertainty_threshold)
         self.module = module.eval().requires_grad_(False).to(device)
         self.pixels, self.half = pixels, half
 
     @classmethod
     def load(cls, path: str | Path, tta: bool | None = None, device: str = "cpu") -> "Predictor":
-        """The net of a checkpoint.
+        """Load the model of a checkpoint.
 
         Args:
-            path: of the file.
-            tta: whether each picture is averaged with its mirror image; None for what the run was trained with.
-            device: where it runs.
+            path: The checkpoint file.
+            tta: Whether each image is averaged with its mirror image; None for the setting of the run.
+            device: Device on which the network runs.
 
         Raises:
-            UserError: no checkpoint of this project, or it would build what it may not (see `flr.config.validate.check`).
+            UserError: Not a checkpoint of this project, or one that would build what it may not (see `flr.config.validate.check`).
         """
         path = Path(path)
         checkpoint = load_checkpoint(path)
-        about, values = checkpoint["flr"], checkpoint["flr"]["config"]
+        stored, values = checkpoint["flr"], checkpoint["flr"]["config"]
         data, trainer = (dict(values[key]) if isinstance(values.get(key), dict) else {} for key in ("data", "trainer"))
-        kept = {key: values.get(key) for key in ("seed", "ema", "tta", "model", "objective", "optim", "schedule")}
-        kept |= {key: data.get(key) for key in ("crop", "pixels")} | {
-            key: about.get(key) for key in ("offset", "doubt")
-        }
-        own = as_config(kept)
-        check(own, Net, trusted=False)
-        scheme, settings = Scheme.of(about["scheme"]), build(own.crop)
-        module = reassemble(own, scheme, settings, checkpoint, path)
+        nodes = {key: values.get(key) for key in ("seed", "ema", "tta", "model", "objective", "optim", "schedule")}
+        nodes |= {key: data.get(key) for key in ("crop", "pixels")}
+        nodes |= {key: stored.get(key) for key in ("offset", "doubt")}
+        config = as_config(nodes)
+        check(config, Net, trusted=False)
+        scheme, crop = Scheme.of(stored["scheme"]), build(config.crop)
+        module = reassemble(config, scheme, crop, checkpoint, path)
         if tta is not None:
             module.tta = tta
-        offset = OFFSETS.get(scheme.name) if settings.policy.source == "truth" else own.offset
+        offset = OFFSETS.get(scheme.name) if crop.policy.source == "truth" else config.offset
         # 16-mixed is for devices that have it, and no evaluation on another one would take it either.
         half = trainer.get("precision") == "bf16-mixed"
-        return cls(module, settings, tuple(own.pixels), offset, half, device, own.doubt)
+        return cls(module, crop, tuple(config.pixels), offset, half, device, config.doubt)
 
     @torch.inference_mode()
     def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Run the model, as `Landmarker.run`."""
         device, (low, high) = self.module.device, self.pixels
         images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
         images = (images * (high - low) + low).contiguous(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
-"""What MLflow runs of a model version: a picture in, the points of its faces out.
+"""The model of a model version as MLflow runs it: an image in, the points of its faces out.
 
-MLflow's "models from code" form: this file is copied into the model and executed there, flr beside it.
+MLflow's "models from code" form: this file is copied into the model, together with flr, and executed there.
 """
 
 from typing import Any
@@ -17,18 +17,20 @@ class Landmarks(PythonModel):
     """The best checkpoint of a run."""
 
     def load_context(self, context: PythonModelContext) -> None:
+        """Load the checkpoint that is part of the model."""
         self.predictor = Predictor.load(context.artifacts["checkpoint"])
 
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> np.ndarray:
-        """(N, K, 2) picture pixels of a picture (H, W, 3) RGB uint8.
+        """Find the points (N, K, 2), image pixels, of an image (H, W, 3) RGB uint8.
 
         Args:
             context: MLflow's.
-            model_input: the picture.
-            params: ``boxes``, flat: left, top, right, bottom of each of N faces. Without them OpenCV's Haar cascade
-                finds the faces, the largest first, and each is looked at twice as in `flr.predict`; where it finds none, N is 0.
+            model_input: The image.
+            params: ``boxes``, flat: left, top, right, bottom of each of N faces. Without them OpenCV's Haar cascade finds
+                the faces, the largest first, and their points are refined once as in `flr.predict`; N is 0 where it finds
+                none.
         """
         boxes = np.asarray((params or {}).get("boxes", ()), np.float64)
         if boxes.size % 4:
@@ -36,10 +38,10 @@ class Landmarks(PythonModel):
                 f"boxes has {boxes.size} numbers; give left, top, right, bottom of each face, one after another"
             )
         if boxes.size:
-            boxes, looks = boxes.reshape(-1, 4), 1
+            boxes, refine = boxes.reshape(-1, 4), 0
         else:
-            boxes, looks = self.predictor.detect(model_input), 1 + self.predictor.by_points
-        return self.predictor([model_input] * len(boxes), boxes, looks)
+            boxes, refine = self.predictor.detect(model_input), int(self.predictor.refines)
+        return self.predictor([model_input] * len(boxes), boxes, refine=refine)
 
 
 set_model(Landmarks())

@@ -1,7 +1,7 @@
-"""Points of a video that do not tremble, and the measures of how much they do and how far they lag behind.
+"""Smoothing of a video's points, and measures of jitter and lag.
 
 The filter is the one-euro filter of Casiez, Roussel and Vogel 2012 (doi:10.1145/2207676.2208639): a low-pass filter
-whose cut-off rises with the speed, so that what stands still is calm and what moves is not late.
+whose cut-off rises with the speed, so that still points are calm and moving points are not late.
 """
 
 from typing import Annotated, Any, NamedTuple
@@ -11,23 +11,22 @@ from annotated_types import Ge, Gt
 
 from flr.landmarks.geometry import fit_similarity
 
-GAP = 0.5  # seconds without a face, after which it is another sight of it
+MAX_GAP = 0.5  # seconds between two frames of a face, beyond which smoothing starts again
 SHIFTS = np.linspace(0, 0.4, 101)  # seconds that `lag` tries
 
 
 class OneEuro:
-    """Smooths one face's points over the frames of a video. Each face that is followed has one of its own.
+    """Smooth one face's points over the frames of a video. Each tracked face has its own smoother.
 
-    The face is taken apart into where it is and what shape it has: the similarity (place, size, turn) that takes its
-    first shape to its points, and the points in that frame. Each is filtered, at speeds in units of the face (the root
-    mean square distance of its points from their middle). So the settings mean the same for a small face and a large
-    one, and head motion does not loosen the grip on the shape: while the face moves, it is followed at once, and lids and
-    lips still do not tremble on it. The defaults are chosen by ``benchmarks/jitter.py``.
+    The points are decomposed into a similarity (position, size, rotation), which maps the face's first shape to them, and
+    the shape in that frame. Both are filtered, with speeds in units of the face (the root mean square distance of its
+    points from their mean). The settings therefore mean the same for small and large faces, and head motion does not weaken
+    the smoothing of lids and lips. The defaults were chosen by ``benchmarks/jitter.py``.
 
     Args:
-        min_cutoff: hertz, for what stands still; less is calmer and later.
-        beta: hertz for each unit a second of speed; more follows a movement sooner and lets more of the noise through.
-        d_cutoff: hertz, for the speed itself.
+        min_cutoff: Hertz, of still points; a lower cut-off is calmer and later.
+        beta: Hertz per unit of speed (face units a second). A higher value follows movements sooner and passes more noise.
+        d_cutoff: Hertz, of the speed itself.
     """
 
     def __init__(
@@ -40,16 +39,16 @@ class OneEuro:
         self._last: _State | None = None
 
     def reset(self) -> None:
-        """Forget the face."""
+        """Start again with the next frame."""
         self._last = None
 
     def __call__(self, points: np.ndarray, seconds: float) -> np.ndarray:
-        """The smoothed points of a frame.
+        """Smooth the points of a frame.
 
         Args:
             points: (K, 2) float, pixels.
-            seconds: the frame's time; frames need not be evenly apart. A time that does not come after the last one, or
-                comes more than `GAP` later, starts anew, as do points that are no numbers or all in one place.
+            seconds: Time of the frame; frames may be unevenly spaced. Smoothing starts again at a time that is not after the
+                last one or is more than `MAX_GAP` later, and at points that are not finite or all in one place.
 
         Returns:
             (K, 2) float64, pixels.
@@ -59,23 +58,23 @@ class OneEuro:
             self._last = None
             return points
         last = self._last
-        if last is None or not 0 < seconds - last.seconds <= GAP:
+        if last is None or not 0 < seconds - last.seconds <= MAX_GAP:
             first = (points - points.mean(0)) / _size(points)
-            values, _ = _apart(points, first, 0.0)
+            values, _ = _decompose(points, first, 0.0)
             self._last = _State(first, values, np.zeros_like(values), seconds)
             return points
-        values, size = _apart(points, last.first, last.values[1, 1])
+        values, size = _decompose(points, last.first, last.values[1, 1])
         step, unit = seconds - last.seconds, np.ones((len(values), 1))
-        unit[0] = size  # of what is filtered, the place alone is in pixels
-        speed = last.speed + _share(self.d_cutoff, step) * ((values - last.values) / unit / step - last.speed)
+        unit[0] = size  # only the position is in pixels
+        speed = last.speed + _weight(self.d_cutoff, step) * ((values - last.values) / unit / step - last.speed)
         cutoff = self.min_cutoff + self.beta * np.linalg.norm(speed, axis=1, keepdims=True)
-        values = last.values + _share(cutoff, step) * (values - last.values)
+        values = last.values + _weight(cutoff, step) * (values - last.values)
         self._last = _State(last.first, values, speed, seconds)
-        return _together(values)
+        return _compose(values)
 
 
 class _State(NamedTuple):
-    """A face so far: its first shape, what is filtered (K + 2, 2), its speed in face units a second, and the time."""
+    """First shape of a face, filtered values (K + 2, 2), their speed in face units a second, and the time."""
 
     first: np.ndarray
     values: np.ndarray
@@ -84,57 +83,57 @@ class _State(NamedTuple):
 
 
 def _size(points: np.ndarray) -> float:
-    """The root mean square distance of points (K, 2) from their middle, pixels."""
+    """Return the root mean square distance of points (K, 2) from their mean, pixels."""
     return float(np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean()))
 
 
-def _apart(points: np.ndarray, first: np.ndarray, turn: float) -> tuple[np.ndarray, float]:
-    """What is filtered, (K + 2, 2): place, (logarithm of the size, turn), shape; and the size, pixels a unit."""
+def _decompose(points: np.ndarray, first: np.ndarray, rotation: float) -> tuple[np.ndarray, float]:
+    """Return values (K + 2, 2) to filter, position, (log size, rotation) and shape, and the size in pixels a unit."""
     place = fit_similarity(first, points)
     size = max(float(np.hypot(place[0, 0], place[1, 0])), 1e-9)
     angle = float(np.arctan2(place[1, 0], place[0, 0]))
-    angle = turn + (angle - turn + np.pi) % (2 * np.pi) - np.pi  # the one nearest to the last: 181 degrees follow 180
+    angle = rotation + (angle - rotation + np.pi) % (2 * np.pi) - np.pi  # nearest to the last: 181 degrees follow 180
     cos, sin = np.cos(angle), np.sin(angle)
     shape = (points - place[:, 2]) @ np.array([[cos, -sin], [sin, cos]]) / size
     return np.concatenate([[place[:, 2], [np.log(size), angle]], shape]), size
 
 
-def _together(values: np.ndarray) -> np.ndarray:
-    """The points (K, 2) of what `_apart` made."""
+def _compose(values: np.ndarray) -> np.ndarray:
+    """Return the points (K, 2) of the values of `_decompose`."""
     place, (size, angle), shape = values[0], values[1], values[2:]
     cos, sin = np.cos(angle), np.sin(angle)
     return np.exp(size) * shape @ np.array([[cos, sin], [-sin, cos]]) + place
 
 
-def _share(cutoff: Any, step: float) -> Any:
-    """How much of a new value a low-pass filter of that cut-off, hertz, takes after `step` seconds."""
+def _weight(cutoff: Any, step: float) -> Any:
+    """Return the weight of a new value in a low-pass filter with a cut-off in hertz, after `step` seconds."""
     return 1 / (1 + 1 / (2 * np.pi * cutoff * step))
 
 
 def jitter(points: np.ndarray, distance: float) -> float:
-    """The mean motion of points from frame to frame, in percent of a distance: of a still face, all of it is jitter.
+    """Compute the mean motion of points from frame to frame in percent of a distance; for a still face, it is jitter.
 
     Args:
         points: (T, K, 2) over T frames, pixels.
-        distance: pixels, such as that between the outer eye corners.
+        distance: Pixels, such as the distance between the outer eye corners.
     """
     return float(100 * np.linalg.norm(np.diff(points, axis=0), axis=-1).mean() / distance)
 
 
 def lag(points: np.ndarray, truth: np.ndarray, seconds: np.ndarray) -> float:
-    """How much later than the truth points move, in milliseconds: the shift in time at which they lie nearest to it.
+    """Compute the delay of points in milliseconds: the shift in time at which they are nearest to the true points.
 
-    What is off by the same everywhere, each point's own bias, is left out.
+    A constant offset of a point, its bias, is not counted.
 
     Args:
         points: (T, K, 2) over T frames, pixels.
-        truth: (T, K, 2).
-        seconds: (T,) of the frames, rising.
+        truth: (T, K, 2) true points.
+        seconds: (T,) times of the frames, rising.
     """
     points, truth = (values.reshape(len(values), -1) for values in (points, truth))
-    kept = seconds >= seconds[0] + SHIFTS[-1]  # frames for which the truth is known so long before
-    off = []
+    late = seconds >= seconds[0] + SHIFTS[-1]  # frames for which earlier true points are known at each shift
+    errors = []
     for shift in SHIFTS:
-        before = np.stack([np.interp(seconds[kept] - shift, seconds, column) for column in truth.T], 1)
-        off.append((points[kept] - before).var(0).sum())
-    return float(1000 * SHIFTS[np.argmin(off)])
+        before = np.stack([np.interp(seconds[late] - shift, seconds, column) for column in truth.T], 1)
+        errors.append((points[late] - before).var(0).sum())
+    return float(1000 * SHIFTS[np.argmin(errors)])

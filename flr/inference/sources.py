@@ -1,4 +1,4 @@
-"""What is looked at: photos, a video, a camera, a stream; each picture upright, with its name and time."""
+"""Sources of images: photos, a video, a camera, a stream; each image upright, with its name and time."""
 
 import glob
 import os
@@ -13,23 +13,23 @@ import numpy as np
 
 from flr.data.images import read_image
 from flr.errors import UserError
-from flr.inference.landmarker import LONGEST
-from flr.inference.results import JOURNAL
+from flr.inference.landmarker import MAX_SIDE
+from flr.inference.writer import JOURNAL
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jp2"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jp2"}
 STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
-LONGEST_NAME = 240  # bytes: what files are called after a picture is longer, and 255 is what file systems take
-USUAL_RATE = 25.0  # frames a second, where a video tells none that can be
+MAX_NAME = 240  # bytes: the names of result files are longer, and file systems allow 255
+DEFAULT_RATE = 25.0  # frames a second, where a video states no plausible rate
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture of a video.
+    """A frame of a video.
 
     Attributes:
         image: (H, W, 3) RGB uint8.
-        number: from 0.
-        seconds: since the first.
+        number: Number of the frame, from 0.
+        seconds: Time since the first frame.
     """
 
     image: np.ndarray
@@ -39,147 +39,149 @@ class Frame:
 
 @dataclass(frozen=True)
 class Photos:
-    """Pictures in files.
+    """Image files.
 
     Attributes:
-        root: their common folder.
-        names: paths below it, in order.
+        source: The value of ``source=``.
+        root: Common folder of the files.
+        names: Paths below it, in order.
     """
 
+    source: str
     root: Path
     names: Sequence[str]
 
     def load(self, name: str) -> np.ndarray:
-        """(H, W) or (H, W, 3) RGB uint8, turned upright as its EXIF says; of an animation the first picture.
+        """Load (H, W) or (H, W, 3) RGB uint8, upright as its EXIF states; of an animation the first image.
 
         Raises:
-            UserError: it cannot be decoded, or nothing can be made of it or called after it.
+            UserError: It cannot be decoded, is too large, or has a name after which no file can be named.
         """
         path = self.root / name
         try:
             name.encode()
         except UnicodeEncodeError as error:
             raise UserError(f"{str(path)!a}: its name is not UTF-8; rename it") from error
-        if len(os.fsencode(path.name)) > LONGEST_NAME:
-            raise UserError(f"{path}: its name is too long for files called after it; rename it")
+        if len(os.fsencode(path.name)) > MAX_NAME:
+            raise UserError(f"{path}: its name is too long for the names of its results; rename it")
         image = read_image(path, upright=True)
-        if max(image.shape) > LONGEST:
-            raise UserError(f"{path}: {image.shape[1]} x {image.shape[0]} pixels, over {LONGEST} a side; shrink it")
+        if max(image.shape) > MAX_SIDE:
+            raise UserError(f"{path}: {image.shape[1]} x {image.shape[0]} pixels, over {MAX_SIDE} a side; shrink it")
         return image
 
     @property
     def name(self) -> str:
-        """For files that come of them."""
+        """Name for the results."""
         return Path(self.names[0]).stem if len(self.names) == 1 else self.root.absolute().name
 
 
 class Video:
-    """A file, a camera or a stream.
+    """A video file, a camera or a stream.
 
     Args:
-        word: a path, an address, or a camera's number.
+        source: A path, an address, or a camera's number.
 
     Attributes:
-        name: for files that come of it.
-        live: whether it is a camera or a stream, which does not wait and has no end.
-        rate: frames a second.
-        count: of the frames, as the file claims; 0 where it claims none.
+        name: Name for the results.
+        live: Whether it is a camera or a stream, which does not wait and has no end.
+        rate: Frames a second.
+        count: Number of frames that the file states; 0 where it states none.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: It cannot be opened.
     """
 
-    def __init__(self, word: str) -> None:
-        camera = word.isdigit()
-        self.word, self.live = word, camera or word.startswith(STREAMS)
-        self.name = f"camera{word}" if camera else "stream" if self.live else Path(word).stem
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own line tells it
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # and what FFmpeg would write
-        self.capture = cv2.VideoCapture(min(int(word), 2**31 - 1) if camera else word)
+    def __init__(self, source: str) -> None:
+        camera = source.isdigit()
+        self.source, self.live = source, camera or source.startswith(STREAMS)
+        self.name = f"camera{source}" if camera else "stream" if self.live else Path(source).stem
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below reports it
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # and of FFmpeg
+        self.capture = cv2.VideoCapture(min(int(source), 2**31 - 1) if camera else source)
         if not self.capture.isOpened():
-            what = "no such camera, or another program has it" if camera else (
-                "does not answer with a video" if self.live else "neither a picture nor a video that OpenCV can read"
+            reason = "no such camera, or another program uses it" if camera else (
+                "does not answer with a video" if self.live else "neither an image nor a video that OpenCV can read"
             )  # fmt: skip
-            raise UserError(f"source={word}: {what}; name a photo, folder, glob, video, camera number or address")
+            raise UserError(f"source={source}: {reason}; name a photo, folder, glob, video, camera number or address")
         rate, count = self.capture.get(cv2.CAP_PROP_FPS), self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.rate = rate if 1 <= rate <= 1000 else USUAL_RATE
+        self.rate = rate if 1 <= rate <= 1000 else DEFAULT_RATE
         self.count = int(count) if not self.live and 0 < count < 2**31 else 0
 
     def __iter__(self) -> Iterator[Frame]:
-        """Its frames. One that ends early, as a file that was cut or a camera that is unplugged, just ends.
+        """Yield the frames. A truncated file or an unplugged camera just ends.
 
         Raises:
-            UserError: not one frame comes.
+            UserError: There is no frame.
         """
         began, number, seconds = time.monotonic(), 0, 0.0
         try:
             while True:
-                there, image = self.capture.read()
-                if not there or image is None or not image.size:
+                success, image = self.capture.read()
+                if not success or image is None or not image.size:
                     break
                 if self.live:
                     seconds = time.monotonic() - began
                 elif number:
-                    # A phone's frames are not evenly apart. Where the file's times do not rise, its rate tells.
-                    shown = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                    seconds = shown if shown > seconds else seconds + 1 / self.rate
+                    # The frames of phones are unevenly spaced. Where the file's times do not rise, its rate gives the time.
+                    stated = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                    seconds = stated if stated > seconds else seconds + 1 / self.rate
                 yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number, seconds)
                 number += 1
         finally:
             self.capture.release()
         if not number:
-            raise UserError(f"source={self.word}: not one frame comes; name another")
+            raise UserError(f"source={self.source}: it has no frame that can be read; name another")
 
 
-def open_source(word: str) -> Photos | Video:
-    """What `source=` names: a photo, a folder with all below it, a glob, a video, a camera's number, a stream's address.
+def open_source(source: str) -> Photos | Video:
+    """Open what ``source=`` names: a photo, a folder with all below it, a glob, a video, a camera number, an address.
 
     Raises:
-        UserError: nothing is there.
+        UserError: It does not exist, or holds no image.
     """
-    if word.isdigit() or word.startswith(STREAMS):
-        return Video(word)
-    path = Path(word)
+    if source.isdigit() or source.startswith(STREAMS):
+        return Video(source)
+    path = Path(source)
     if path.is_dir():
-        names = sorted(_below(path))
+        names = sorted(_images_below(path))
         if not names:
-            raise UserError(f"source={word}: no picture in it or below; name another folder, or a glob")
-        return Photos(path, names)
+            raise UserError(f"source={source}: no image in it or below; name another folder, or a glob")
+        return Photos(source, path, names)
     if path.is_file():
-        return Photos(path.parent, [path.name]) if path.suffix.lower() in PICTURES else Video(word)
+        return Photos(source, path.parent, [path.name]) if path.suffix.lower() in IMAGE_SUFFIXES else Video(source)
     parts = path.parts
-    # The folder before the first wildcard, so that names stay what they are when files come or go.
+    # The folder before the first wildcard, so that names do not change when files are added or removed.
     fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     root, rest = Path(*parts[:fixed]), parts[fixed:]
     if rest[-1:] == ("**",):
         rest = (*rest, "*")
     try:
-        # Unlike glob.glob this follows no link to a folder, which may lead back.
+        # Unlike glob.glob this follows no links to folders, which may form a loop.
         found = sorted(str(name.relative_to(root)) for name in root.glob(str(Path(*rest)))) if rest else []
     except ValueError as error:
-        raise UserError(f"source={word}: no glob ({error}); ** stands alone between slashes") from error
-    names = [name for name in found if _is_picture(root / name) and not _in_results(root, name)]
+        raise UserError(f"source={source}: not a glob ({error}); write ** alone between slashes") from error
+    names = [name for name in found if _is_image(root / name) and not _in_results(root, name)]
     if not names:
-        raise UserError(f"source={word}: no such file, folder or camera, and no picture matches it")
-    return Photos(root, names)
+        raise UserError(f"source={source}: no such file, folder or camera, and no image matches it")
+    return Photos(source, root, names)
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and path.is_file()
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def _in_results(root: Path, name: str) -> bool:
     return any((root / above / JOURNAL).is_file() for above in Path(name).parents[:-1])
 
 
-def _below(root: Path) -> Iterator[str]:
-    """The pictures in a folder and below; links to folders are not followed, nor are the results of predictions looked at."""
+def _images_below(root: Path) -> Iterator[str]:
+    """Yield the images in a folder and below, without following links to folders, and without results of predictions."""
 
-    def tell(error: OSError) -> None:
+    def report(error: OSError) -> None:
         print(f"skipped {error.filename}: cannot be read ({error.strerror})", file=sys.stderr)
 
-    for folder, below, files in os.walk(root, onerror=tell):
+    for folder, below, files in os.walk(root, onerror=report):
         if Path(folder) != root and JOURNAL in files:
-            below.clear()  # else the pictures of one prediction would be taken by the next
+            below.clear()  # else the next prediction would take the images of this one
             continue
-        yield from (str((Path(folder) / name).relative_to(root)) for name in files if _is_picture(Path(folder) / name))
+        yield from (str((Path(folder) / name).relative_to(root)) for name in files if _is_image(Path(folder) / name))

@@ -18,7 +18,7 @@ class Net:
     """A net that finds the face whose place is nearest to a box."""
 
     def __init__(self, source: str = "truth") -> None:
-        self.scheme, self.mean_face, self.by_points = CELEBA5, FACE, source == "truth"
+        self.scheme, self.mean_face, self.refines = CELEBA5, FACE, source == "truth"
         self.crop = SimpleNamespace(policy=SimpleNamespace(source=source))
         self.places = np.zeros((0, 2))
         self.noise = 0.0
@@ -30,7 +30,7 @@ class Net:
         found = faces[nearest] if nearest else np.zeros((0, 5, 2))
         return found + np.random.default_rng(0).normal(0, self.noise, found.shape), np.full(found.shape[:2], self.noise)
 
-    def doubtful(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return spread.mean(-1) > 0.5
 
 
@@ -106,12 +106,12 @@ def test_a_slow_camera_keeps_its_face(net: Net) -> None:
     assert [[face.identity for face in faces] for faces in found] == [[0]] * 25
 
 
-def test_a_face_is_doubtful_while_its_points_are(net: Net) -> None:
+def test_a_face_is_uncertain_while_its_points_are(net: Net) -> None:
     track, _ = tracker(net)
-    assert [face.doubtful for face in follow(track, net, range(3), lambda t: (100, 100))[-1]] == [False]
+    assert [face.uncertain for face in follow(track, net, range(3), lambda t: (100, 100))[-1]] == [False]
     net.noise = 0.6
     (face,) = follow(track, net, range(3, 6), lambda t: (100, 100))[-1]
-    assert face.doubtful and face.spread.tolist() == [0.6] * 5
+    assert face.uncertain and face.spread.tolist() == [0.6] * 5
 
 
 def test_points_of_no_face_are_dropped(net: Net) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from flr.errors import UserError
-from flr.inference.live import Page
+from flr.inference.live import LivePage
 
 
 def test_the_page_streams_the_frames() -> None:
-    with Page(0) as page:
+    with LivePage(0) as page:
         assert b"<img src=stream" in urllib.request.urlopen(page.address).read()
         page.show(np.full((20, 30, 3), (200, 30, 10), np.uint8))
         with urllib.request.urlopen(page.address + "stream") as stream:
@@ -32,7 +32,7 @@ def test_the_page_streams_the_frames() -> None:
 
 def test_a_page_of_another_name_sees_nothing() -> None:
     """As one of the web that has its name resolved to this machine."""
-    with Page(0) as page:
+    with LivePage(0) as page:
         port = int(page.address.rstrip("/").rpartition(":")[2])
         line = http.client.HTTPConnection("127.0.0.1", port)
         line.request("GET", "/stream", headers={"Host": f"evil.example:{port}"})
@@ -40,5 +40,5 @@ def test_a_page_of_another_name_sees_nothing() -> None:
 
 
 def test_a_port_that_is_taken_is_told() -> None:
-    with Page(0) as page, pytest.raises(UserError, match="live="):
-        Page(int(page.address.rstrip("/").rpartition(":")[2]))
+    with LivePage(0) as page, pytest.raises(UserError, match="live="):
+        LivePage(int(page.address.rstrip("/").rpartition(":")[2]))

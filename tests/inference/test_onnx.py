@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import flr
 from flr.errors import UserError
-from flr.inference.onnx import KEY, OnnxPredictor
+from flr.inference.onnx import METADATA_KEY, OnnxPredictor
 from flr.landmarks.scheme import KAGGLE15
 
 ROOT = Path(flr.__file__).parent.parent
@@ -72,7 +73,7 @@ def model(text: str | None = None, size: int = SIZE, points: int = 15, fault: fl
     )  # fmt: skip
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     if text is not None:
-        helper.set_model_props(made, {KEY: text})
+        helper.set_model_props(made, {METADATA_KEY: text})
     return made
 
 
@@ -131,8 +132,8 @@ def cropped(**values: object) -> str:
         (changed(precision="fp64"), "metadata precision"),
         (cropped(size=4), "metadata crop.size"),
         (cropped(size="16"), "metadata crop.size"),
-        (cropped(size=32), "not of the form"),
-        (cropped(channels=3), "not of the form"),
+        (cropped(size=32), "does not have the shapes"),
+        (cropped(channels=3), "does not have the shapes"),
         (cropped(channels=2), "metadata crop.channels"),
         (cropped(policy=ABOUT["crop"]["policy"] | {"scale": 1e9}), "metadata crop.policy.scale"),
         (cropped(policy=ABOUT["crop"]["policy"] | {"haar": {"step": 1.0}}), "metadata crop.policy.haar.step"),
@@ -154,7 +155,7 @@ def test_files_that_are_none_are_refused(file: Path, tmp_path: Path) -> None:
     for name in ("missing", ".", "pipe"):
         with pytest.raises(UserError, match="cannot be read"):
             OnnxPredictor.load(tmp_path / name)
-    with pytest.raises(UserError, match="not of the form"):
+    with pytest.raises(UserError, match="does not have the shapes"):
         OnnxPredictor.load(write(tmp_path / "few", model(json.dumps(ABOUT), points=5)))
     nan = OnnxPredictor.load(write(tmp_path / "nan", model(json.dumps(ABOUT), fault=np.nan)))
     with pytest.raises(UserError, match="gives no points"):
@@ -234,3 +235,25 @@ def test_commands_say_what_is_missing(door: str, light: Callable[..., "subproces
     done = light("-m", door)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "flr: hydra is not installed, and commands need it; pip install 'flr[train]'\n"
+
+
+PREDICT = """
+import sys
+from flr.cli import run_command
+from flr.predict import main
+sys.argv = ["flr.predict", "run=net.onnx", "source=photo.png", "out=out", "detector=whole"]
+run_command(main, "predict")
+print(sorted({"torch", "pytorch_lightning", "mlflow", "optuna", "pandas", "scipy", "albumentations"} & sys.modules.keys()))
+"""
+
+
+def test_a_prediction_imports_nothing_that_trains(file: Path) -> None:
+    cv2.imwrite(str(file.parent / "photo.png"), np.full((60, 60), 128, np.uint8))
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT], cwd=file.parent, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        capture_output=True, timeout=120,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0] == "finding faces in photo.png with net.onnx" and lines[1].startswith("1 faces in 1 images")
+    assert lines[2] == "[]"

@@ -115,10 +115,14 @@ def test_the_mirror_is_a_choice(coloured: Workspace) -> None:
 class Drawn(Landmarker):
     """Finds four dots, as far as the crop shows them, and is less certain the larger they are."""
 
-    def __init__(self, source: str = "truth", doubt: float | None = None) -> None:
+    def __init__(self, source: str = "truth", uncertainty_threshold: float | None = None) -> None:
         crop = CropSettings(64, 1, BoxPolicy(source))  # type: ignore[arg-type]
         super().__init__(
-            Scheme("dots", ("a", "b", "c", "d"), (), {}, {}, "diagonal"), crop, None, np.zeros((4, 2)), doubt
+            Scheme("dots", ("a", "b", "c", "d"), (), {}, {}, "diagonal"),
+            crop,
+            None,
+            np.zeros((4, 2)),
+            uncertainty_threshold,
         )
 
     def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +137,7 @@ class Drawn(Landmarker):
         return points, spread
 
 
-def test_a_second_look_is_round_the_points_of_the_first() -> None:
+def test_refinement_crops_around_the_points_of_the_first_pass() -> None:
     image = np.zeros((300, 300), np.uint8)
     truth = [(100, 100), (160, 110), (100, 170), (150, 160)]
     for x, y in truth:
@@ -141,25 +145,27 @@ def test_a_second_look_is_round_the_points_of_the_first() -> None:
     boxes = np.array([[40.0, 40, 240, 260]])
     net = Drawn()
     one, wide = net.find([image], boxes)
-    two, narrow = net.find([image], boxes, looks=2)
+    two, narrow = net.find([image], boxes, refine=1)
     np.testing.assert_allclose(two, net([image], net.boxes(one)), atol=0)
     assert abs(two - truth).max() < min(1, abs(one - truth).max())
     np.testing.assert_allclose(wide.mean(), 13, atol=4)  # pixels of the picture, whatever the crop's
     np.testing.assert_allclose(narrow.mean(), 13, atol=2)
-    assert net.find([], np.zeros((0, 4)), looks=3)[0].shape == (0, 4, 2)
+    assert net.find([], np.zeros((0, 4)), refine=2)[0].shape == (0, 4, 2)
     # Points of no extent, as a net that sees nothing finds them, are looked at all the same.
-    assert np.isfinite(net([np.zeros((50, 50), np.uint8)], boxes / 5, looks=3)).all()
-    with pytest.raises(UserError, match=r"looks=2.*source=file"):
-        Drawn("file")([image], boxes, looks=2)
+    assert np.isfinite(net([np.zeros((50, 50), np.uint8)], boxes / 5, refine=2)).all()
+    with pytest.raises(UserError, match=r"refine=1.*source=file"):
+        Drawn("file")([image], boxes, refine=1)
     distance = np.hypot(60, 70)
-    assert not net.doubtful(two, narrow).any()
-    assert [bool(Drawn(doubt=d).doubtful(two, narrow)[0]) for d in (1200 / distance, 1500 / distance)] == [True, False]
+    assert not net.is_uncertain(two, narrow).any()
+    assert [
+        bool(Drawn(uncertainty_threshold=d).is_uncertain(two, narrow)[0]) for d in (1200 / distance, 1500 / distance)
+    ] == [True, False]
 
 
 @pytest.mark.parametrize(
     ("image", "box", "words"),
     [
-        (np.zeros((20, 20), np.float32), [0, 0, 9, 9], "picture 0 is float32"),
+        (np.zeros((20, 20), np.float32), [0, 0, 9, 9], "image 0 is float32"),
         (np.zeros((20, 20, 4), np.uint8), [0, 0, 9, 9], r"\(20, 20, 4\)"),
         (np.zeros((0, 20), np.uint8), [0, 0, 9, 9], r"\(0, 20\)"),
         (np.zeros((20, 20), np.uint8), [9, 0, 9, 9], "right and bottom larger"),
@@ -168,7 +174,7 @@ def test_a_second_look_is_round_the_points_of_the_first() -> None:
         (np.zeros((20, 20), np.uint8), [-1e300, -1e300, 1e300, 1e300], "box 0"),
         (np.zeros((20, 20), np.uint8), [0, 0, 5e-324, 5e-324], "box 0"),
         (np.zeros((2, 40000), np.uint8), [0, 0, 9, 9], "at most 32766 pixels"),
-        ([[1, 2], [3, 4]], [0, 0, 9, 9], "picture 0 is a list"),
+        ([[1, 2], [3, 4]], [0, 0, 9, 9], "image 0 is a list"),
     ],
 )
 def test_what_is_no_picture_or_box_is_refused(
@@ -184,7 +190,7 @@ def test_pictures_without_room_for_a_face(trained: tuple[Workspace, str], shape:
     if shape == (1, 20000):
         assert predictor.detect(np.zeros(shape, np.uint8)).shape == (0, 4)
     else:
-        with pytest.raises(UserError, match="picture 0"):
+        with pytest.raises(UserError, match="image 0"):
             predictor.detect(np.zeros(shape, np.uint8))
 
 
@@ -244,7 +250,7 @@ def test_on_photos_detected_boxes_are_those_of_the_points(trained: tuple[Workspa
     assert np.median(overlaps) > 0.7
 
 
-def test_mlflows_model_looks_twice_at_what_it_detects(trained: tuple[Workspace, str], real_data: Path) -> None:
+def test_mlflows_model_refines_what_it_detects(trained: tuple[Workspace, str], real_data: Path) -> None:
     # Imported here: as MLflow's "models from code" form, the module names its model when it is loaded.
     from flr.inference.pyfunc import Landmarks
 
@@ -257,7 +263,7 @@ def test_mlflows_model_looks_twice_at_what_it_detects(trained: tuple[Workspace, 
         if len(model.predictor.detect(image := table.load(int(row))))
     )
     boxes = model.predictor.detect(image)
-    once, twice = (model.predictor([image] * len(boxes), boxes, looks) for looks in (1, 2))
+    once, twice = (model.predictor([image] * len(boxes), boxes, refine=refine) for refine in (0, 1))
     assert np.abs(once - twice).max() > 0.1
     np.testing.assert_array_equal(model.predict(None, image), twice)  # type: ignore[arg-type]
     np.testing.assert_array_equal(model.predict(None, image, {"boxes": boxes.ravel()}), once)  # type: ignore[arg-type]

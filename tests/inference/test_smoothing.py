@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flr.inference.smoothing import GAP, OneEuro, jitter, lag
+from flr.inference.smoothing import MAX_GAP, OneEuro, jitter, lag
 from flr.landmarks.geometry import similarity, transform
 from tests.fakes import ibug
 
@@ -90,7 +90,7 @@ def test_frames_need_not_be_evenly_apart():
     assert np.linalg.norm(whole - part, axis=-1).mean() < 0.02 * EYES
 
 
-@pytest.mark.parametrize("time", [0.0, -1.0, 1.0, 1.0 + GAP * 1.01, np.nan], ids=str)
+@pytest.mark.parametrize("time", [0.0, -1.0, 1.0, 1.0 + MAX_GAP * 1.01, np.nan], ids=str)
 def test_time_that_stands_or_goes_back_and_a_gap_start_anew(time):
     one = OneEuro()
     one(FACE, 0.98)

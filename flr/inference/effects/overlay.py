@@ -1,0 +1,85 @@
+"""Images with alpha on faces, such as sunglasses."""
+
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+from annotated_types import Ge, Le
+
+from flr.errors import UserError
+from flr.inference.effects.areas import is_drawable, window_of
+from flr.inference.effects.base import Effect
+from flr.inference.effects.perspective import fit_map, project, to_projective
+from flr.inference.effects.sunglasses import GLASSES, sunglasses
+from flr.inference.effects.textures import read_anchors, read_rgba, shrink
+from flr.landmarks.geometry import resize
+from flr.landmarks.scheme import Scheme
+
+TEXTURE_SIDE = 1024  # pixels of its longer side that are kept: more than a face shows
+MAX_STRETCH = 8.0  # image widths: a larger overlay has a degenerate map
+
+
+class Overlay(Effect):
+    """Overlay an image with alpha on points of the face, in perspective (see `fit_map`).
+
+    Args:
+        picture: ``sunglasses``, or a PNG file with alpha.
+        anchors: YAML file with the positions in the overlay that lie on points of the face (see `read_anchors`); None for
+            those of the sunglasses.
+        strength: 0 leaves the image as it is, 1 takes the overlay's own alpha.
+    """
+
+    def __init__(
+        self, picture: str = "sunglasses", anchors: str | None = None, strength: Annotated[float, Ge(0), Le(1)] = 1.0
+    ) -> None:
+        if picture != "sunglasses" and anchors is None:
+            raise UserError(f"effect: {picture} has no anchors; give its anchor file by anchors=FILE")
+        self.picture, self.strength = picture, float(strength)
+        self.anchors = GLASSES if anchors is None else read_anchors(Path(anchors))
+        self.texture = sunglasses() if picture == "sunglasses" else read_rgba(Path(picture))
+        # Anchors count pixels of the file; the texture of a large one is reduced.
+        self.scale = min(1.0, TEXTURE_SIDE / max(self.texture.shape))
+        self.texture = shrink(self.texture, self.scale)
+
+    def _anchor_scheme(self, scheme: Scheme) -> str:
+        """Return the scheme, this one or a reduction of it, whose anchors apply."""
+        for name in (scheme.name, *scheme.reductions):
+            if name in self.anchors:
+                return name
+        raise UserError(
+            f"effect: the anchors of {self.picture} are for {', '.join(self.anchors)}, and {scheme.name} reduces to none "
+            f"of them; add anchors of {scheme.name} to the file, or take a model of one of those"
+        )
+
+    def check(self, scheme: Scheme) -> None:
+        """Check a scheme, as `Effect.check`."""
+        self._anchor_scheme(scheme)
+
+    def draw(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> None:
+        """Change an image in place, as `Effect.draw`."""
+        name = self._anchor_scheme(scheme)
+        points = scheme.reduce(points, name)
+        target = np.array([points[list(group)].mean(0) for _, group in self.anchors[name]])
+        if not is_drawable(target):
+            return
+        height, width = self.texture.shape[:2]
+        places = np.array([place for place, _ in self.anchors[name]])
+        to_texture = to_projective(resize(self.scale, self.scale))
+        to_image = fit_map(project(to_texture, places), target)
+        corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
+        if not (np.c_[corners, np.ones(4)] @ to_image[2] > 0.1).all():
+            return  # behind the viewer
+        frame = project(to_image, corners)
+        if (
+            np.ptp(frame, axis=0).max() > MAX_STRETCH * max(image.shape)
+            or (window := window_of(image, [frame])) is None
+        ):
+            return
+        factor = np.sqrt(cv2.contourArea(frame.astype(np.float32)) / (width * height))
+        texture = shrink(self.texture, factor) if factor < 0.5 else self.texture  # bilinear taps would skip pixels
+        back = to_projective(resize(width / texture.shape[1], height / texture.shape[0]))
+        part = image[window]
+        to_part = np.array([[1, 0, -window[1].start], [0, 1, -window[0].start], [0, 0, 1.0]])
+        layer = self.strength * cv2.warpPerspective(texture, to_part @ to_image @ back, part.shape[1::-1])
+        part[:] = np.clip(part * (1 - layer[..., 3:]) + 255 * layer[..., :3] + 0.5, 0, 255)

@@ -1,0 +1,318 @@
+"""Write a trained model as one file, and check that the file gives the model's points.
+
+Preprocessing and decoding are part of the file: the graph maps crops (B, size, size, C) uint8 to points (B, K, 2) and their
+uncertainty (B, K), crop pixels, averaged with the mirror image where the run was. What else a user needs is metadata (see
+`flr.inference.onnx.ExportMetadata`).
+"""
+
+import io
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from omegaconf import DictConfig, OmegaConf
+from onnxruntime.quantization import quantize_dynamic
+
+from flr.augment.device import Augment
+from flr.config.compose import as_config, plain
+from flr.config.instantiate import build
+from flr.config.schema import Train
+from flr.config.validate import check
+from flr.data.datamodule import FaceData
+from flr.errors import UserError
+from flr.files import writing
+from flr.inference.onnx import METADATA_KEY, ExportMetadata, OnnxPredictor
+from flr.inference.predictor import Predictor
+from flr.metrics.functional import nme, percent_mean, point_errors
+from flr.module.checkpoints import RunFolder, load_checkpoint
+from flr.module.landmark_module import find_points
+
+EXTRA_FILE = "flr.json"  # the metadata in a .torchscript or .pt2 file
+
+Format = Literal["onnx", "torchscript", "pt2"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True, eq=False)
+class TestFaces:
+    """Faces on which an exported file is checked.
+
+    Attributes:
+        description: Which faces they are.
+        crops: (N, size, size, C) uint8.
+        nme: Computes the NME in percent of points (N, K, 2) crop pixels; None where the faces have other points than the
+            model.
+    """
+
+    description: str
+    crops: np.ndarray
+    nme: Callable[[np.ndarray], float] | None
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def output_file(checkpoint: Path, form: str, precision: str, out: str | None, overwrite: bool) -> Path:
+    """Choose the file to write.
+
+    Raises:
+        UserError: It exists, or its name does not end as the format's files do.
+    """
+    suffix = "" if precision == "fp32" else f"-{precision}"
+    folder = run_folder(checkpoint)
+    path = (checkpoint.parent if folder is None else folder.path) / f"{checkpoint.stem}{suffix}.{form}"
+    path = path if out is None else Path(out).absolute()
+    if path.suffix != f".{form}":
+        raise UserError(f"out={out}: name it .{form}, as format={form} is, or set another format")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UserError(f"{path} exists already; set overwrite=true, or give another file by out=FILE")
+    return path
+
+
+def run_folder(checkpoint: Path) -> RunFolder | None:
+    """Return the folder of a checkpoint's run; None for a checkpoint elsewhere."""
+    folder = RunFolder(checkpoint.parent.parent)
+    return folder if (folder.path / "run.json").is_file() else None
+
+
+def make_metadata(predictor: Predictor, checkpoint: Path, protocol: Mapping[str, Any], precision: Precision) -> str:
+    """Make the metadata of a model's file, JSON."""
+    folder = run_folder(checkpoint)
+    val_nme = None
+    if folder is not None and checkpoint == folder.best and folder.last.is_file():
+        states = load_checkpoint(folder.last).get("callbacks", {}).values()
+        val_nme = next((state["best_model_score"] for state in states if state.get("monitor") == "val/nme"), None)
+    metadata = ExportMetadata(
+        version=2,
+        scheme=predictor.scheme.plain(),
+        crop=predictor.crop,
+        pixels=predictor.pixels,
+        offset=predictor.offset,
+        mean_face=predictor.mean_face.tolist(),
+        doubt=predictor.uncertainty_threshold,
+        precision=precision,
+        tta=predictor.module.tta,
+        run=folder.note()["run_id"] if folder else None,
+        protocol=dict(protocol),
+        val_nme=None if val_nme is None else float(val_nme),
+    )
+    return json.dumps(asdict(metadata))
+
+
+class ExportGraph(torch.nn.Module):
+    """The computation of an exported file: preprocessing, network, decoding.
+
+    Args:
+        predictor: The model.
+        half: Whether the network itself is in 16 bit.
+    """
+
+    def __init__(self, predictor: Predictor, half: bool) -> None:
+        super().__init__()
+        module = predictor.module
+        self.net, self.objective, self.size, self.half_precision = module.best_net, module.objective, module.size, half
+        self.order = module.scheme.mirror_order.tolist() if module.tta else None
+        self.low, self.span = predictor.pixels[0], predictor.pixels[1] - predictor.pixels[0]
+        self.eval()
+        self.net.to(torch.float16 if half else torch.float32)
+
+    def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map crops (B, size, size, C) uint8 to points (B, K, 2) and their uncertainty (B, K), float32 crop pixels."""
+        images = crops.permute(0, 3, 1, 2).float() / 255 * self.span + self.low
+        if self.half_precision:
+            images = images.half()
+        return find_points(self.net, self.objective, images, self.size, self.order)
+
+
+def write_model(predictor: Predictor, metadata: str, path: Path, form: Format, precision: Precision) -> None:
+    """Write a model as an .onnx, .torchscript or .pt2 file with its metadata, and convert its weights to the precision.
+
+    Raises:
+        UserError: The format cannot express an operation of the network.
+    """
+    size, channels = predictor.crop.size, predictor.crop.channels
+    crops = torch.zeros(2, size, size, channels, dtype=torch.uint8)
+    graph = ExportGraph(predictor, precision == "fp16")
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the exporters' notes on packages that are not needed
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            if form == "onnx":
+                _write_onnx(graph, crops, metadata, path, precision == "int8")
+            else:
+                _write_torch(graph, crops, metadata, path, form)
+    except OSError:
+        raise  # `writing` reports it
+    except Exception as error:  # each exporter has its own classes
+        network = type(predictor.module.best_net).__name__
+        raise UserError(f"format={form}: torch cannot export {network} ({error!s:.200}); try another format") from error
+    finally:
+        logging.disable(disabled)
+
+
+def _write_torch(graph: ExportGraph, crops: torch.Tensor, metadata: str, path: Path, form: str) -> None:
+    buffer = io.BytesIO()  # torch aborts the process where it writes to a full disk itself
+    if form == "torchscript":
+        torch.jit.save(torch.jit.trace(graph, crops), buffer, _extra_files={EXTRA_FILE: metadata})
+    else:
+        program = torch.export.export(graph, (crops,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, buffer, extra_files={EXTRA_FILE: metadata})
+    path.write_bytes(buffer.getvalue())
+
+
+def _write_onnx(graph: ExportGraph, crops: torch.Tensor, metadata: str, path: Path, int8: bool) -> None:
+    exported = torch.onnx.export(
+        graph, (crops,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=["crops"],
+        output_names=["points", "spread"], verbose=False,
+    )  # fmt: skip
+    assert exported is not None
+    write_onnx(exported.model_proto, metadata, path, int8)
+
+
+def write_onnx(model: Any, metadata: str, path: Path, int8: bool) -> None:
+    """Write an ONNX model with its metadata; with `int8`, weights of 8 bit by ONNX Runtime's dynamic quantisation."""
+    if int8:
+        with tempfile.TemporaryDirectory() as folder:
+            # Batch norms are folded into their convolutions first, so that the weights that run are quantised.
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            model = onnx.load(options.optimized_model_filepath)
+            del model.graph.value_info[:]  # shapes inside the graph, which quantisation changes
+            quantize_dynamic(model, Path(folder) / "int8.onnx")
+            model = onnx.load(Path(folder) / "int8.onnx")
+    onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+# -- the check ---------------------------------------------------------------------------------------------------------
+
+
+def export_checked(
+    predictor: Predictor, metadata: str, path: Path, form: Format, precision: Precision, faces: TestFaces,
+    bounds: tuple[float, float],
+) -> str:  # fmt: skip
+    """Write a model's file, which appears only where its points are those of the model.
+
+    Args:
+        predictor: The model. It is compared in 32 bit; bf16 is for training.
+        metadata: See `make_metadata`.
+        path: File to write.
+        form: Format of the file.
+        precision: Precision of the network.
+        faces: Faces on which the file is checked.
+        bounds: Largest and mean distance by which points may differ, crop pixels.
+
+    Returns:
+        The distances, in one line.
+
+    Raises:
+        UserError: The format cannot express the network, or the file cannot be written.
+        SystemExit: Points differ by more than the bounds; exit code 1.
+    """
+    predictor.half = False
+    before = predictor.run(faces.crops)[0]
+    with writing(path) as aside:
+        write_model(predictor, metadata, aside, form, precision)
+        run = open_export(aside, form)
+        # Batches of two sizes: a file that holds the batch size of its tracing fails here.
+        after = np.concatenate([run(faces.crops[:1]), run(faces.crops[1:])])
+        distances = np.linalg.norm(after - before, axis=-1)
+        report = (
+            f"{faces.description}, crop pixels: max {distances.max():.4g}, mean {distances.mean():.4g} "
+            f"(bounds {bounds[0]:g}, {bounds[1]:g})"
+        )
+        if faces.nme is not None:
+            report += f"; NME {faces.nme(before):.3f} % before, {faces.nme(after):.3f} % after"
+        if not (distances.max() <= bounds[0] and distances.mean() <= bounds[1]):  # true of NaN as well
+            print(f"flr: the exported model gives other points, nothing is written: {report}", file=sys.stderr)
+            sys.exit(1)
+    return report
+
+
+def open_export(path: Path, form: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Open a file that this process wrote: a function of crops (B, size, size, C) uint8 to points (B, K, 2) crop pixels.
+
+    Never for other files: a .torchscript or .pt2 file is a program, and loading it may run what is in it.
+    """
+    if form == "onnx":
+        model = OnnxPredictor.load(path)
+        return lambda crops: model.run(crops)[0]
+    program: Any = torch.jit.load(str(path)) if form == "torchscript" else torch.export.load(path).module()
+
+    def run(crops: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return program(torch.from_numpy(crops))[0].numpy()
+
+    return run
+
+
+# -- the faces ---------------------------------------------------------------------------------------------------------
+
+
+def load_test_faces(
+    stored: Mapping[str, Any],
+    predictor: Predictor,
+    count: int,
+    paths: DictConfig,
+    root: str | None,
+    rendered: DictConfig,
+) -> TestFaces:
+    """Load faces of the run's test split, evenly chosen; rendered ones where its data are not on this machine.
+
+    Args:
+        stored: The run's config, from its checkpoint.
+        predictor: The model.
+        count: Number of faces.
+        paths: Folders of this machine.
+        root: Folder of the run's dataset; None for where it was.
+        rendered: The config of ``data=synthetic`` with `count` test faces.
+
+    Raises:
+        UserError: The dataset is not at `root`.
+    """
+    config = as_config(stored)
+    config.paths = paths
+    if root is not None:
+        config.data.root = root
+    try:
+        check(config, Train, trusted=False)
+        return _faces_of(config.data, predictor, count, str(paths.cache_dir), "test faces", config.seed)
+    except UserError as error:
+        if root is not None:
+            raise
+        print(f"note: rendered faces are used instead of the run's own: {error}", file=sys.stderr)
+    crop = plain(config.data.crop)
+    crop["policy"] |= {"source": "truth", "jitter": 0.0}  # these faces have only the box of their points
+    name = predictor.scheme.name
+    data = OmegaConf.merge(rendered, {"crop": crop, "root": str(Path(paths.cache_dir) / "synthetic")})
+    data.scheme = name if name in ("kaggle15", "celeba5") else None
+    return _faces_of(data, predictor, count, str(paths.cache_dir), "faces", 0)
+
+
+def _faces_of(node: Any, predictor: Predictor, count: int, cache: str, kind: str, seed: int) -> TestFaces:
+    data: FaceData = build(node, augment=Augment(), seed=seed, cache=cache)
+    table = data.prepare()
+    rows = data.rows("test")
+    rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
+
+    def score(points: np.ndarray) -> float:
+        errors = point_errors(data.in_original(points, rows), table.points[rows], table.labelled[rows])
+        return percent_mean(nme(errors, data.normaliser[rows]))
+
+    same = table.scheme.plain() == predictor.scheme.plain()
+    inner = slice(data.store.margin, data.store.margin + data.crop.size)
+    crops = np.array(data.store.images[rows][:, inner, inner])
+    return TestFaces(f"{len(rows)} {kind} of {data.name}", crops, score if same else None)

@@ -1,0 +1,32 @@
+"""From a file of a model, a checkpoint or an exported one, to a model that runs."""
+
+import sys
+from pathlib import Path
+
+from flr.errors import UserError
+from flr.inference.landmarker import Landmarker
+from flr.inference.onnx import OnnxPredictor
+
+
+def load_file(path: Path, tta: bool | None = None) -> Landmarker:
+    """Load the model of a checkpoint or of an .onnx file that `flr.export` wrote.
+
+    Raises:
+        UserError: It is neither, or `tta` is not what the .onnx file was exported with.
+    """
+    if path.suffix != ".onnx":
+        from flr.inference.predictor import Predictor  # brings torch and Lightning, which .onnx files do without
+
+        return Predictor.load(path, tta)
+    predictor = OnnxPredictor.load(path)
+    if tta not in (None, predictor.metadata.tta):
+        raise UserError(f"tta={str(tta).lower()}: {path} was exported otherwise; export it anew, or leave tta out")
+    return predictor
+
+
+def refine_passes(refine: int, looks: int | None) -> int:
+    """Return the number of refinement passes, from ``refine=`` or from its old name ``looks=``, which counts one more."""
+    if looks is None:
+        return refine
+    print(f"flr: looks={looks} is now refine={looks - 1}; looks= will be removed in the next release", file=sys.stderr)
+    return looks - 1

@@ -1,0 +1,328 @@
+"""The results of a prediction: points as CSV, COCO keypoints and .pts files, images, crops, videos.
+
+Each image's faces are written to ``faces.jsonl`` as soon as they are found, so that an interrupted prediction resumes; the
+tables are made from that file at the end.
+"""
+
+import contextlib
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from flr.config.renamed import RENAMED
+from flr.data.boxes import BoxPolicy
+from flr.data.formats.pts import pts_text
+from flr.errors import UserError
+from flr.files import telling, write_json, writing
+from flr.inference.effects.base import Effect, apply
+from flr.inference.faces import Face
+from flr.landmarks.geometry import transform, warp
+from flr.landmarks.scheme import Scheme
+
+if sys.platform != "win32":
+    import fcntl
+
+JOURNAL = "faces.jsonl"
+CROP_SIZE = 256  # pixels a side of saved crops
+END = '{"end": true}'  # the last line of the journal of a finished prediction
+
+
+class PredictionWriter:
+    """Write the folder of one prediction.
+
+    Args:
+        folder: Created where it does not exist.
+        settings: What the results depend on; a folder that was begun with other settings is rejected.
+        scheme: Scheme of the points.
+        overwrite: Whether existing results are deleted.
+        restart: Whether an interrupted prediction starts again, as a video must, whose faces depend on earlier frames.
+
+    Attributes:
+        done: Names of the finished images.
+        faces: Number of faces.
+        empty: Number of images without a face.
+        skipped: Number of images that cannot be used.
+
+    Raises:
+        UserError: The folder holds a finished prediction or another one's results, or another process writes to it.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], scheme: Scheme, overwrite: bool, restart: bool = False
+    ) -> None:
+        self.folder, self.scheme = folder, scheme
+        self.journal = folder / JOURNAL
+        self.done: set[str] = set()
+        self.faces = self.empty = self.skipped = 0
+        if folder.exists() and not (folder.is_dir() and (self.journal.is_file() or not any(folder.iterdir()))):
+            raise UserError(f"{folder}: exists and is not the folder of a prediction; set another out=")
+        with telling(self.journal):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self.journal.open("ab+")
+        try:
+            self._lock()
+            size = 0 if overwrite else self._resume(settings, restart)
+            if overwrite or restart:
+                self._delete_results()
+            with telling(self.journal):
+                self._file.truncate(size)
+            if not size:
+                self._write(json.dumps(settings, sort_keys=True))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            if sys.platform != "win32":  # Windows has no flock: there nothing refuses a second prediction
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{self.folder}: another prediction writes there now; wait for it, or set another out="
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+
+    def _resume(self, settings: Mapping[str, Any], restart: bool) -> int:
+        """Count the finished images; return the bytes of the journal to keep."""
+        try:
+            self._file.seek(0)
+            data = self._file.read()
+            size = data.rfind(b"\n") + 1  # the last line may be incomplete
+            lines = data[:size].decode().splitlines()
+            rows = [json.loads(line) for line in lines[1:]]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.journal}: damaged; set overwrite=true or another out=") from error
+        if END in lines:
+            raise UserError(f"{self.folder}: holds a finished prediction; set overwrite=true or another out=")
+        if restart:
+            return 0
+        if lines and _read_settings(lines[0]) != settings:
+            raise UserError(
+                f"{self.folder}: was begun with another run, source or detector, or with another save, draw or effect; "
+                "set overwrite=true or another out="
+            )
+        for row in rows:
+            self._count(row)
+        return size
+
+    def _delete_results(self) -> None:
+        for kind in ("pictures", "crops", "pts", "masks"):
+            shutil.rmtree(self.folder / kind, ignore_errors=True)
+        for name in ("points.csv", "points.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def __enter__(self) -> "PredictionWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk has been reported
+            self._file.close()
+
+    def _write(self, line: str) -> None:
+        with telling(self.journal):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+
+    # -- images of the prediction --------------------------------------------------------------------------------------
+
+    def add(self, name: str, shape: Sequence[int], faces: Sequence[Face], **more: Any) -> None:
+        """Record the faces of an image (H, W) that is finished."""
+        faces_values = [_face_values(face) for face in faces]
+        self._add_row({"image": name, "height": shape[0], "width": shape[1], **more, "faces": faces_values})
+
+    def skip(self, name: str, reason: str) -> None:
+        """Record an image that cannot be used."""
+        self._add_row({"image": name, "skipped": reason, "faces": []})
+
+    def _add_row(self, row: dict[str, Any]) -> None:
+        self._write(json.dumps(row))
+        self._count(row)
+
+    def _count(self, row: dict[str, Any]) -> None:
+        self.done.add(row["image"])
+        self.skipped += "skipped" in row
+        self.faces += len(row["faces"])
+        self.empty += not row["faces"] and "skipped" not in row
+
+    @property
+    def used(self) -> int:
+        """Number of images that were not skipped."""
+        return len(self.done) - self.skipped
+
+    def summary(self) -> str:
+        """Return the counts of faces and images in one line."""
+        parts = [f"{self.faces} faces in {self.used} images"]
+        parts += [f"{self.empty} of them without a face"] * bool(self.empty)
+        parts += [f"{self.skipped} images skipped"] * bool(self.skipped)
+        return ", ".join(parts)
+
+    # -- tables --------------------------------------------------------------------------------------------------------
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the journal's row of each image, in their order."""
+        with self.journal.open(encoding="utf-8") as file:
+            next(file)
+            for line in file:
+                row = json.loads(line)
+                for face in row["faces"]:
+                    if "doubtful" in face:  # its name in flr 0.1
+                        face["uncertain"] = face.pop("doubtful")
+                yield row
+
+    def finish(self, tables: Sequence[str]) -> None:
+        """Write the tables, csv and coco, and mark the prediction as finished."""
+        with telling(self.journal):
+            self._file.flush()  # Ctrl-C may have interrupted the writing of a line
+        if "csv" in tables:
+            self._write_csv()
+        if "coco" in tables:
+            self._write_coco()
+        self._write(END)
+
+    def _write_csv(self) -> None:
+        names = [f"{axis}_{name}" for name in self.scheme.names for axis in "xy"]
+        with writing(self.folder / "points.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["image", "seconds", "face", "score", "uncertain", "left", "top", "right", "bottom", *names])
+            for row in self.rows():
+                for i, face in enumerate(row["faces"]):
+                    number = i if face["identity"] is None else face["identity"]
+                    numbers = [f"{value:.3f}" for value in (*face["box"], *np.ravel(face["points"]))]
+                    scores = f"{face['score']:.4f}", int(face["uncertain"])
+                    table.writerow([row["image"], row.get("seconds", ""), number, *scores, *numbers])
+
+    def _write_coco(self) -> None:
+        """Write COCO's keypoints (https://cocodataset.org/#format-data), as `flr.data.readers.table` reads them."""
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for row in self.rows():
+            if "skipped" in row:
+                continue
+            size = {"width": row["width"], "height": row["height"]}
+            images.append({"id": len(images) + 1, "file_name": row["image"], **size})
+            for face in row["faces"]:
+                ids = {"id": len(annotations) + 1, "image_id": len(images)}
+                annotations.append({**ids, **_coco_annotation(face)})
+        names = list(self.scheme.names)
+        category = {"id": 1, "name": "face", "supercategory": "person", "keypoints": names, "skeleton": []}
+        write_json(
+            self.folder / "points.json", {"images": images, "annotations": annotations, "categories": [category]}
+        )
+
+    # -- files of an image ---------------------------------------------------------------------------------------------
+
+    def save_files(
+        self, name: str, image: np.ndarray, faces: Sequence[Face], policy: BoxPolicy, save: Sequence[str],
+        effects: Iterable[Effect],
+    ) -> None:  # fmt: skip
+        """Save an image's files, except for the annotated image.
+
+        Args:
+            name: Name of the image.
+            image: (H, W) or (H, W, 3) RGB uint8.
+            faces: Faces found in it.
+            policy: Box policy of the crops.
+            save: Which of pts and crops to save.
+            effects: Effects whose label images are saved.
+        """
+        if "pts" in save:
+            for i, face in enumerate(faces):
+                self._save_pts("pts", name, i, face.points)
+        if "crops" in save:
+            for i, face in enumerate(faces):
+                affine = policy.crop(face.box, CROP_SIZE)
+                crop = warp(image, affine, (CROP_SIZE, CROP_SIZE)).reshape(CROP_SIZE, CROP_SIZE, -1)
+                self.save_image("crops", name, np.broadcast_to(crop, (CROP_SIZE, CROP_SIZE, 3)), i)
+                self._save_pts("crops", name, i, transform(affine, face.points))
+        points = np.array([face.points for face in faces]).reshape(-1, len(self.scheme), 2)
+        for effect in effects:
+            if effect.makes_labels:
+                labels = apply([effect], image, points, self.scheme)
+                with writing(self._path("masks", name, None, ".png")) as aside:
+                    aside.write_bytes(cv2.imencode(".png", labels)[1].tobytes())
+
+    def _save_pts(self, kind: str, name: str, face: int, points: np.ndarray) -> None:
+        """Save iBUG's format, which counts pixels from 1 (https://ibug.doc.ic.ac.uk/resources/300-W/)."""
+        with writing(self._path(kind, name, face, ".pts")) as aside:
+            aside.write_text(pts_text(points), encoding="ascii")
+
+    def save_image(self, kind: str, name: str, image: np.ndarray, face: int | None = None) -> None:
+        """Save an image (H, W, 3) RGB uint8 below the folder `kind`."""
+        with writing(self._path(kind, name, face, ".jpg")) as aside:
+            aside.write_bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+
+    def _path(self, kind: str, name: str, face: int | None, suffix: str) -> Path:
+        # The suffix is appended: a.jpg and a.png must not become one file.
+        path = self.folder / kind / name
+        return path.with_name(f"{path.name}{'' if face is None else f'-{face}'}{suffix}")
+
+
+def _read_settings(line: str) -> dict[str, Any]:
+    """Return the settings of a journal's first line, which flr 0.1 wrote under older names."""
+    settings: dict[str, Any] = json.loads(line)
+    if "looks" in settings:
+        settings["refine"] = str(int(settings.pop("looks")) - 1)
+    if "detector" in settings:
+        for old, new in RENAMED.items():
+            settings["detector"] = settings["detector"].replace(f"'{old}'", f"'{new}'")
+    return settings
+
+
+def _face_values(face: Face) -> dict[str, Any]:
+    return {
+        "points": face.points.round(4).tolist(), "box": np.round(face.box, 4).tolist(),
+        "score": face.score, "uncertain": face.uncertain, "identity": face.identity,
+        "spread": None if np.isnan(face.spread).any() else face.spread.round(4).tolist(),
+    }  # fmt: skip
+
+
+def _coco_annotation(face: Mapping[str, Any]) -> dict[str, Any]:
+    points = np.array(face["points"])
+    keypoints = np.concatenate([points, np.full((len(points), 1), 2.0)], 1).round(3).ravel().tolist()
+    left, top, right, bottom = face["box"]
+    return {
+        "category_id": 1, "iscrowd": 0,
+        "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
+        "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
+        "uncertain": face["uncertain"], "spread": face["spread"],
+        **({"track_id": face["identity"]} if face["identity"] is not None else {}),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def open_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that adds an RGB frame of the size (width, height) to a video, which appears when it is complete.
+
+    Raises:
+        UserError: OpenCV cannot write such a video.
+    """
+    with writing(path) as aside:
+        file = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+        if not file.isOpened():
+            raise UserError(
+                f"{path}: OpenCV cannot write a video of {size[0]} x {size[1]} at {rate:g} frames/s; remove pictures from save="
+            )
+        count = 0
+
+        def write(frame: np.ndarray) -> None:
+            nonlocal count
+            file.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
+
+        try:
+            yield write
+        finally:
+            file.release()
+        # OpenCV does not report a full disk.
+        if (written := int(cv2.VideoCapture(str(aside)).get(cv2.CAP_PROP_FRAME_COUNT))) != count:
+            raise UserError(
+                f"{path}: {max(written, 0)} of {count} frames could be written; free space there or remove pictures from save="
+            )
