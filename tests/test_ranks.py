@@ -191,7 +191,7 @@ def test_two_ranks_train_as_one_device(workspace: Workspace, monkeypatch: pytest
             lists.append([row["face"] for row in csv.DictReader(file)])
     assert lists[0] == lists[1] and len(set(lists[0])) == 17
     run = two.only_run()
-    assert run.info.status == "FINISHED" and run.data.tags["flr.training.distributed"] == "2"
+    assert run.info.status == "FINISHED" and run.data.tags["flr.ranks"] == "2"
     assert [path.name for path in (two.outputs / "runs").iterdir()] == [run.info.run_id]
 
 
@@ -204,7 +204,7 @@ def test_a_sweep_of_two_ranks_makes_a_run_a_job(workspace: Workspace, launcher: 
     done = workspace.apart("flr.train", "-m", f"hydra/launcher={launcher}", *words, code=1, FLR_TRUST="own")
     none_is_left(processes_of(workspace))
     jobs = {run.info.run_name: run for run in workspace.stored()}
-    assert {name: (run.data.tags.get("flr.training.distributed"), run.info.status) for name, run in jobs.items()} == {
+    assert {name: (run.data.tags.get("flr.ranks"), run.info.status) for name, run in jobs.items()} == {
         "max_epochs 2": ("2", "FAILED"), "max_epochs 1": ("2", "FINISHED"),
         "sweep of trainer.max_epochs on synthetic": (None, "FAILED"),
     }  # fmt: skip

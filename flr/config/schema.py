@@ -1,7 +1,6 @@
 """Define the config of each command, one dataclass a command.
 
-The docstrings are the text of ``flr COMMAND --help``: the first line is the command's summary, and ``Attributes`` documents
-its keys.
+The docstrings are the text of ``flr COMMAND --help``: first the command's summary, and under ``Attributes`` its keys.
 """
 
 from collections.abc import Mapping

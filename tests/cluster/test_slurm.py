@@ -123,7 +123,7 @@ def test_two_nodes_train_one_run(own: Workspace, variables: dict[str, str]) -> N
     requeue(variables, job, first)
     (_,), jobs = runs(own)
     (run,) = jobs.values()
-    assert run.info.status == "KILLED" and run.data.tags["flr.training.distributed"] == "2"
+    assert run.info.status == "KILLED" and run.data.tags["flr.ranks"] == "2"
     log = own.outputs / "sweeps" / run.data.tags["flr.sweep"] / "0.log"
     while log.read_text().count("resuming run") < 1:
         assert process.poll() is None
