@@ -150,52 +150,13 @@ def open_store(
 
 
 def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cache: Path, workers: int) -> None:
-    side, count = settings.size + 2 * pad, len(table)
     boxes = face_boxes(table, settings.policy, cache, workers)
     shift = np.array([[1.0, 0.0, pad], [0.0, 1.0, pad]])
     to_store = compose(shift, settings.policy.crop(boxes.box, settings.size))
-    tight, wanted = table.tight, ~np.isnan(boxes.box).any(1)
-    units = faces_of_pictures(table)
-    bad: dict[int, str] = {}
     with writing_folder(folder) as aside:
         path = aside / "images.u8"
-        images = np.memmap(path, np.uint8, "w+", shape=(count, side, side, settings.channels))
-        reserve(path)
-        pictures = np.zeros(count, SEEN)
-
-        def work(u: int) -> tuple[dict[int, tuple[int, int, int, np.ndarray]], dict[int, str]]:
-            """Crop the faces of one picture into the map, which forked processes share."""
-            rows: list[int] = units[u].tolist()
-            try:
-                image = table.load(rows[0])
-            except UserError as error:
-                return {}, dict.fromkeys(rows, str(error))
-            height, width = image.shape[:2]
-            digest = int.from_bytes(hashlib.blake2b(image[::STRIDE, ::STRIDE].tobytes(), digest_size=8).digest())
-            grey, image = to_channels(image, 1), to_channels(image, settings.channels)
-            seen, faults = {}, {}
-            for row in rows:
-                left, top, right, bottom = tight[row]
-                if right < 0 or bottom < 0 or left > width - 1 or top > height - 1:
-                    faults[row] = f"all its points lie outside its picture of {width} x {height} pixels"
-                elif wanted[row]:
-                    images[row] = crop(image, to_store[row], side, settings.channels)
-                    seen[row] = width, height, digest, thumbnail(grey, tight[row])
-            return seen, faults
-
-        with tqdm(total=count, desc=f"Cropping {table.form.split('[')[0]}", unit="face", disable=None) as bar:
-            for seen, faults in in_order(work, len(units), workers):
-                for row, values in seen.items():
-                    pictures[row] = values
-                bad |= faults
-                bar.update(len(seen) + len(faults))
-        wanted[list(bad)] = False
-        rows = np.flatnonzero(wanted)
-        if len(rows) < count:
-            for at in range(0, len(rows), CHUNK):  # downwards, so that nothing is overwritten before it is moved
-                some = rows[at : at + CHUNK]
-                images[at : at + len(some)] = images[some]
-        images.flush()
+        side = settings.size + 2 * pad
+        rows, pictures, bad = _crop_all(table, settings, side, to_store, ~np.isnan(boxes.box).any(1), path, workers)
         shape = (len(rows), side, side, settings.channels)
         os.truncate(path, max(1, int(np.prod(shape))))
         for name, column in (("rows", rows), ("to_store", to_store[rows]), ("pictures", pictures[rows])):
@@ -208,6 +169,54 @@ def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cac
                 "missed": missed if settings.policy.source == "haar" else {}, "faults": bad,
             },
         )  # fmt: skip
+
+
+def _crop_all(
+    table: FaceTable, settings: CropSettings, side: int, to_store: np.ndarray, wanted: np.ndarray, path: Path, workers: int
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:  # fmt: skip
+    """Crop the wanted faces into a file, which is mapped no longer at the return: Windows neither cuts nor renames a map.
+
+    Returns:
+        (n,) the rows of the faces that the file holds, in order; (N,) what was seen of their images; row -> fault.
+    """
+    tight, units, bad = table.tight, faces_of_pictures(table), dict[int, str]()
+    images = np.memmap(path, np.uint8, "w+", shape=(len(table), side, side, settings.channels))
+    reserve(path)
+    pictures = np.zeros(len(table), SEEN)
+
+    def work(u: int) -> tuple[dict[int, tuple[int, int, int, np.ndarray]], dict[int, str]]:
+        """Crop the faces of one image into the map, which forked processes share."""
+        rows: list[int] = units[u].tolist()
+        try:
+            image = table.load(rows[0])
+        except UserError as error:
+            return {}, dict.fromkeys(rows, str(error))
+        height, width = image.shape[:2]
+        digest = int.from_bytes(hashlib.blake2b(image[::STRIDE, ::STRIDE].tobytes(), digest_size=8).digest())
+        grey, image = to_channels(image, 1), to_channels(image, settings.channels)
+        seen, faults = {}, {}
+        for row in rows:
+            left, top, right, bottom = tight[row]
+            if right < 0 or bottom < 0 or left > width - 1 or top > height - 1:
+                faults[row] = f"all its points lie outside its picture of {width} x {height} pixels"
+            elif wanted[row]:
+                images[row] = crop(image, to_store[row], side, settings.channels)
+                seen[row] = width, height, digest, thumbnail(grey, tight[row])
+        return seen, faults
+
+    with tqdm(total=len(table), desc=f"Cropping {table.form.split('[')[0]}", unit="face", disable=None) as bar:
+        for seen, faults in in_order(work, len(units), workers):
+            for row, values in seen.items():
+                pictures[row] = values
+            bad |= faults
+            bar.update(len(seen) + len(faults))
+    rows = np.setdiff1d(np.flatnonzero(wanted), list(bad))
+    if len(rows) < len(table):
+        for at in range(0, len(rows), CHUNK):  # downwards, so that nothing is overwritten before it is moved
+            some = rows[at : at + CHUNK]
+            images[at : at + len(some)] = images[some]
+    images.flush()
+    return rows, pictures, bad
 
 
 def thumbnail(grey: np.ndarray, tight: np.ndarray) -> np.ndarray:

@@ -284,7 +284,10 @@ def run_in_subprocess(overrides: list[str], identity: str) -> None:
     except BaseException:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)  # a terminal sends Ctrl-C to all processes
-        process.send_signal(signal.SIGINT)
+        if sys.platform == "win32":
+            process.terminate()  # it takes no other signal there
+        else:
+            process.send_signal(signal.SIGINT)
         process.wait()
         raise
     if code == 130:

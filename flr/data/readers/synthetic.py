@@ -91,5 +91,6 @@ def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, f
         for i, one in enumerate(tqdm(faces, "Rendering", count, unit="face", disable=None)):
             images[i], points[i], visible[i] = one.image, one.points, one.visible
         images.flush()
+        del images  # Windows renames no folder with a file that is mapped
         np.save(aside / "points.npy", points)
         np.save(aside / "visible.npy", visible)

@@ -129,7 +129,7 @@ def describe_exit(code: int | None) -> str:
     if not code:
         return ""
     if code < 0:
-        why = ", as when memory runs out" if code == -signal.SIGKILL else ""
+        why = ", as when memory runs out" if code == -9 else ""
         return f"was killed by {signal.Signals(-code).name}{why}"
     return f"ended with exit code {code}"
 

@@ -30,9 +30,11 @@ class ClusterJob:
         """
         # SLURM sends SIGUSR2 before the time limit to all processes of a job; submitit handles it, and a signal that is
         # ignored stays ignored in a child process.
-        previous_handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        warning = getattr(signal, "SIGUSR2", None)  # Windows has neither SLURM nor this signal
+        previous_handler = signal.signal(warning, signal.SIG_IGN) if warning else None
         self._process = self.task.start({})
-        signal.signal(signal.SIGUSR2, previous_handler)
+        if warning:
+            signal.signal(warning, previous_handler)
         try:
             # With a timeout Python looks every 50 ms; without one Ray's cancellation, which is no signal, is not noticed.
             code = self._process.wait(timeout=FOREVER)
@@ -54,6 +56,7 @@ class ClusterJob:
     def _terminate(self) -> None:
         if self._process:
             self._process.terminate()
-            with contextlib.suppress(ChildProcessError):  # it has ended, and was waited for
-                # Popen.wait takes a lock that the interrupted wait above may hold.
-                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            if hasattr(os, "waitid"):  # not on macOS, nor on Windows, where the job ends without being waited for
+                with contextlib.suppress(ChildProcessError):  # it has ended, and was waited for
+                    # Popen.wait takes a lock that the interrupted wait above may hold.
+                    os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
