@@ -132,7 +132,7 @@ def explain(error: Exception, config_name: str) -> str:
         key = found[1]
         fix = "+KEY=VALUE adds a key that a target accepts"
         if config_name == "reproduce":
-            fix = f"reproduce runs an experiment unchanged, python -m flr.train experiment=NAME {key}=VALUE trains a variant"
+            fix = f"reproduce runs an experiment unchanged, flr train experiment=NAME {key}=VALUE trains a variant"
         return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; {fix}"
     if found := re.search(
         r"Could not (?:find|load) '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
