@@ -8,7 +8,6 @@ every one is read, decoded and stored. Each size runs in a process of its own; c
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,10 @@ from benchmarks.common import config, record
 from flr.config.instantiate import build
 from flr.data.batches import IndexBatches
 from flr.data.datamodule import FaceData
+
+if sys.platform == "win32":
+    sys.exit("benchmarks.scale: Windows has no peak memory by getrusage; run it on Linux or macOS")
+import resource
 
 LISTS = {"list_landmarks_celeba.txt": 2, "list_bbox_celeba.txt": 2}  # and how many lines head them
 BATCHES = 200

@@ -15,6 +15,7 @@ refuse() {
   exit 2
 }
 
+[ "$(uname)" = Linux ] || refuse "runs on Linux alone; start mlflow server by hand elsewhere"
 [ -n "${1:-}" ] || refuse "no folder; scripts/team_tracking.sh FOLDER"
 folder=$(realpath -m "$1")
 shift
