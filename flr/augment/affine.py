@@ -112,7 +112,7 @@ class Affine(ABC):
         """Refuse what crops of `size` pixels and `channels` cannot be given, before work starts.
 
         Raises:
-            UserError: what, and the mend.
+            UserError: what, and the fix.
         """
 
     @abstractmethod

@@ -25,7 +25,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks t
 
 GROUPS = ("OneOf", "SomeOf", "RandomOrder", "Sequential")  # compositions that do to a picture what their parts do
 PAINTERS = ("CoarseDropout", "Erasing", "GridDropout", "PixelDropout", "XYMasking")  # paint pixels over, move none
-# Image-only by name, yet they move the picture by up to some pixels, and points would not follow: name -> the mend.
+# Image-only by name, yet they move the picture by up to some pixels, and points would not follow: name -> the fix.
 MOVERS = {
     "Downscale": "take ImageCompression or GaussianBlur",
     "Emboss": "take Sharpen",

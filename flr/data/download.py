@@ -231,10 +231,10 @@ def _bring(url: str, folder: Path, published: str | None, record: Record | None)
         if page:
             raise _a_page(str(file) if by_hand else url, url, path)
         source = "data.download.sha256 says" if published else f"the first fetch recorded in {folder / RECORD}"
-        mend = f"delete {path} to fetch it anew" if by_hand else "run this again in case it was damaged on the way"
+        fix = f"delete {path} to fetch it anew" if by_hand else "run this again in case it was damaged on the way"
         other = "correct that sum" if published else "delete that record and what was unpacked"
         raise UserError(
-            f"{file if by_hand else url}: its sha256 is {digest}, not {expected} as {source}; {mend}; or, if the "
+            f"{file if by_hand else url}: its sha256 is {digest}, not {expected} as {source}; {fix}; or, if the "
             f"publisher is known to have changed it, {other}"
         )
     if not by_hand:

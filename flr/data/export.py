@@ -93,11 +93,11 @@ def _check(table: FaceTable, form: Form) -> None:
         for i, word in enumerate(getattr(table, column).tolist()):
             if not fits(word):
                 raise UserError(
-                    f"face '{table.name[i]}': no label file holds its {column} {word!r:.60}; mend it at its source"
+                    f"face '{table.name[i]}': no label file holds its {column} {word!r:.60}; fix it at its source"
                 )
     for subset in table.subsets:
         if not SUBSET.fullmatch(subset):
-            raise UserError(f"no label file holds the subset {subset!r:.60}; mend it at its source")
+            raise UserError(f"no label file holds the subset {subset!r:.60}; fix it at its source")
     known = table.labelled.sum(1)
     partly = np.flatnonzero((known > 0) & (known < len(table.scheme)))
     if form == "pts" and len(partly):

@@ -70,7 +70,7 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
         with opened(path) as file:
             data = file.read()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or fetch the file again") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix or fetch the file again") from error
     return decode_image(data, str(path), upright)
 
 

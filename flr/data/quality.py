@@ -271,12 +271,12 @@ def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
     if deviation is not None and deviation > HOPELESS:
         why = (
             f"its mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}, which "
-            "is no face; mend the order of its points or the scheme's pairs"
+            "is no face; fix the order of its points or the scheme's pairs"
         )
     elif card["symmetry"]["fault"]:
-        why = f"its mean face stands {card['symmetry']['fault']}; mend the axes of its points, or their names"
+        why = f"its mean face stands {card['symmetry']['fault']}; fix the axes of its points, or their names"
     elif card["outside"]["faces"] > 0.9 * faces:
-        why = f"{card['outside']['faces']} of {faces} faces have points outside their pictures; mend the units of its labels"
+        why = f"{card['outside']['faces']} of {faces} faces have points outside their pictures; fix the units of its labels"
     elif card["face_side"]["median"] < 4:
         why = f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
     if why:

@@ -239,9 +239,9 @@ def leave_out(table: FaceTable, bad: Mapping[int, str], strict: bool) -> FaceTab
     faults = [Fault(str(table.name[i]), reason) for i, reason in sorted(bad.items())]
     for i, fault in zip(sorted(bad), faults, strict=True):
         if strict:
-            raise UserError(f"{fault}; mend it or leave data.strict=false to skip and count such faces")
+            raise UserError(f"{fault}; fix it or leave data.strict=false to skip and count such faces")
         if table.split[i] == "test":
-            raise UserError(f"{fault}; it is a test face, and a test set is never scored in part: mend the file")
+            raise UserError(f"{fault}; it is a test face, and a test set is never scored in part: fix the file")
     if bad:
         keep = np.setdiff1d(np.arange(len(table)), list(bad))
         table = dataclasses.replace(table.take(keep), faults=(*table.faults, *faults))

@@ -99,9 +99,7 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy's and MLflow's own kinds, by the store
-        raise UserError(
-            f"tracking.uri={uri}: cannot be opened ({first_line(error)}); mend it or set another"
-        ) from error
+        raise UserError(f"tracking.uri={uri}: cannot be opened ({first_line(error)}); fix it or set another") from error
     return client
 
 
@@ -249,7 +247,7 @@ def get_run(client: "MlflowClient", run_id: str) -> StoredRun:
         with permitted(client.tracking_uri, f"run {run_id}"):
             return _stored(client.get_run(run_id))
     except MlflowException as error:
-        raise UserError(f"no run {run_id} in the tracking store; mend the id or set tracking.uri") from error
+        raise UserError(f"no run {run_id} in the tracking store; fix the id or set tracking.uri") from error
 
 
 def fetch(client: "MlflowClient", run: StoredRun, path: str, folder: Path) -> Path:

@@ -128,7 +128,7 @@ def run_of(client: "MlflowClient", reference: str) -> str:
         else:
             found = client.get_model_version(name, number)
     except MlflowException as error:
-        raise UserError(f"run={reference}: {first_line(error)}; mend it or set tracking.uri") from error
+        raise UserError(f"run={reference}: {first_line(error)}; fix it or set tracking.uri") from error
     if not found.run_id:
         raise UserError(f"run={reference}: no run made this version; name a run")
     return str(found.run_id)

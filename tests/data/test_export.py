@@ -350,7 +350,7 @@ def test_names_that_no_file_holds_are_refused(tmp_path: Path, form: str, column:
     words = getattr(table, column).astype("<U500")
     words[2] = word
     spoiled = dataclasses.replace(table, **{column: words})
-    stop(lambda: export(spoiled, form, tmp_path / "out"), f"no label file holds its {column}", "mend it")
+    stop(lambda: export(spoiled, form, tmp_path / "out"), f"no label file holds its {column}", "fix it")
     assert not (tmp_path / "out").exists()
     odd = dataclasses.replace(table, subsets={"a,b": np.ones(len(table), bool)})
     stop(lambda: export(odd, form, tmp_path / "out"), "no label file holds the subset 'a,b'")

@@ -30,7 +30,7 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
         image, category = (_get(face, of, (int, str), where) for of in ("image_id", "category_id"))
         for of, known in (("image", files), ("category", orders)):
             if face[f"{of}_id"] not in known:
-                raise UserError(f"{where}: no {of} has the id {face[f'{of}_id']!r:.40}; add it or mend {of}_id")
+                raise UserError(f"{where}: no {of} has the id {face[f'{of}_id']!r:.40}; add it or fix {of}_id")
         order = orders[category]
         if order is None:  # another kind of object
             continue
@@ -57,9 +57,9 @@ def load_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path), parse_constant=refuse)
     except RecursionError as error:
-        raise UserError(f"{path}: nested too deep for COCO; mend it") from error
+        raise UserError(f"{path}: nested too deep for COCO; fix it") from error
     except ValueError as error:
-        raise UserError(f"{path}: no sound JSON ({error}); mend it or fetch the file again") from error
+        raise UserError(f"{path}: no sound JSON ({error}); fix it or fetch the file again") from error
 
 
 def _by_id(document: Mapping[str, Any], key: str, path: Path) -> dict[int | str, tuple[str, dict[str, Any]]]:
@@ -71,7 +71,7 @@ def _by_id(document: Mapping[str, Any], key: str, path: Path) -> dict[int | str,
     for i, item in enumerate(items):
         where = f"{path}: {key}[{i}]"
         if not isinstance(item, dict):
-            raise UserError(f"{where} is no object; mend it")
+            raise UserError(f"{where} is no object; fix it")
         number = _get(item, "id", (int, str), where)
         if number in found:
             raise UserError(f"{where}: id {number!r:.40} stands there twice; number the {key} anew")
@@ -83,7 +83,7 @@ def _get(item: Mapping[str, Any], key: str, kinds: tuple[type, ...], where: str)
     value = item.get(key)
     if isinstance(value, bool) or not isinstance(value, kinds):
         wrong = "missing" if value is None else f"{value!r:.40}, not {' or '.join(kind.__name__ for kind in kinds)}"
-        raise UserError(f"{where}: {key} is {wrong}; mend it")
+        raise UserError(f"{where}: {key} is {wrong}; fix it")
     return value
 
 
@@ -112,7 +112,7 @@ def _orders(
         surplus = [name for name in others[0] if name not in scheme.names] or ["one of them twice"]
         wrong = f"lack '{missing[0]}'{nearest(missing[0], surplus)}" if missing else f"have {surplus[0]:.60} besides"
         raise UserError(
-            f"{path}: its {len(others[0])} keypoints are not the {len(scheme)} of {scheme.name}: they {wrong}; mend it or "
+            f"{path}: its {len(others[0])} keypoints are not the {len(scheme)} of {scheme.name}: they {wrong}; fix it or "
             "the scheme"
         )
     return orders

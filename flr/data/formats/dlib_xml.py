@@ -43,9 +43,9 @@ def read_images(path: Path) -> Iterator["Element"]:
             "fetch the file again, or take its <!DOCTYPE> out"
         ) from error
     except ParseError as error:
-        raise UserError(f"{path}: malformed XML ({error}); mend it or fetch the file again") from error
+        raise UserError(f"{path}: malformed XML ({error}); fix it or fetch the file again") from error
     except (OSError, ValueError, LookupError) as error:  # the last two: an unknown encoding
-        raise UserError(f"{path}: cannot be read ({error}); mend it or fetch the file again") from error
+        raise UserError(f"{path}: cannot be read ({error}); fix it or fetch the file again") from error
     if tag != "dataset":  # the root element ends last
         raise UserError(f"{path}: its root is <{tag}>, not dlib's <dataset>; name another file")
 

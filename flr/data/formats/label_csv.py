@@ -20,7 +20,7 @@ from flr.landmarks.scheme import Scheme
 def read_records(root: Path, path: Path, split: str | None, scheme: Scheme) -> Iterator[FaceRecord]:
     sheet = read_sheet(path)
     for reason in sheet.ragged.values():
-        raise UserError(f"{path.parent}: {reason}; mend it (a cell that holds the delimiter stands in quotes)")
+        raise UserError(f"{path.parent}: {reason}; fix it (a cell that holds the delimiter stands in quotes)")
     sides = [f"{name}_{axis}" for name in scheme.names for axis in "xy"]
     seen = {f"{name}_visible": k for k, name in enumerate(scheme.names)}
     subsets = [column for column in sheet.columns if column.startswith("subset_")]
@@ -67,7 +67,7 @@ def read_records(root: Path, path: Path, split: str | None, scheme: Scheme) -> I
         where, fault = f"{path}: line {sheet.lines[i]}", bad.get(i, "")
         own = splits[i] or split or "train"
         if own not in SPLITS or own != (split or own):
-            raise UserError(f"{where}: its split is '{own}', not {split or ', '.join(SPLITS)}; mend it")
+            raise UserError(f"{where}: its split is '{own}', not {split or ', '.join(SPLITS)}; fix it")
         marks = None if apart else points[i]
         if apart and not fault:
             marks, fault = _points_beside(root, image[i], own, len(scheme))

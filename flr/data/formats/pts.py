@@ -31,7 +31,7 @@ def read_pts(path: Path, count: int = 68) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
     except ValueError as error:
-        raise UserError(f"{path}: {error}; mend the file or fetch it again") from error
+        raise UserError(f"{path}: {error}; fix the file or fetch it again") from error
 
 
 def parse(data: bytes, count: int) -> np.ndarray:

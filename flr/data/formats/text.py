@@ -43,7 +43,7 @@ def read_text(path: Path) -> str:
         with opened(path, MAX_BYTES) as file:
             data = file.read()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or fetch it again") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
     refuse_foreign(path, data)
     return data.decode("utf-8-sig", errors="surrogateescape")
 
@@ -75,9 +75,9 @@ def read_plain(path: Path, kind: str) -> Any:
     try:
         return yaml.load(text, _Plain)
     except RecursionError as error:
-        raise UserError(f"{path}: nested too deep for a {kind}; mend it") from error
+        raise UserError(f"{path}: nested too deep for a {kind}; fix it") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: no sound YAML ({error}); mend it") from error
+        raise UserError(f"{path}: no sound YAML ({error}); fix it") from error
 
 
 def refuse_foreign(path: Path, data: bytes) -> None:
@@ -134,7 +134,7 @@ class Sheet:
         if self.columns.count(column) != 1:
             twice = column in self.columns
             found = f"two columns named '{column}'" if twice else f"no column '{column}'{nearest(column, self.columns)}"
-            raise UserError(f"{self.path}: {found}; mend its first line")
+            raise UserError(f"{self.path}: {found}; fix its first line")
         return self.columns.index(column)
 
     def numbers(self, columns: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
@@ -193,7 +193,7 @@ def read_sheet(path: Path, header: Sequence[str] | None = None, counted: bool = 
         else:
             cells = [text.split() for text in texts]
     except csv.Error as error:
-        raise UserError(f"{path}: {error}; mend its quotes") from error
+        raise UserError(f"{path}: {error}; fix its quotes") from error
     if len(cells) != len(kept):
         raise UserError(f"{path}: a quoted cell runs over a line's end; put each row on one line")
     columns = list(header) if header is not None else cells.pop(0)

@@ -125,7 +125,7 @@ def _sheet(path: Path, header: Sequence[str] | None = None) -> Sheet:
     if header and "image_id" in sheet.rows[0]:
         sheet = dataclasses.replace(sheet, columns=sheet.rows[0], rows=sheet.rows[1:], lines=sheet.lines[1:])
     if sheet.ragged:
-        raise UserError(f"{path.parent}/{next(iter(sheet.ragged.values()))}; mend it or fetch the file again")
+        raise UserError(f"{path.parent}/{next(iter(sheet.ragged.values()))}; fix it or fetch the file again")
     return sheet
 
 
@@ -140,7 +140,7 @@ def _landmarks(path: Path, folder: Path, strict: bool) -> tuple[list[str], np.nd
     names = _named(sheet)
     for line, name in zip(sheet.lines, names, strict=True):
         if "/" in name or "\\" in name:
-            raise UserError(f"{path} line {line}: '{name[:80]}' is not the name of a file in {folder.name}/; mend it")
+            raise UserError(f"{path} line {line}: '{name[:80]}' is not the name of a file in {folder.name}/; fix it")
     try:
         with os.scandir(folder) as entries:
             there = {entry.name for entry in entries}
@@ -204,7 +204,7 @@ def _boxed(table: FaceTable, root: Path, strict: bool) -> FaceTable:
     faults = [Fault(name, f"{BOXES} gives it a box of no size") for name in table.name[none].tolist()]
     if faults and (strict or none.all()):
         raise UserError(
-            f"{root}: {faults[0]}; mend it, or set data.reader.boxes=false and data.crop.policy.source=truth"
+            f"{root}: {faults[0]}; fix it, or set data.reader.boxes=false and data.crop.policy.source=truth"
         )
     return dataclasses.replace(table.take(~none), faults=(*table.faults, *faults)) if faults else table
 

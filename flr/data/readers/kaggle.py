@@ -64,7 +64,7 @@ class Cells:
                 stream.seek(start)
                 cell = stream.read(length)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or fetch it again") from error
+            raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
         if cell.translate(None, b"0123456789 \t"):
             raise UserError(f"{name}: its Image holds more than whole numbers and blanks; fetch {path} again")
         pixels = np.fromstring(cell, np.int64, sep=" ")
@@ -167,7 +167,7 @@ def _rows(path: Path, columns: Sequence[str]) -> tuple[Sheet, np.ndarray]:
                     cells.append((at + before + blank, len(found[image].strip(b' "\r\n'))))
                 at += len(line)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or fetch it again") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
     if not rows:
         raise UserError(f"{path}: no row in it; fetch it again")
     return Sheet(path, list(columns), rows, lines, {}), np.array(cells, np.int64)
@@ -223,14 +223,14 @@ def _answers(root: Path, names: Sequence[str]) -> np.ndarray:
     sheet = read_whole_sheet(root / ANSWERS)
     values, bad = sheet.numbers(["Location"])
     for reason in bad.values():
-        raise UserError(f"{root}: {reason}; mend it")
+        raise UserError(f"{root}: {reason}; fix it")
     location = dict(zip(sheet.text("RowId"), values[:, 0].tolist(), strict=True))
     place = {name: i for i, name in enumerate(names)}
     points = np.full((len(names), len(FEATURES)), np.nan)
     for row, name, feature in _lookup(root / LOOKUP):
         if not np.isfinite(location.get(row, np.nan)) or name not in place:
             raise UserError(
-                f"{root / LOOKUP}: RowId {row} has no Location in {ANSWERS}, or no picture in {TEST}; mend it"
+                f"{root / LOOKUP}: RowId {row} has no Location in {ANSWERS}, or no picture in {TEST}; fix it"
             )
         points[place[name], feature] = location[row]
     return points.reshape(len(names), len(KAGGLE15), 2)

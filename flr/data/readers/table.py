@@ -134,12 +134,12 @@ def _to_table(faces: Sequence[FaceRecord], root: Path, scheme: Scheme, strict: b
     for i, face in enumerate(faces):
         for key, word in (("image", path_text(face.image)), ("group", face.group or "-"), ("name", face.name or "-")):
             if not fits(word):
-                mend = f"write 1 to {LONGEST} letters on one line, without blanks at the ends"
-                raise UserError(f"{face.where}: {key} {word!r:.60} is no name; {mend}")
+                fix = f"write 1 to {LONGEST} letters on one line, without blanks at the ends"
+                raise UserError(f"{face.where}: {key} {word!r:.60} is no name; {fix}")
         for name in face.subsets:
             if not SUBSET.fullmatch(name):
-                mend = "write letters, digits, _ - . : / and blanks between them"
-                raise UserError(f"{face.where}: subset {name!r:.60} is no name; {mend}")
+                fix = "write letters, digits, _ - . : / and blanks between them"
+                raise UserError(f"{face.where}: subset {name!r:.60} is no name; {fix}")
             subsets.setdefault(name, np.zeros(len(faces), bool))[i] = True
     names, bad = [face.name for face in faces], {i: face.fault for i, face in enumerate(faces) if face.fault}
     shared = {image for image, count in Counter(images).items() if count > 1}

@@ -64,7 +64,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         path = root / place
         sheet = read_sheet(path, header=(*NUMBERS, "image"))
         if sheet.ragged:
-            raise UserError(f"{path}: {next(iter(sheet.ragged.values()))}; mend it or fetch the file again")
+            raise UserError(f"{path}: {next(iter(sheet.ragged.values()))}; fix it or fetch the file again")
         values, faults = sheet.numbers(NUMBERS)
         for row, fault in _faults(values).items():
             faults.setdefault(row, f"{path.name} line {sheet.lines[row]}: {fault}")

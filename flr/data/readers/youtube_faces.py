@@ -67,7 +67,7 @@ def read(root: Path | None, strict: bool = False, split: Literal["identity", "pu
         path = root / name
         sheet = read_sheet(path)
         if sheet.ragged:
-            raise UserError(f"{path}: {next(iter(sheet.ragged.values()))}; mend it or fetch the file again")
+            raise UserError(f"{path}: {next(iter(sheet.ragged.values()))}; fix it or fetch the file again")
         values, faults = sheet.numbers([str(k) for k in range(2 * len(IBUG68))])
         empty = np.flatnonzero(np.isnan(values).any(1)).tolist()
         faults = {row: f"{name} line {sheet.lines[row]}: a cell is empty" for row in empty} | faults
