@@ -110,7 +110,9 @@ def test_a_finished_run_goes_on_further_than_it_was_planned(workspace: Workspace
 
 def test_what_a_resumed_run_refuses(trained: tuple[Workspace, str]) -> None:
     workspace, run_id = trained
-    assert "epochs are done; raise trainer.max_epochs" in workspace.refuse("flr.train", f"run={run_id}")
+    for fewer in ((), ("trainer.max_epochs=1",)):
+        line = workspace.refuse("flr.train", f"run={run_id}", *fewer)
+        assert "its 2 epochs are done; set trainer.max_epochs above 2" in line
     assert "optim.lr cannot change" in workspace.refuse("flr.train", f"run={run_id}", "optim.lr=1")
     assert "no such folder" in workspace.refuse("flr.train", "run=0123456789abcdef")
     assert "not the folder of a run" in workspace.refuse("flr.train", f"run={os.getcwd()}")

@@ -48,13 +48,17 @@ def resumed_session(cfg: DictConfig, overrides: Sequence[str]) -> TrainingSessio
         if key != "run":
             OmegaConf.update(config, key, OmegaConf.select(cfg, key), force_add=True)
     check(config, Train, trusted=False)
-    trained = checkpoint is not None and checkpoint["epoch"] + 1 >= config.trainer.max_epochs
+    done, limit = (0 if checkpoint is None else checkpoint["epoch"] + 1), config.trainer.max_epochs
     # A run that was stopped after its last epoch still has its test to do.
-    if trained and get_run(connect(str(config.tracking.uri), create=False), note["run_id"]).status == "FINISHED":
+    if done and limit is not None and done >= limit and _is_finished(str(config.tracking.uri), note["run_id"]):
         raise UserError(
-            f"run={cfg.run}: its {config.trainer.max_epochs} epochs are done; raise trainer.max_epochs to train it further"
+            f"run={cfg.run}: its {done} epochs are done; set trainer.max_epochs above {done} to train it further"
         )
     return TrainingSession(config, first_overrides, folder, None if checkpoint is None else checkpoint["flr"])
+
+
+def _is_finished(uri: str, run_id: str) -> bool:
+    return get_run(connect(uri, create=False), run_id).status == "FINISHED"
 
 
 def worker_session(path: Path) -> TrainingSession:
