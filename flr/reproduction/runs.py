@@ -154,7 +154,7 @@ def _recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipes(composed: DictConfig) -> list[dict[str, Any]]:
-    """What a run's own config may say where an experiment was composed so: what is left to the device is settled there."""
+    """Return the recipes that a run of this experiment may have: one per precision that speed=auto may choose."""
 
     own = []
     for bf16 in (False, True):
