@@ -15,7 +15,6 @@ from flr.data.pose import fault_of, head_pose
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.files import write_json
-from flr.landmarks.geometry import transform
 
 VERSION = 3  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
@@ -281,14 +280,3 @@ def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
         why = f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
     if why:
         raise UserError(f"data={name}: {why}")
-
-
-def sample_rows(table: FaceTable, count: int) -> np.ndarray:
-    """Up to `count` rows spread over the labelled faces, for a contact sheet."""
-    rows = np.flatnonzero(table.labelled.any(1))
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
-
-
-def labels_in_store(table: FaceTable, store: CropStore, rows: np.ndarray) -> np.ndarray:
-    """(n, K, 2) the points of `rows` in the store's pixels, margin and all."""
-    return transform(store.to_store[rows], table.points[rows].astype(np.float64))
