@@ -50,7 +50,6 @@ CIRCULAR: set[str] = set()
 PRIVATE: set[tuple[str, str]] = set()
 # Modules above 400 lines.
 LONG_MODULES = {
-    "data.download",
     "data.synthetic.paint",
     "landmarks.scheme",
 }

@@ -30,7 +30,7 @@ BEST = "best"  # the alias
 # What flr/inference runs on; a test holds it against what a loaded model has imported.
 PACKAGES = (
     "annotated-types", "filelock", "hydra-core", "mlflow", "numpy", "omegaconf", "opencv-python-headless", "pydantic",
-    "pytorch-lightning", "requests", "scipy", "torch", "torchmetrics", "tqdm", "urllib3",
+    "pooch", "pytorch-lightning", "requests", "scipy", "torch", "torchmetrics", "tqdm",
 )  # fmt: skip
 
 
