@@ -1,4 +1,4 @@
-"""Work over all cores, results in order."""
+"""Cores, memory, signals and work in parallel."""
 
 import contextlib
 import ctypes
@@ -7,23 +7,16 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from types import FrameType
-from typing import NoReturn, TypeVar
-
-import cv2
-
-from flr.errors import UserError
+from typing import TypeVar
 
 T = TypeVar("T")
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
-SPAN = 32  # items a message: enough to outweigh its trip
+SPAN = 32  # items a worker computes at a time
 
 
 def cores() -> int:
@@ -75,98 +68,55 @@ def undisturbed() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
-def _serve(work: Callable[[int], T], spans: list[range], results: Connection, parent: int) -> NoReturn:
-    """A worker's life: the results of each span, or the fault that ends it. It ends with its parent."""
-    try:
-        # A terminal and a scheduler signal all processes; the answer is the parent's, whose handlers were copied too.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
+def start_worker(parent: int) -> None:
+    """Set up a worker process: it ends with its parent, and leaves to it what a terminal or a scheduler signals to all."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "linux":
         end_with(parent, signal.SIGKILL)
-        for span in spans:
-            try:
-                done: list[T] | Exception = [work(i) for i in span]
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                done = error
-            results.send(done)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)  # at once: what the parent has registered for its exit is not the worker's
 
 
-def _in_threads(work: Callable[[int], T], spans: list[range], workers: int) -> Generator[T, None, None]:
-    """The results of spans in order. At most two spans a worker are computed ahead of the caller, which bounds memory."""
-    pool, todo = ThreadPoolExecutor(workers), iter(spans)
-    running: deque[Future[list[T]]] = deque()
+def parallel_map(work: Callable[[int], T], count: int, workers: int, span: int = SPAN) -> Generator[T, None, None]:
+    """Compute ``work(0) ... work(count - 1)`` in threads and yield the results in order.
 
-    def start(count: int) -> None:
-        running.extend(
-            pool.submit(lambda span: [work(i) for i in span], span) for span in itertools.islice(todo, count)
-        )
+    Threads serve for work that OpenCV, numpy or the disk does, which release the interpreter. At most two spans for
+    each worker are computed ahead of the caller, which bounds the memory.
+
+    Args:
+        work: Computes one item; called from several threads at once.
+        count: Number of items.
+        workers: Number of threads; below 2, or if one span holds all items, the caller's thread does the work.
+        span: Items that a worker computes at a time.
+
+    Raises:
+        Exception: Whatever `work` raises, with a note that has the number of its item.
+    """
+    spans = iter([range(first, min(first + span, count)) for first in range(0, count, span)])
+    if workers < 2 or count <= span:
+        for items in spans:
+            yield from (_noted(work, i) for i in items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[list[T]]] = deque()
+
+    def submit(number: int) -> None:
+        for items in itertools.islice(spans, number):
+            pending.append(pool.submit(lambda items: [_noted(work, i) for i in items], items))
 
     try:
-        start(2 * workers)
-        while running:
-            done = running.popleft().result()
-            start(1)
+        submit(2 * workers)
+        while pending:
+            done = pending.popleft().result()
+            submit(1)
             yield from done
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def in_order(work: Callable[[int], T], count: int, workers: int, span: int = SPAN) -> Generator[T, None, None]:
-    """Compute ``work(0) ... work(count - 1)`` in forked processes on Linux and in threads elsewhere; yield the results in order.
-
-    Threads serve where fork is missing (Windows) or unsafe next to system libraries (macOS). Fork shares whatever `work` refers to without sending it; only results travel. Each worker has a pipe of its own,
-    so that its death is seen at once, even in the middle of a message, and computes its next span while the last one waits
-    in the pipe.
-
-    Args:
-        work: of an item.
-        count: of the items.
-        workers: processes; below 2, or where one span holds all items, this process does the work.
-        span: items that a worker computes at a time.
-
-    Raises:
-        UserError: a worker was killed.
-        Exception: whatever `work` raises.
-    """
-    if workers < 2 or count <= span:
-        yield from (work(i) for i in range(count))
-        return
-    spans = [range(first, min(first + span, count)) for first in range(0, count, span)]
-    if sys.platform != "linux" or not hasattr(os, "fork"):
-        yield from _in_threads(work, spans, workers)
-        return
-    # A fork copies the lock of OpenCV's thread pool but not its threads: a child that meets it waits for ever.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    pipes: list[Connection] = []
-    processes: list[int] = []
-    parent = os.getpid()
+def _noted(work: Callable[[int], T], item: int) -> T:
     try:
-        for i in range(min(workers, len(spans))):
-            receiver, sender = Pipe(duplex=False)
-            process = os.fork()
-            if process == 0:
-                _serve(work, spans[i::workers], sender, parent)
-            sender.close()  # the worker's own is the only one: its end then ends the pipe
-            pipes.append(receiver)
-            processes.append(process)
-        for i in range(len(spans)):
-            try:
-                done = pipes[i % len(pipes)].recv()
-            except (EOFError, OSError) as error:
-                raise UserError(
-                    "a worker process was killed, as happens when memory runs out; lower data.workers"
-                ) from error
-            if isinstance(done, Exception):
-                raise done
-            yield from done
-    finally:
-        for process in processes:
-            with contextlib.suppress(ChildProcessError, ProcessLookupError):  # somebody else has seen it end
-                os.kill(process, signal.SIGKILL)
-                os.waitpid(process, 0)
-        cv2.setNumThreads(threads)
+        return work(item)
+    except Exception as error:
+        error.add_note(f"while working on item {item}")
+        raise

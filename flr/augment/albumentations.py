@@ -3,10 +3,8 @@
 Its release 2.0.8 is the last under the MIT licence.
 """
 
-import copy
 import os
 import random
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,19 +59,6 @@ class Albumentations(Affine):
         list(_leaves(self.transforms, "augment.transforms"))
         return albumentations.Compose(self.transforms)
 
-    @cached_property
-    def _own(self) -> threading.local:
-        return threading.local()
-
-    @property
-    def _compose_of_thread(self) -> Any:
-        """A copy for each thread but the main one, since its random state is set before each face."""
-        if threading.current_thread() is threading.main_thread():
-            return self._compose
-        if not hasattr(self._own, "compose"):
-            self._own.compose = copy.deepcopy(self._compose)
-        return self._own.compose
-
     def check(self, size: int, channels: int) -> None:
         """Apply each transform to a picture of that form, so that what cannot be shows before work starts."""
         picture = np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
@@ -111,7 +96,7 @@ class Albumentations(Affine):
         crop = warp(image, affine, (size, size)).reshape(size, size, -1)
         # One generator for all. `set_random_seed` would give each transform one of its own with the same numbers, and
         # two transforms of p=0.5 would always come together.
-        compose = self._compose_of_thread
+        compose = self._compose
         compose.set_random_state(np.random.default_rng(key), random.Random(key))
         try:
             return compose(image=crop)["image"]

@@ -1,18 +1,23 @@
 """Batches of faces, by index, and the tensors that they are taken from."""
 
-import contextlib
+import functools
+import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from flr.augment.draws import order, uniform
 from flr.data.crops import CropStore
 from flr.errors import UserError
 from flr.landmarks.geometry import invert
-from flr.system import in_order
+from flr.system import start_worker
 
 
 @dataclass(frozen=True)
@@ -95,29 +100,68 @@ class IndexBatches:
 
 
 class AugmentedBatches:
-    """`IndexBatches` beside their pictures, which worker processes bend ahead of the training.
+    """`IndexBatches` with their images, which worker processes augment ahead of the training.
 
     Args:
-        batches: what they go with.
-        bend: takes the visits (n,) of an epoch in their order; gives what makes picture i of them, (H, W, C) uint8.
-        workers: processes; below 2 for none beside this one.
+        batches: The batches of indices.
+        bend: Takes the visits (n,) of an epoch in their order; returns what makes image i of them, (H, W, C) uint8.
+        workers: Number of processes; 0 for none, as on systems without fork.
     """
 
     def __init__(
         self, batches: IndexBatches, bend: Callable[[np.ndarray], Callable[[int], np.ndarray]], workers: int
     ) -> None:
-        self.batches, self.bend, self.workers = batches, bend, workers
+        self.batches, self.bend = batches, bend
+        self.workers = workers if sys.platform == "linux" else 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         parts = list(self.batches)
-        visits = torch.cat(parts).numpy()
-        share = -(-len(parts[0]) // max(1, self.workers))  # so that the next batch is made while this one is learned
-        with contextlib.closing(in_order(self.bend(visits), len(visits), self.workers, share)) as pictures:
-            for part in parts:
-                yield part, torch.from_numpy(np.stack([next(pictures) for _ in part]))
+        last = np.cumsum([len(part) for part in parts])
+        loader: DataLoader[np.ndarray] = DataLoader(
+            _Images(self.bend(torch.cat(parts).numpy())),
+            batch_sampler=[list(range(end - len(part), end)) for part, end in zip(parts, last, strict=True)],
+            num_workers=self.workers,
+            collate_fn=list,
+            worker_init_fn=functools.partial(_start_worker, os.getpid()),
+            multiprocessing_context="fork" if self.workers else None,  # which shares the store without a copy
+            generator=torch.Generator(),  # else it draws from the training's own
+        )
+        # A fork copies the lock of OpenCV's thread pool but not its threads: a child that meets it waits for ever.
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            for part, images in zip(parts, loader, strict=True):
+                if errors := [image for image in images if isinstance(image, UserError)]:
+                    raise errors[0]
+                yield part, torch.from_numpy(np.stack(images))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a worker process was killed, as happens when memory runs out; lower data.workers"
+            ) from error
+        finally:
+            cv2.setNumThreads(threads)
+
+
+def _start_worker(parent: int, worker: int) -> None:
+    start_worker(parent)
+
+
+@dataclass(frozen=True)
+class _Images(Dataset[Any]):
+    """The images of an epoch. Errors are returned, since a DataLoader would raise them with a traceback in their text."""
+
+    make: Callable[[int], np.ndarray]
+
+    def __getitem__(self, i: int) -> np.ndarray | UserError:
+        try:
+            return self.make(i)
+        except UserError as error:
+            return error
 
 
 def take_rows(values: Tensor, index: Tensor) -> Tensor:

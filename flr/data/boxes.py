@@ -18,7 +18,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.files import writing
 from flr.landmarks.geometry import box_crop
-from flr.system import in_order
+from flr.system import parallel_map
 
 Offset = tuple[float, float, float, float] | None
 FOUND = (
@@ -233,7 +233,7 @@ def _of_pictures(
 
             boxes = np.empty((len(table), 4))
             with tqdm(total=len(table), desc="Finding boxes", unit="face", disable=None) as bar:
-                for rows, found in zip(pictures, in_order(work, len(pictures), workers), strict=True):
+                for rows, found in zip(pictures, parallel_map(work, len(pictures), workers), strict=True):
                     boxes[rows] = found
                     bar.update(len(rows))
             with writing(path) as aside:

@@ -20,7 +20,7 @@ from flr.data.table import FaceTable, leave_out
 from flr.errors import UserError
 from flr.files import write_json, writing_folder
 from flr.landmarks.geometry import box_crop, compose, transform, warp
-from flr.system import in_order
+from flr.system import parallel_map
 
 VERSION = 4  # of what is stored; raise it when the pixels of a crop would change
 
@@ -185,7 +185,7 @@ def _crop_all(
     pictures = np.zeros(len(table), SEEN)
 
     def work(u: int) -> tuple[dict[int, tuple[int, int, int, np.ndarray]], dict[int, str]]:
-        """Crop the faces of one image into the map, which forked processes share."""
+        """Crop the faces of one image into the map."""
         rows: list[int] = units[u].tolist()
         try:
             image = table.load(rows[0])
@@ -205,7 +205,7 @@ def _crop_all(
         return seen, faults
 
     with tqdm(total=len(table), desc=f"Cropping {table.form.split('[')[0]}", unit="face", disable=None) as bar:
-        for seen, faults in in_order(work, len(units), workers):
+        for seen, faults in parallel_map(work, len(units), workers):
             for row, values in seen.items():
                 pictures[row] = values
             bad |= faults

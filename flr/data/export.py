@@ -27,7 +27,7 @@ from flr.data.images import Files
 from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError, nearest
 from flr.files import writing_folder
-from flr.system import cores, in_order
+from flr.system import cores, parallel_map
 
 Form = Literal["csv", "coco", "pts", "xml"]
 
@@ -138,7 +138,7 @@ def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndar
         return (0, 0) if image is None else image.shape[:2]
 
     image, size = np.empty(len(table), object), np.zeros((len(table), 2), int)
-    done = tqdm(in_order(work, len(pictures), cores()), "Exporting", len(pictures), unit="picture", disable=None)
+    done = tqdm(parallel_map(work, len(pictures), cores()), "Exporting", len(pictures), unit="picture", disable=None)
     for rows, place, shape in zip(pictures, places, done, strict=True):
         image[rows], size[rows] = place, shape
     return image.astype(str), size

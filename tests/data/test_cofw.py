@@ -15,7 +15,7 @@ from flr.data.readers import cofw
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
-from flr.system import in_order
+from flr.system import parallel_map
 from tests.data.support import asymmetry, offset, stop
 from tests.fakes import cofw as fake
 
@@ -92,7 +92,7 @@ def test_workers_load_the_same(tmp_path: Path) -> None:
     fake.write(tmp_path, {"train": 36, "test": 4}, size=(40, 36))
     table = cofw.read(tmp_path)
     table.load(0)  # the parent has had the file open
-    loaded = in_order(table.load, len(table), workers=2)
+    loaded = parallel_map(table.load, len(table), workers=2)
     for i, picture in enumerate(loaded):
         np.testing.assert_array_equal(picture, table.load(i))
 

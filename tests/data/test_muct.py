@@ -25,7 +25,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import fit_similarity, transform
 from flr.landmarks.scheme import IBUG68, KAGGLE15, MUCT76
-from flr.system import in_order
+from flr.system import parallel_map
 from tests.data import support
 from tests.data.support import asymmetry
 from tests.fakes import ibug as ibug_fake
@@ -97,7 +97,7 @@ def test_kaggle_crop_is_the_picture(tmp_path: Path) -> None:
     kept, store = open_store(table, CropSettings(96, 1, WHOLE), 1.0, tmp_path / "cache", 2, strict=True)
     assert len(kept) == 73
     np.testing.assert_array_equal(store.images[..., 0], pictures)
-    apart = list(in_order(table.load, 73, 3))
+    apart = list(parallel_map(table.load, 73, 3))
     np.testing.assert_array_equal(apart, pictures)
 
 

@@ -3,10 +3,14 @@
 import hashlib
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from flr.data.readers import synthetic as reader
 from flr.data.synthetic import Face, render
 from flr.data.synthetic.draws import Draws
 from flr.data.synthetic.shape import sample_shape
@@ -160,3 +164,44 @@ def test_features_are_painted_under_their_points(faces: list[Face]) -> None:
 def test_covered_points_are_not_visible(faces: list[Face]) -> None:
     share = np.mean([f.visible for f in faces])
     assert 0.8 < share < 0.99
+
+
+def test_the_dataset_is_rendered_by_processes_which_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "FACES_OF_A_PROCESS", 1)
+    monkeypatch.setattr(reader, "cores", lambda: 2)
+    before = set(psutil.Process().children())
+    table = reader.read(tmp_path, train=30, val=3, test=3, size=64)
+    for i in (0, 17, 35):  # the test part comes first
+        expected = render(0, i, 64, 1, 0.5)
+        np.testing.assert_array_equal(table.load(i), expected.image)
+        np.testing.assert_array_equal(table.points[i], expected.points)
+    started = set(psutil.Process().children()) - before
+    assert not any("popen_loky" in " ".join(process.cmdline()) for process in started)
+
+
+RENDER = """
+import sys
+import time
+from pathlib import Path
+from pathlib import Path
+from flr.data.readers import synthetic
+synthetic.read(Path(sys.argv[1]), train=100_000, size=32)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+@pytest.mark.parametrize("victim", ["parent", "worker"])
+def test_rendering_that_is_killed_leaves_no_process(tmp_path: Path, victim: str) -> None:
+    process = psutil.Popen([sys.executable, "-c", RENDER, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    workers: list[psutil.Process] = []
+    while len(workers) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+        workers = [child for child in process.children() if "popen_loky" in " ".join(child.cmdline())]
+    time.sleep(2)
+    (process if victim == "parent" else workers[0]).kill()
+    _, errors = process.communicate(timeout=60)
+    assert victim == "parent" or "UserError: a process that renders faces was killed" in errors
+    _, left = psutil.wait_procs(workers, timeout=20)
+    assert not left

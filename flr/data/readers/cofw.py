@@ -104,7 +104,7 @@ def _files(root: Path, form: str) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures in the two files, by the faces' names. A call opens its file anew: forks cannot share an open one.
+    """The pictures in the two files, by the faces' names. A call opens its file anew, so that several threads may call at once.
 
     Attributes:
         files: ``train`` and ``test`` -> file.

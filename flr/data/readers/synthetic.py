@@ -1,12 +1,16 @@
 """Rendered faces with exact points, as if they had been downloaded: rendered once into ``root``, then read."""
 
 import hashlib
+import os
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
+import joblib
 import numpy as np
 from annotated_types import Ge
 from filelock import FileLock
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from flr.data.crops import reserve
@@ -15,7 +19,10 @@ from flr.data.table import FaceTable, digest_rows
 from flr.errors import UserError
 from flr.files import writing_folder
 from flr.landmarks.scheme import IBUG68
-from flr.system import cores, in_order
+from flr.system import cores, start_worker
+
+FACES_OF_A_PROCESS = 100  # about the time that a process takes to start
+BATCH = 16  # faces that a process renders at a time
 
 
 def read(
@@ -82,14 +89,27 @@ def read(
 
 
 def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, face: float) -> None:
+    """Render the faces into a folder, in processes, since most of the work is Python's and holds the interpreter."""
     points, visible = np.empty((count, 68, 2), np.float32), np.empty((count, 68), bool)
     shape = (count, size, size) if channels == 1 else (count, size, size, channels)
+    workers = min(cores(), 1 + count // FACES_OF_A_PROCESS)
+    parallel = joblib.Parallel(
+        workers, "loky", return_as="generator", batch_size=BATCH, initializer=start_worker, initargs=(os.getpid(),)
+    )
     with writing_folder(folder) as aside:
         images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, shape)
         reserve(aside / "images.npy")
-        faces = in_order(lambda i: render(seed, i, size, channels, face), count, cores())
-        for i, one in enumerate(tqdm(faces, "Rendering", count, unit="face", disable=None)):
-            images[i], points[i], visible[i] = one.image, one.points, one.visible
+        faces = parallel(joblib.delayed(render)(seed, i, size, channels, face) for i in range(count))
+        try:
+            for i, one in enumerate(tqdm(faces, "Rendering", count, unit="face", disable=None)):
+                images[i], points[i], visible[i] = one.image, one.points, one.visible
+        except BrokenExecutor as error:
+            raise UserError(
+                "a process that renders faces was killed, as happens when memory runs out; free memory and run this again"
+            ) from error
+        finally:
+            if workers > 1:
+                get_reusable_executor().shutdown(kill_workers=True)  # else they hold their memory for minutes
         images.flush()
         del images  # Windows renames no folder with a file that is mapped
         np.save(aside / "points.npy", points)
