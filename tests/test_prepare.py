@@ -19,15 +19,17 @@ def card_of(workspace: Workspace, name: str) -> tuple[Path, dict]:
 
 def test_a_set_gets_a_card(workspace: Workspace, tmp_path: Path) -> None:
     fake.write(tmp_path / "set", {"afw": 20, "helen/testset": 6})
-    (tmp_path / "set/afw/extra_1.pts").write_text("<b>version: 1</b>")
+    for i in range(12):
+        (tmp_path / f"set/afw/extra_{i}.pts").write_text("<b>version: 1</b>")
     done = workspace.run("flr.prepare", "data=ibug", f"data.root={tmp_path / 'set'}", "data.crop.size=48")
     folder, card = card_of(workspace, "ibug")
     assert card["faces"]["test"] == 6 and card["faces"]["train"] + card["faces"]["val"] == 20
-    assert len(card["left_out"]) == 1 and card["root"] == str(tmp_path / "set")
+    assert len(card["left_out"]) == 12 and card["root"] == str(tmp_path / "set")
     assert "26 faces in" in done.stdout and "a second" in done.stdout and str(folder / "card.html") in done.stdout
-    assert "note: 1 face(s) left out" in done.stdout
+    (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: 12 face(s) skipped: "))
+    assert note.count("extra_") == 10 and note.endswith("; and 2 more, see card.json")
     page = (folder / "card.html").read_text()
-    assert "<b>" not in page and "no picture" in page  # what comes from the set is escaped
+    assert "<b>" not in page and page.count("<li>") == 12  # what comes from the set is escaped
     assert page.count("data:image/") == 2 and "http" not in page  # faces and poses, self-contained
     html.parser.HTMLParser().feed(page)
     faces = cv2.imread(str(folder / "faces.jpg"))
@@ -58,7 +60,7 @@ def test_what_prepare_made_training_uses(workspace: Workspace, tmp_path: Path) -
     run = workspace.only_run()
     artifacts = [item.path for item in workspace.client().list_artifacts(run.info.run_id)]
     assert "card.json" in artifacts
-    assert "outside their pictures" in done.stderr  # the same findings
+    assert "outside their images" in done.stderr  # the same findings
 
 
 def test_nonsense_gets_a_card_and_is_refused_everywhere(workspace: Workspace, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_one_bad_training_face_is_named_counted_and_skipped(workspace: Workspace
     image = next(p for p in sorted((root / "afw").iterdir()) if p.suffix != ".pts")
     image.write_bytes(image.read_bytes()[:300])
     done = workspace.run("flr.train", *TINY, "data=ibug", f"data.root={root}", "data.batch_size=4")
-    assert image.stem in done.stderr and "1 face(s) left out" in done.stderr
+    assert image.stem in done.stderr and "1 face(s) skipped" in done.stderr
     run = workspace.only_run()
     assert "left_out.txt" in [a.path for a in workspace.client().list_artifacts(run.info.run_id)]
     assert image.stem in workspace.refuse("flr.train", *TINY, "data=ibug", f"data.root={root}", "data.strict=true")

@@ -75,7 +75,7 @@ def fault_of(mean: np.ndarray, scheme: Scheme) -> str | None:
     swapped = get_scheme(known_as).mirror_order
     errors = {}
     for fault, front in {
-        "": model[:, :2], "upside down": model[:, :2] * [1, -1], "with left and right exchanged": model[swapped, :2],
+        "": model[:, :2], "upside down": model[:, :2] * [1, -1], "mirrored, with left and right exchanged": model[swapped, :2],
     }.items():  # fmt: skip
         a, b = mean[used] - mean[used].mean(0), front[used] - front[used].mean(0)
         scale = (a * b).sum() / (b * b).sum()  # no rotation: it would turn one fault into another

@@ -16,13 +16,14 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.files import write_json
 
-VERSION = 3  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 4  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
 ENOUGH = 30  # faces from which a mean face says something
 ASYMMETRIC, HOPELESS = 0.15, 0.4  # deviations of the mean face from its mirror image, in box sides
 NEIGHBOURS = 8  # faces of one picture that each is held against
 ALIKE = 0.08  # distance of two thumbnails of one picture, each of mean 0 and norm 1; two people are about 1 apart
 DIRECTIONS = 12
+NAMED = 10  # skipped faces that a finding names
 SHOWN = 20  # examples that a card names of each kind
 
 
@@ -91,7 +92,7 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 
 def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
-    """Pictures that stand there more than once, and faces.
+    """Find images that occur more than once, and faces.
 
     Pictures are the same where their pixels are. Faces are the same where they are in one such picture and their
     boxes nearly agree (labelled twice), or where their crops look alike (see `look_alikes`): so a copy that was scaled
@@ -143,14 +144,14 @@ def look_alikes(pictures: np.ndarray) -> list[tuple[int, int]]:
 
 
 def groups_of(values: np.ndarray) -> list[np.ndarray]:
-    """Indices of each value that stands there more than once."""
+    """Return the indices of each value that occurs more than once."""
     order = np.argsort(values, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(values[order].astype(np.uint64)) != 0) + 1)
     return [part for part in parts if len(part) > 1]
 
 
 def identities(table: FaceTable) -> dict[str, Any]:
-    """Groups that stand in training and in another part as well, which makes the other part's errors too small."""
+    """Find groups that are in training and in another part too, which makes the errors of that part too small."""
     training = np.unique(table.group[table.split == "train"])
     crossing = {}
     for part in ("val", "test"):
@@ -207,60 +208,62 @@ def pose(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
 
 def findings(card: Mapping[str, Any]) -> list[str]:
     """What a person should know before training on this."""
-    told = []
+    lines = []
     same, twice = card["duplicates"]["same_picture"], card["duplicates"]["labelled_twice"]
     alike, faces = card["duplicates"]["look_alike"], sum(card["faces"].values())
     if card["left_out"]:
-        told.append(f"{len(card['left_out'])} face(s) left out; the first: {card['left_out'][0]}")
+        named, more = card["left_out"][:NAMED], len(card["left_out"]) - NAMED
+        lines.append(
+            f"{len(card['left_out'])} face(s) skipped: {'; '.join(named)}"
+            + (f"; and {more} more, see card.json" if more > 0 else "")
+        )
     if same["groups"]:
-        told.append(
+        lines.append(
             f"{same['groups']} image(s) occur more than once, {same['across_splits']} across splits, such as "
             f"{' and '.join(same['examples'][0][:2])}; keep one copy of each"
         )
     if twice["pairs"]:
-        told.append(
+        lines.append(
             f"{twice['pairs']} face(s) are labelled twice, {twice['across_splits']} across splits, such as "
             f"{' and '.join(twice['examples'][0])}; keep one label of each"
         )
     if alike["across_splits"]:
-        told.append(
+        lines.append(
             f"{alike['across_splits']} pair(s) of faces in different splits look alike, such as "
             f"{' and '.join(alike['examples'][0])}; compare them (card.json lists {min(SHOWN, alike['across_splits'])}), and "
             "take copies out of one split"
         )
     for part, found in card["identities"]["also_in_training"].items():
-        told.append(
+        lines.append(
             f"{found['faces']} of {found['of']} {part} faces are of {found['groups']} identities that are trained on too"
         )
     for part, count in card["not_detected"].items():
         if count:
-            told.append(f"the detector misses {count} {part} face(s); they are handled as the box policy says")
+            lines.append(f"the detector misses {count} {part} face(s); they are handled as the box policy says")
     if card["outside"]["points"]:
-        told.append(
-            f"{card['outside']['points']} point(s) of {card['outside']['faces']} face(s) lie outside their pictures"
+        lines.append(
+            f"{card['outside']['points']} point(s) of {card['outside']['faces']} face(s) lie outside their images"
         )
     deviation = card["symmetry"]["deviation"]
     if deviation is not None and deviation > ASYMMETRIC and card["symmetry"]["faces"] >= ENOUGH:
-        told.append(
+        lines.append(
             f"the mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}: "
             "are the pairs, or left and right, mixed up?"
         )
     if card["symmetry"]["fault"] and card["symmetry"]["faces"] >= ENOUGH:
-        told.append(f"the mean face stands {card['symmetry']['fault']}")
+        lines.append(f"the mean face is {card['symmetry']['fault']}")
     if card["face_side"] and card["face_side"]["median"] < 24:
-        told.append(f"half the faces are under {card['face_side']['median']:.0f} pixels wide")
+        lines.append(f"half the faces are under {card['face_side']['median']:.0f} pixels wide")
     if card["outside"]["faces"] > faces / 2:
-        told.append(
-            "most faces have points outside their pictures: are the labels of other pictures or in other units?"
-        )
-    return told
+        lines.append("most faces have points outside their images: are the labels of other images or in other units?")
+    return lines
 
 
 def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
     """Stop where a set's labels cannot be what they claim.
 
     Raises:
-        UserError: the mean face is nothing like its mirror image, or stands on its head, nearly every face has points outside its picture, or
+        UserError: the mean face is nothing like its mirror image, or is upside down, nearly every face has points outside its image, or
             the faces are a few pixels small.
     """
     deviation, faces = card["symmetry"]["deviation"], sum(card["faces"].values())
@@ -273,9 +276,11 @@ def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
             "is no face; fix the order of its points or the scheme's pairs"
         )
     elif card["symmetry"]["fault"]:
-        why = f"its mean face stands {card['symmetry']['fault']}; fix the axes of its points, or their names"
+        why = f"its mean face is {card['symmetry']['fault']}; fix the axes of its points, or their names"
     elif card["outside"]["faces"] > 0.9 * faces:
-        why = f"{card['outside']['faces']} of {faces} faces have points outside their pictures; fix the units of its labels"
+        why = (
+            f"{card['outside']['faces']} of {faces} faces have points outside their images; fix the units of its labels"
+        )
     elif card["face_side"]["median"] < 4:
         why = f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
     if why:

@@ -189,10 +189,7 @@ class TrainingSession:
         }
 
     def report_findings(self) -> None:
-        """Print the first skipped faces and what speaks against training on these data."""
-        assert self.data.table is not None
-        for fault in self.data.table.faults[:5]:
-            print(f"skipped {fault}", file=sys.stderr)
+        """Print the skipped faces and what speaks against training on these data."""
         for finding in self.data.card["findings"]:
             print(f"note: {finding}", file=sys.stderr)
 

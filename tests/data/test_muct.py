@@ -27,7 +27,7 @@ from flr.landmarks.geometry import fit_similarity, transform
 from flr.landmarks.scheme import IBUG68, KAGGLE15, MUCT76
 from flr.system import parallel_map
 from tests.data import support
-from tests.data.support import asymmetry
+from tests.data.support import asymmetry, dot_offsets
 from tests.fakes import ibug as ibug_fake
 from tests.fakes import muct as fake
 
@@ -37,20 +37,8 @@ LABELS = "muct-landmarks/muct76-opencv.csv"
 
 
 def offset(table: FaceTable, points: np.ndarray) -> np.ndarray:
-    """(2,) how far, on the mean, the dots of a fake's pictures lie from `points` (N, K, 2), in pixels."""
-    found = []
-    for i, face in enumerate(points):
-        image = table.load(i).astype(float)
-        grey = image if image.ndim == 2 else image.mean(2)
-        apart = np.linalg.norm(face[:, None] - face[None], axis=-1) + 99 * np.eye(len(face))
-        for x, y in face[apart.min(1) > 9]:  # a dot's window holds no other dot
-            left, top = round(float(x)) - 4, round(float(y)) - 4
-            window = grey[max(top, 0) : top + 9, max(left, 0) : left + 9]
-            if window.shape == (9, 9):
-                weight = np.clip(window - np.percentile(window, 60), 0, None)
-                ys, xs = np.mgrid[top : top + 9, left : left + 9]
-                found.append(((weight * xs).sum() / weight.sum() - x, (weight * ys).sum() / weight.sum() - y))
-    return np.mean(found, 0)
+    """Return the (2,) mean offset of the dots of a fake's images from `points` (N, K, 2), in pixels."""
+    return np.mean([each for i, face in enumerate(points) for each in dot_offsets(table.load(i), face)], 0)
 
 
 # ---------------------------------------------------------------- Kaggle's form
@@ -122,18 +110,13 @@ def quoted(text: str) -> bytes:
 
 KAGGLE_VARIANTS: dict[str, Callable[[str], bytes]] = {
     "windows": lambda text: text.replace("\n", "\r\n").encode(),
-    "mark": lambda text: text.encode("utf-8-sig"),
-    "no_last_end": lambda text: text.rstrip("\n").encode(),
     "quoted": quoted,
-    "quoted_windows": lambda text: b"\xef\xbb\xbf" + quoted(text).replace(b"\n", b"\r\n"),
     "quoted_pixels": lambda text: "\n".join(
         ",".join([*line.split(",")[:-1], f'" {line.split(",")[-1]} "']) for line in text.splitlines()
     ).encode(),
     "image_first": reordered,
     "columns_reversed": lambda text: "\n".join(",".join(line.split(",")[::-1]) for line in text.splitlines()).encode(),
     "semicolons": lambda text: text.replace(",", ";").encode(),
-    "tabs": lambda text: text.replace(",", "\t").encode(),
-    "empty_lines": lambda text: text.replace("\n", "\n\n").encode(),
 }
 
 
@@ -216,21 +199,14 @@ KAGGLE_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "empty": (lambda r: (r / "training.csv").write_text(""), ("training.csv", "no column", "'left_eye_center_x'")),
     "header_alone": (lambda r: cut(r / "training.csv", (r / "training.csv").read_text().index("\n") + 1), ("no row",)),
     "html": (lambda r: (r / "training.csv").write_text(HTML), ("training.csv", "web page")),
-    "html_test": (lambda r: (r / "test.csv").write_text(HTML), ("test.csv", "web page")),
-    "utf16": (lambda r: (r / "training.csv").write_text("left", "utf-16"), ("UTF-16",)),
-    "binary": (lambda r: (r / "training.csv").write_bytes(b"PK\3\4\0\0"), ("binary",)),
     "no_image_column": (lambda r: replace(r / "training.csv", ",Image", ",image"), ("no column", "'Image'",)),
     "renamed_column": (lambda r: replace(r / "training.csv", "nose_tip_y", "nose_tip"), ("no column", "'nose_tip_y'",)),
-    "doubled_column": (
-        lambda r: replace(r / "training.csv", "nose_tip_y", "nose_tip_x"), ("two columns named 'nose_tip_x'",),
-    ),
     "no_id_column": (lambda r: replace(r / "test.csv", "ImageId", "Id"), ("test.csv", "no column", "'ImageId'")),
     "cut_in_the_labels": (
         lambda r: cut(r / "training.csv", (r / "training.csv").read_text().rindex("\n", 0, -1) + 9),
         ("training.csv line 13: 1 cells, not 31",),
     ),
     "too_many_cells": (lambda r: edit(r / "training.csv", 3, 4, "1,2"), ("line 4: 32 cells, not 31",)),
-    "one_endless_line": (lambda r: (r / "training.csv").write_bytes(b"1" * 1_500_000), ("no column",)),
     "endless_row": (lambda r: edit(r / "training.csv", 2, 30, "1 " * 600_000), ("line 3: over 1,000,000 bytes",)),
     "mac_line_ends": (
         lambda r: (r / "training.csv").write_bytes((r / "training.csv").read_bytes().replace(b"\n", b"\r")),
@@ -241,7 +217,6 @@ KAGGLE_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ("no usable face", "training.csv#1: no point has a label"),
     ),
     "a_folder": (lambda r: folder(r / "training.csv"), ("training.csv",)),
-    "a_folder_test": (lambda r: folder(r / "test.csv"), ("test.csv",)),
     "both_forms": (lambda r: fake.write_muct(r, 1), ("holds both training.csv", "muct76-opencv.csv", "data.root=")),
 }  # fmt: skip
 
@@ -261,9 +236,7 @@ def test_kaggle_that_stops(tmp_path: Path, spoil: Callable[[Path], object], word
 
 KAGGLE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "word": (lambda r: edit(r / "training.csv", 2, 0, "left"), "training.csv#2", "training.csv line 3: 'left'"),
-    "na": (lambda r: edit(r / "training.csv", 2, 0, "NA"), "training.csv#2", "'NA' is not a number"),
     "nan": (lambda r: edit(r / "training.csv", 1, 5, "nan"), "training.csv#1", "not a finite number"),
-    "huge": (lambda r: edit(r / "training.csv", 1, 5, "1e400"), "training.csv#1", "'1e400'"),
     "no_labels": (
         lambda r: [edit(r / "training.csv", 12, k, "") for k in range(30)], "training.csv#12", "no point has a label",
     ),
@@ -292,14 +265,10 @@ def test_kaggle_faults_of_one_face(tmp_path: Path, spoil: Callable[[Path], objec
 PIXELS: dict[str, tuple[Callable[[str], str], str]] = {
     "short": (lambda cell: cell.rpartition(" ")[0], "9215 pixels, not 96 x 96"),
     "long": (lambda cell: cell + " 1", "9217 pixels, not 96 x 96"),
-    "another_size": (lambda cell: " ".join(cell.split()[: 48 * 48]), "2304 pixels, not 96 x 96"),
     "none": (lambda _: "", "0 pixels"),
-    "blanks": (lambda _: "   ", "0 pixels"),
     "over_255": (lambda cell: cell.replace(" ", " 256 ", 1).rpartition(" ")[0], "pixel of 256, over 255"),
     "huge": (lambda cell: "9" * 40 + cell[cell.index(" ") :], "over 255"),
-    "negative": (lambda cell: "-" + cell, "more than whole numbers"),
     "fraction": (lambda cell: cell.replace(" ", ".0 ", 1), "more than whole numbers"),
-    "word": (lambda cell: cell.replace(" ", " black ", 1), "more than whole numbers"),
 }
 
 
@@ -425,12 +394,15 @@ def test_submission_that_stops(tmp_path: Path, spoil: Callable[[Path], object], 
     assert not out.exists()
 
 
-def test_submission_of_what_is_no_number(tmp_path: Path) -> None:
+def test_submission_of_a_nan(tmp_path: Path) -> None:
     fake.write_kaggle(tmp_path)
     points = np.full((6, 15, 2), 48.0)
     points[1, 7, 1] = np.nan
-    call = lambda: kaggle.write_submission(tmp_path / "a.csv", tmp_path, [f"test.csv#{i}" for i in range(1, 7)], points)  # noqa: E731
-    stop(call, "test.csv#2", "left_eyebrow_outer_end_y", "no finite number")
+    names = [f"test.csv#{i}" for i in range(1, 7)]
+    stop(
+        lambda: kaggle.write_submission(tmp_path / "a.csv", tmp_path, names, points),
+        "test.csv#2", "left_eyebrow_outer_end_y", "no finite number",
+    )  # fmt: skip
     assert not (tmp_path / "a.csv").exists()
 
 
@@ -474,7 +446,7 @@ def test_muct_all_76(tmp_path: Path) -> None:
     assert (table.form, table.scheme) == ("muct76", MUCT76)
     np.testing.assert_array_equal(table.labelled, labelled)
     np.testing.assert_allclose(table.points[labelled], points[labelled], atol=1e-4)
-    np.testing.assert_allclose(offset(table, points), 0, atol=0.1)
+    np.testing.assert_allclose(offset(table, np.where(labelled[..., None], points, -99)), 0, atol=0.1)
     fewer = muct.read(tmp_path)
     np.testing.assert_array_equal(table.reduce("kaggle15", KAGGLE15).points, fewer.points)
     np.testing.assert_array_equal(table.box, fewer.box)
@@ -528,9 +500,7 @@ def test_muct_a_point_on_the_edge_has_a_label(tmp_path: Path) -> None:
 
 
 MUCT_VARIANTS: dict[str, Callable[[str], bytes]] = {
-    "windows": lambda text: text.replace("\n", "\r\n").encode(),
     "mark": lambda text: text.encode("utf-8-sig"),
-    "semicolons": lambda text: text.replace(",", ";").encode(),
     "quoted": quoted,
     "columns_reversed": KAGGLE_VARIANTS["columns_reversed"],
 }
@@ -545,17 +515,14 @@ def test_muct_variants(tmp_path: Path, change: Callable[[str], bytes]) -> None:
 
 
 MUCT_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "empty": (lambda r: (r / LABELS).write_text(""), (LABELS, "no row")),
     "html": (lambda r: (r / LABELS).write_text(HTML), (LABELS, "web page")),
     "column": (lambda r: replace(r / LABELS, ",x40,", ",x4O,"), ("no column", "'x40'",)),
-    "no_name": (lambda r: replace(r / LABELS, "name,", "file,"), ("no column", "'name'",)),
     "tail_in_part": (lambda r: replace(r / LABELS, ",x75,", ",q75,"), ("no column", "'x75'",)),
     "cut": (lambda r: cut(r / LABELS, (r / LABELS).stat().st_size - 90), ("line 11", "cells, not 154")),
     "no_pictures": (lambda r: (r / "jpg").rename(r / "gif"), ("no folder jpg/", "muct-a-jpg-v1.tar.gz")),
     "no_picture_at_all": (
         lambda r: [path.unlink() for path in (r / "jpg").iterdir()], ("no usable face is left of 5", "cannot be read"),
     ),
-    "a_folder": (lambda r: folder(r / LABELS), (LABELS, "cannot be read")),
     "only_mirrored": (
         lambda r: replace(r / LABELS, "\ni0", "\nir0"), ("no usable face",),
     ),
@@ -571,19 +538,14 @@ def test_muct_that_stops(tmp_path: Path, spoil: Callable[[Path], object], words:
 
 MUCT_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "number": (lambda r: edit(r / LABELS, 2, 9, "1e400"), "muct76-opencv.csv line 3: '1e400' is not a finite number"),
-    "word": (lambda r: edit(r / LABELS, 2, 9, "x"), "'x' is not a number"),
     "all_missing": (lambda r: [edit(r / LABELS, 2, k, "0") for k in range(2, 154)], "no point has a label"),
     "name": (lambda r: edit(r / LABELS, 2, 0, "face 1"), "line 3: its name is not of the form i000qa-fn"),
     "climbing": (lambda r: edit(r / LABELS, 2, 0, "../i000qb-fn"), "its name is not of the form"),
-    "absolute": (lambda r: edit(r / LABELS, 2, 0, "/etc/passwd"), "its name is not of the form"),
-    "letters": (lambda r: edit(r / LABELS, 2, 0, "iZoëqb-fn"), "its name is not of the form"),
     "twice": (lambda r: edit(r / LABELS, 2, 0, "i000qa-fn"), "it is listed twice"),
     "no_file": (lambda r: (r / "jpg/i000qb-fn.jpg").unlink(), "cannot be read"),
     "upper_case_suffix": (
         lambda r: (r / "jpg/i000qb-fn.jpg").rename(r / "jpg/i000qb-fn.JPG"), "its picture cannot be read",
     ),
-    "empty_file": (lambda r: (r / "jpg/i000qb-fn.jpg").write_bytes(b""), "an empty file"),
-    "folder": (lambda r: folder(r / "jpg/i000qb-fn.jpg"), "is no file"),
 }  # fmt: skip
 
 

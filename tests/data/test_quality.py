@@ -132,7 +132,7 @@ def test_faces_that_stand_well_are_not_refused(faces: Path, tmp_path: Path, sche
         (lambda points: np.abs(points - [0, 127]), "upside down"),
         (lambda points: points[:, IBUG68.mirror_order], "left and right exchanged"),
         (lambda points: points / 144, "outside|pixels wide"),  # shares in place of pixels
-        (lambda points: points + [90, 0], "outside their pictures"),  # of other pictures
+        (lambda points: points + [90, 0], "outside their images"),  # of other pictures
     ],
     ids=["order", "axes", "upside down", "exchanged", "shares", "shifted"],
 )

@@ -33,41 +33,31 @@ DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError, O
 
 
 def read(root: Path | None, strict: bool = False) -> FaceTable:
-    """COFW as published, in colour where both are there. A face is named by its part and its number, ``test/0001``.
+    """Read COFW as published, in colour if both forms exist. A face is named by its part and number, ``test/0001``.
 
-    An occluded point is labelled and not visible; the subset ``occlusion`` has the faces with such a point. Each
-    picture is its own group. `form` is ``cofw`` or ``cofw_grey``, with the counts where they are not the official ones:
+    An occluded point is labelled and not visible; the subset ``occlusion`` has the faces with such a point. Each image
+    is its own group. `form` is ``cofw`` or ``cofw_grey``, with the counts if they are not the official ones:
     ``cofw[train:1300|test:507]``.
 
     Args:
-        root: the folder that holds the two files.
-        strict: stop at the first fault of a face.
+        root: Folder of the two files.
+        strict: Stop at the first fault of a face.
 
     Raises:
-        UserError: a file is not there, or is damaged or none of this form; or a faulty face where one must stop (see
-            `flr.data.table.check_faces`).
+        UserError: A file is missing, damaged or not of this form, or a face is faulty (see `flr.data.table.check_faces`).
     """
     if root is None:
         raise UserError("data.root is null; set data.root=DIR")
-    there = [form for form in FORMS if all(os.path.lexists(path) for path in _files(root, form).values())]
-    if not there:
-        found = "COFW_train_color.mat and COFW_test_color.mat are not both in it"
-        raise UserError(
-            f"{root}: {found if root.is_dir() else 'there is no such folder'}; looked there also for COFW_train.mat "
-            f"and COFW_test.mat; get COFW_color.zip ({SITE}), unpack it so that this folder holds the first two, and "
-            "set data.root=DIR or the variable FLR_DATA"
-        )
-    form, files = there[0], _files(root, there[0])
+    form, files = _find(root)
     parts = [_read_part(path, split) for split, path in files.items()]
     name = np.concatenate([part.name for part in parts])
     numbers, size = np.concatenate([part.numbers for part in parts]), np.concatenate([part.size for part in parts])
     x, y, flags, box = np.split(numbers, [29, 58, 87], axis=1)
     hidden: np.ndarray = flags >= 0.5
     sized = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1)
-    bad = {int(i): "its box has no size" for i in np.flatnonzero(~sized)}
-    bad |= {
-        int(i): "an occlusion is not between 0 and 1" for i in np.flatnonzero(~((flags >= 0) & (flags <= 1)).all(1))
-    }
+    bad = dict.fromkeys(np.flatnonzero(~sized).tolist(), "its box has no size")
+    wrong = ~((flags >= 0) & (flags <= 1)).all(1)
+    bad |= dict.fromkeys(np.flatnonzero(wrong).tolist(), "an occlusion is not between 0 and 1")
     faults = parts[0].faults | parts[1].faults
     bad |= {i: faults[face] for i, face in enumerate(name.tolist()) if face in faults}
     table = FaceTable(
@@ -95,6 +85,20 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     if kept == TOTAL:
         return table
     return dataclasses.replace(table, form=f"{form}[train:{kept['train']}|test:{kept['test']}]")
+
+
+def _find(root: Path) -> tuple[str, dict[str, Path]]:
+    """Return the form whose two files exist, and part -> file."""
+    for form in FORMS:
+        files = _files(root, form)
+        if all(os.path.lexists(path) for path in files.values()):
+            return form, files
+    found = "COFW_train_color.mat and COFW_test_color.mat are not both in it"
+    raise UserError(
+        f"{root}: {found if root.is_dir() else 'there is no such folder'}; looked there also for COFW_train.mat and "
+        f"COFW_test.mat; get COFW_color.zip ({SITE}), unpack it so that this folder holds the first two, and set "
+        "data.root=DIR or the variable FLR_DATA"
+    )
 
 
 def _files(root: Path, form: str) -> dict[str, Path]:

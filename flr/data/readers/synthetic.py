@@ -30,23 +30,23 @@ def read(
     seed: Annotated[int, Ge(0)] = 0,
     size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1,
 ) -> FaceTable:  # fmt: skip
-    """The faces (seed, 0), (seed, 1), ...: first the test part, then validation, then training.
+    """Return the faces (seed, 0), (seed, 1), ...: first the test part, then validation, then training.
 
-    So a larger training part keeps the other parts, and a set is the first faces of every larger one.
+    So a larger training part keeps the other parts, and a dataset is the first faces of every larger one.
 
     Args:
-        root: the folder of rendered sets.
-        strict: nothing here can be at fault.
-        train: faces of the training part.
-        val: faces of the validation part.
-        test: faces of the test part.
-        seed: names the series.
-        size: side of a picture, pixels.
-        face: the points' extent as a share of the picture.
-        channels: 1 grey, 3 RGB.
+        root: Folder of rendered datasets.
+        strict: No effect: no face here is faulty.
+        train: Number of training faces.
+        val: Number of validation faces.
+        test: Number of test faces.
+        seed: Number of the series.
+        size: Side of an image, pixels.
+        face: Extent of the points as a share of the image.
+        channels: 1 for grey, 3 for RGB.
 
     Raises:
-        UserError: a part is empty, or `root` cannot be written.
+        UserError: A part is empty, or `root` cannot be written.
     """
     if root is None:
         raise UserError("data=synthetic renders into data.root; set data.root=DIR")
@@ -58,13 +58,7 @@ def read(
     # What a face shows is a function of these and of its number alone.
     settings = f"renderer {RENDERER_VERSION}, seed {seed}, size {size}, face {float(face)!r}, channels {channels}"
     folder = root.absolute() / hashlib.sha256(f"{settings}, {count} faces".encode()).hexdigest()[:16]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not folder.exists():
-                _render_all(folder, count, seed, size, channels, face)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); set data.root=DIR") from error
+    _render_once(folder, count, seed, size, channels, face)
     points, visible = np.load(folder / "points.npy"), np.load(folder / "visible.npy")
     images = np.load(folder / "images.npy", mmap_mode="r")
     split = np.repeat(["test", "val", "train"], [test, val, train])
@@ -86,6 +80,16 @@ def read(
         published=digest_rows([settings] * count, np.arange(count)),
         version=np.full(count, int(folder.name[:15], 16), np.int64),
     )
+
+
+def _render_once(folder: Path, count: int, seed: int, size: int, channels: int, face: float) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                _render_all(folder, count, seed, size, channels, face)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); set data.root=DIR") from error
 
 
 def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, face: float) -> None:
