@@ -27,7 +27,7 @@ from flr.landmarks.geometry import fit_similarity, transform
 from flr.landmarks.scheme import IBUG68, KAGGLE15, MUCT76
 from flr.system import parallel_map
 from tests.data import support
-from tests.data.support import asymmetry, dot_offsets
+from tests.data.support import asymmetry
 from tests.fakes import ibug as ibug_fake
 from tests.fakes import muct as fake
 
@@ -37,8 +37,20 @@ LABELS = "muct-landmarks/muct76-opencv.csv"
 
 
 def offset(table: FaceTable, points: np.ndarray) -> np.ndarray:
-    """Return the (2,) mean offset of the dots of a fake's images from `points` (N, K, 2), in pixels."""
-    return np.mean([each for i, face in enumerate(points) for each in dot_offsets(table.load(i), face)], 0)
+    """(2,) how far, on the mean, the dots of a fake's pictures lie from `points` (N, K, 2), in pixels."""
+    found = []
+    for i, face in enumerate(points):
+        image = table.load(i).astype(float)
+        grey = image if image.ndim == 2 else image.mean(2)
+        apart = np.linalg.norm(face[:, None] - face[None], axis=-1) + 99 * np.eye(len(face))
+        for x, y in face[apart.min(1) > 9]:  # a dot's window holds no other dot
+            left, top = round(float(x)) - 4, round(float(y)) - 4
+            window = grey[max(top, 0) : top + 9, max(left, 0) : left + 9]
+            if window.shape == (9, 9):
+                weight = np.clip(window - np.percentile(window, 60), 0, None)
+                ys, xs = np.mgrid[top : top + 9, left : left + 9]
+                found.append(((weight * xs).sum() / weight.sum() - x, (weight * ys).sum() / weight.sum() - y))
+    return np.mean(found, 0)
 
 
 # ---------------------------------------------------------------- Kaggle's form
@@ -446,7 +458,7 @@ def test_muct_all_76(tmp_path: Path) -> None:
     assert (table.form, table.scheme) == ("muct76", MUCT76)
     np.testing.assert_array_equal(table.labelled, labelled)
     np.testing.assert_allclose(table.points[labelled], points[labelled], atol=1e-4)
-    np.testing.assert_allclose(offset(table, np.where(labelled[..., None], points, -99)), 0, atol=0.1)
+    np.testing.assert_allclose(offset(table, points), 0, atol=0.1)
     fewer = muct.read(tmp_path)
     np.testing.assert_array_equal(table.reduce("kaggle15", KAGGLE15).points, fewer.points)
     np.testing.assert_array_equal(table.box, fewer.box)
@@ -490,13 +502,6 @@ def test_the_scheme_of_76_points() -> None:
     assert len(np.unique(points.round(6), axis=0)) == 76
     for small in MUCT76.reductions:
         np.testing.assert_allclose(MUCT76.reduce(points, small), IBUG68.reduce(face, small), atol=1e-9)
-
-
-def test_muct_a_point_on_the_edge_has_a_label(tmp_path: Path) -> None:
-    fake.write_muct(tmp_path, 1)
-    edit(tmp_path / LABELS, 1, 2 + 2 * 31, "0")  # x of the right eye alone
-    table = muct.read(tmp_path, strict=True)
-    assert table.labelled[0, 1] and table.points[0, 1, 0] == 0
 
 
 MUCT_VARIANTS: dict[str, Callable[[str], bytes]] = {
@@ -557,17 +562,6 @@ def test_muct_faults_of_one_face(tmp_path: Path, spoil: Callable[[Path], object]
     assert len(table) == 4 and len(table.faults) == 1
     assert reason in table.faults[0].reason
     stop(lambda: muct.read(tmp_path, strict=True), reason)
-
-
-@pytest.mark.parametrize("data", [HTML.encode(), b"\xff\xd8\xff", b"GIF89a"])
-def test_muct_pictures_at_fault(tmp_path: Path, data: bytes) -> None:
-    fake.write_muct(tmp_path, 1)
-    picture = tmp_path / "jpg/i000qa-fn.jpg"
-    for spoiled in (data, picture.read_bytes()[:-40]):
-        picture.write_bytes(spoiled)
-        table = muct.read(tmp_path, mirrored=True)
-        stop(lambda table=table: table.load(0), str(picture))
-        stop(lambda table=table: table.load(5), str(picture))
 
 
 # ---------------------------------------------------------------- whatever the bytes
