@@ -1,9 +1,12 @@
 """What the tests of several readers look at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from flr.data.table import FaceTable
 from flr.errors import UserError
@@ -49,3 +52,37 @@ def offset(table: FaceTable) -> np.ndarray:
     found = [each for i, points in enumerate(table.points) for each in dot_offsets(table.load(i), points)]
     assert len(found) > 5 * len(table)
     return np.mean(found, 0)
+
+
+Change = Callable[[bytes], bytes]
+CHUNKS = (
+    b",", b" ", b"\n", b"\r", b'"', b"\0", b"0", b"-", b"1e999", b"nan", b"\xff", b"\xed\xa0\x80", b"/../", b"image_id",
+    b"000001.jpg", b"<html>", b"9" * 400, b"\xef\xbb\xbf", b"_", b"\xd9\xa3",
+)  # fmt: skip
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Change:
+    """Draw a change of a file's bytes: some places changed, taken out or put in, or other bytes instead of all."""
+    noise = draw(st.one_of(st.none(), st.none(), st.binary(max_size=300)))
+    chunks = st.one_of(st.binary(max_size=8), st.sampled_from(CHUNKS))
+    edits = draw(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), chunks), max_size=5))
+
+    def change(data: bytes) -> bytes:
+        for place, length, chunk in edits:
+            at = int(place * len(data))
+            data = data[:at] + chunk + data[at + length :]
+        return data if noise is None else noise
+
+    return change
+
+
+@contextmanager
+def changed_file(path: Path, change: Change) -> Iterator[None]:
+    """Change a file for the time of a ``with`` block."""
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(change(kept))
+        yield
+    finally:
+        path.write_bytes(kept)

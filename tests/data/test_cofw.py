@@ -16,7 +16,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 from flr.system import parallel_map
-from tests.data.support import asymmetry, offset, stop
+from tests.data.support import Change, asymmetry, changed_file, changes, offset, stop
 from tests.fakes import cofw as fake
 
 TRAIN, TEST = "COFW_train_color.mat", "COFW_test_color.mat"
@@ -329,25 +329,16 @@ def mutable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(
-    edits=st.lists(st.tuples(st.floats(0, 0.999), st.binary(min_size=1, max_size=8)), max_size=8),
-    length=st.one_of(st.just(1.0), st.floats(0, 1)), noise=st.one_of(st.none(), st.none(), st.binary(max_size=200)),
-    name=st.sampled_from([TRAIN, TEST]), strict=st.booleans(),
+    changed=changes(), length=st.one_of(st.just(1.0), st.floats(0, 1)), name=st.sampled_from([TRAIN, TEST]),
+    strict=st.booleans(),
 )  # fmt: skip
-def test_any_bytes(mutable: Path, edits, length, noise, name, strict) -> None:
+def test_any_bytes(mutable: Path, changed: Change, length: float, name: str, strict: bool) -> None:
     """Whatever a file holds: faces whose pictures load or tell why not, or a UserError."""
-    path = mutable / name
-    kept = path.read_bytes()
-    data = bytearray(kept)
-    for place, chunk in edits:
-        at = int(place * len(data))
-        data[at : at + len(chunk)] = chunk
-    try:
-        path.write_bytes(bytes(data[: int(length * len(data))]) if noise is None else noise)
-        table = cofw.read(mutable, strict)
-        assert 0 < len(table) <= 5 and np.isfinite(table.points).all() and np.isfinite(table.box).all()
-        for i in range(len(table)):
-            assert table.load(i).dtype == np.uint8
-    except UserError as error:
-        assert "\n" not in str(error)
-    finally:
-        path.write_bytes(kept)
+    with changed_file(mutable / name, lambda data: changed(data)[: int(length * len(data))]):
+        try:
+            table = cofw.read(mutable, strict)
+            assert 0 < len(table) <= 5 and np.isfinite(table.points).all() and np.isfinite(table.box).all()
+            for i in range(len(table)):
+                assert table.load(i).dtype == np.uint8
+        except UserError as error:
+            assert "\n" not in str(error)

@@ -14,7 +14,7 @@ from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68, WFLW98
-from tests.data.support import asymmetry, offset, stop
+from tests.data.support import Change, asymmetry, changed_file, changes, offset, stop
 from tests.fakes import wflw as fake
 
 TRAIN, TEST = wflw.INDEX["train"], wflw.INDEX["test"]
@@ -115,12 +115,9 @@ def test_a_test_face_keeps_its_name_whatever_there_is_to_train_on(root: Path) ->
 
 VARIANTS: dict[str, Callable[[str], str]] = {
     "crlf": lambda text: text.replace("\n", "\r\n"),
-    "bom": lambda text: "\ufeff" + text,
     "tabs": lambda text: text.replace(" ", "\t"),
     "commas": lambda text: text.replace(" ", ","),
     "wide_blanks": lambda text: text.replace(" ", "  ").replace("\n", " \n"),
-    "no_last_newline": lambda text: text.rstrip("\n"),
-    "empty_lines": lambda text: text.replace("\n", "\n\n"),
     "attributes_as_floats": lambda text: text.replace(" 0 ", " 0.0 "),
 }
 
@@ -176,7 +173,6 @@ LIST = "list_98pt_rect_attr_train.txt"
 STOPS = {
     "html": (put(b"\n<!DOCTYPE html><html>404</html>"), f"{LIST}: a web page"),
     "empty": (put(b""), f"{LIST}: no row in it"),
-    "binary": (put(bytes(range(256))), "a binary file"),
     "folder": (folder, "cannot be read (Is a directory"),
     "cut": (lambda root: put((root / TRAIN).read_bytes()[:-600])(root), f"{LIST} line 8: "),
     "97_points": (words(lambda line: line[2:]), f"{LIST} line 3: 205 cells, not 207"),
@@ -184,7 +180,6 @@ STOPS = {
         lambda root: [words(lambda line: line[:200] + line[-1:], n)(root) for n in range(1, 9)],
         f"{LIST} line 1: 201 cells, not 207",
     ),
-    "blank_in_a_name": (words(lambda line: [*line, "x"]), f"{LIST} line 3: 208 cells, not 207"),
     "name_first": (
         lambda root: [words(lambda line: line[-1:] + line[:-1], n, TEST)(root) for n in (1, 2)],
         "list_98pt_rect_attr_test.txt line 1: '37--Soccer",
@@ -215,7 +210,6 @@ FAULTS = {
     "word": (word(5, "nose"), f"{LIST} line 3: 'nose' is not a number"),
     "nan": (word(0, "nan"), "line 3: 'nan' is not a finite number"),
     "1e400": (word(195, "1e400"), "line 3: '1e400' is not a finite number"),
-    "1e39": (word(195, "-1e39"), "line 3: '-1e39' is not a finite number"),
     "no_area": (words(lambda line: ["5.0"] * 196 + line[196:]), "its points span no area"),
     "flag": (word(201, "2"), f"{LIST} line 3: its expression is 2, not 0 or 1"),
     "half_a_flag": (word(205, "0.5"), "line 3: its blur is 0.5, not 0 or 1"),
@@ -224,15 +218,10 @@ FAULTS = {
         f"{LIST} line 3: its box has no size",
     ),
     "box_of_a_point": (words(lambda line: line[:198] + line[196:198] + line[200:]), "line 3: its box has no size"),
-    "box_word": (word(198, "wide"), "line 3: 'wide' is not a number"),
     "no_picture": (picture(lambda path: None), "its picture cannot be read (No such file"),
     "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its picture is an empty file"),
-    "folder": (picture(lambda path: path.mkdir()), "its picture is no file"),
-    "dangling_link": (picture(lambda path: path.symlink_to("nowhere")), "its picture cannot be read (No such file"),
     "climbing": (word(206, "../../../etc/passwd"), "leads out of the set's folder"),
-    "climbing_backwards": (word(206, "..\\etc"), "leads out of the set's folder"),
     "absolute": (word(206, "/etc/passwd"), "its picture cannot be read (No such file"),
-    "long_name": (word(206, "a" * 5000), "File name too long"),
 }  # fmt: skip
 
 
@@ -251,20 +240,6 @@ def test_a_face_listed_twice_shows_in_the_form(root: Path) -> None:
     path = root / TRAIN
     path.write_text(path.read_text() + path.read_text().split("\n")[2])
     assert wflw.read(root).form == "wflw[train:9|test:6]"
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"<html>404</html>", "an HTML or XML page"),
-        (b"\xff\xd8\xff\xe0" + bytes(200), "a truncated JPEG"),
-        (bytes(500), "not a picture"),
-    ],
-)
-def test_bad_pixels(root: Path, data: bytes, reason: str) -> None:
-    picture(lambda path: path.write_bytes(data))(root)
-    table = of(wflw.read(root), "train")
-    stop(lambda: table.load(2), "_2.jpg", reason)
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty", "deeper"])
@@ -292,32 +267,14 @@ def test_the_whole_set_reads_fast(tmp_path: Path) -> None:
     assert time.process_time() - start < 20
 
 
-@given(
-    edits=st.lists(
-        st.tuples(
-            st.floats(0, 1), st.integers(0, 12),
-            st.one_of(
-                st.binary(max_size=8), st.sampled_from([b"\n", b" ", b"2", b"\r", b"nan ", b"../", b"\xff", b"\0"])
-            ),
-        ),
-        max_size=5,
-    ),
-    noise=st.one_of(st.none(), st.none(), st.binary(max_size=200)),
-    name=st.sampled_from([TRAIN, TEST]), strict=st.booleans(),
-)  # fmt: skip
-def test_any_bytes(written: Path, edits, noise, name, strict) -> None:
+@given(changed=changes(), name=st.sampled_from([TRAIN, TEST]), strict=st.booleans())
+def test_any_bytes(written: Path, changed: Change, name: str, strict: bool) -> None:
     """Whatever a list holds: faces, or a UserError."""
-    path = written / name
-    kept = data = path.read_bytes()
-    for place, length, chunk in edits:
-        at = int(place * len(data))
-        data = data[:at] + chunk + data[at + length :]
-    try:
-        path.write_bytes(data if noise is None else noise)
-        table = wflw.read(written, strict)
+    with changed_file(written / name, changed):
+        try:
+            table = wflw.read(written, strict)
+        except UserError as error:
+            assert "\n" not in str(error)
+            return
         assert 0 < len(table) <= 19 and np.isfinite(table.points).all() and np.isfinite(table.box).all()
         assert table.fingerprint()
-    except UserError as error:
-        assert "\n" not in str(error)
-    finally:
-        path.write_bytes(kept)

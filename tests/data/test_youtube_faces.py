@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from flr.data.readers import youtube_faces
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from tests.data.support import asymmetry, offset, stop
+from tests.data.support import Change, asymmetry, changed_file, changes, offset, stop
 from tests.fakes import ibug as drawn
 from tests.fakes import youtube_faces as fake
 
@@ -136,14 +137,8 @@ def _columns(text: str) -> str:
 
 VARIANTS: dict[str, Callable[[str], str]] = {
     "crlf": lambda text: text.replace("\n", "\r\n"),
-    "bom": lambda text: "\ufeff" + text,
-    "semicolons": lambda text: text.replace(",", ";"),
-    "tabs": lambda text: text.replace(",", "\t"),
     "columns_swapped": _columns,
     "more_columns": lambda text: text.replace("\n", ",0\n").replace("135,0\n", "135,note\n"),
-    "no_last_newline": lambda text: text.rstrip("\n"),
-    "empty_lines": lambda text: text.replace("\n", "\n\n"),
-    "blanks": lambda text: text.replace(",", ", "),
     "quoted": lambda text: text.replace("Luis_Fonsi_00.jpg", '"Luis_Fonsi_00.jpg"'),
     "whole_numbers": lambda text: text.replace(".0,", ","),
 }
@@ -197,9 +192,6 @@ FLAT = WHOLE.split("\n")[0] + "\nLuis_Fonsi_00.jpg" + ",5" * 136 + "\nAdam_Sandl
 STOPS = {
     "html": (put("<!DOCTYPE html><html>404</html>"), f"{TRAIN}: a web page"),
     "empty": (put(""), f"{TRAIN}: no row in it"),
-    "only_a_header": (put(WHOLE.split("\n")[0]), "no row in it"),
-    "binary": (put(bytes(range(256))), "a binary file"),
-    "utf16": (put(WHOLE.encode("utf-16")), "UTF-16 text"),
     "folder": (folder, "cannot be read (Is a directory"),
     "no_name_column": (edit(",0,1,2", "name,0,1,2"), "no column ''"),
     "missing_column": (edit(",17,", ",x,"), "no column '17'"),
@@ -207,7 +199,6 @@ STOPS = {
     "67_points": (put(NARROW), "no column '134'"),
     "cut": (lambda root: put((root / TRAIN).read_text()[:-40])(root), f"{TRAIN} line 22: "),
     "more_cells": (edit("Luis_Fonsi_01.jpg,", "Luis_Fonsi_01.jpg,7,"), f"{TRAIN} line 3: 138 cells, not 137"),
-    "quotes": (edit("Luis_Fonsi_01.jpg", '"Luis_Fonsi_01.jpg'), TRAIN),
     "no_test_table": (lambda root: (root / TEST).unlink(), f"no {TEST} is in it; get the frames"),
     "faulty_test_face": (edit(f"{TESTED}_51.jpg,", f"{TESTED}_51.jpg,x"), "line 18: 'x"),
 }  # fmt: skip
@@ -245,22 +236,14 @@ def picture(change: Callable[[Path], object]) -> Callable[[Path], object]:
 FAULTS = {
     "word": (cell("nose"), f"{TRAIN} line 3: 'nose' is not a number"),
     "nan": (cell("nan"), "line 3: 'nan' is not a finite number"),
-    "inf": (cell("-inf"), "line 3: '-inf' is not a finite number"),
     "1e400": (cell("1e400"), "line 3: '1e400' is not a finite number"),
-    "1e39": (cell("1e39"), "line 3: '1e39' is not a finite number"),
-    "underscore": (cell("1_0"), "line 3: '1_0' is not a number"),
     "empty_cell": (cell(""), f"{TRAIN} line 3: a cell is empty"),
     "no_area": (put(FLAT), "its points span no area"),
     "no_picture": (picture(lambda path: None), "its picture cannot be read (No such file"),
     "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its picture is an empty file"),
-    "folder": (picture(lambda path: path.mkdir()), "its picture is no file"),
-    "dangling_link": (picture(lambda path: path.symlink_to("nowhere")), "its picture cannot be read (No such file"),
     "twice": (edit("Luis_Fonsi_01.jpg", "Luis_Fonsi_00.jpg"), "it is listed twice"),
     "climbing": (edit("Luis_Fonsi_01.jpg", "../../etc/passwd"), "leads out of the set's folder"),
-    "climbing_backwards": (edit("Luis_Fonsi_01.jpg", "..\\Luis_Fonsi_01.jpg"), "leads out of the set's folder"),
-    "absolute": (edit("Luis_Fonsi_01.jpg", "/etc/passwd"), "its picture cannot be read"),
     "no_name": (edit("Luis_Fonsi_01.jpg", ""), "its picture is no file"),
-    "long_name": (edit("Luis_Fonsi_01.jpg", "Luis_Fonsi_" + "a" * 5000), "File name too long"),
 }  # fmt: skip
 
 
@@ -272,20 +255,6 @@ def test_faults(root: Path, spoil: Callable[[Path], object], reason: str) -> Non
     assert len(table.faults) == 1 and reason in table.faults[0].reason
     assert np.isfinite(table.points).all() and len(set(table.name)) == len(table) <= COUNT - 1
     stop(lambda: youtube_faces.read(root, strict=True), str(root), reason, "data.strict=false")
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"<!DOCTYPE html><html>404</html>", "an HTML or XML page"),
-        (b"\xff\xd8\xff\xe0" + bytes(200), "a truncated JPEG"),
-        (bytes(500), "not a picture"),
-    ],
-)
-def test_bad_pixels(root: Path, data: bytes, reason: str) -> None:
-    picture(lambda path: path.write_bytes(data))(root)
-    table = youtube_faces.read(root)
-    stop(lambda: table.load(1), "training/Luis_Fonsi_01.jpg", reason)
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty", "deeper"])
@@ -303,33 +272,18 @@ def test_nothing_there(tmp_path: Path, kind: str) -> None:
 
 
 @given(
-    edits=st.lists(
-        st.tuples(
-            st.floats(0, 1), st.integers(0, 12),
-            st.one_of(
-                st.binary(max_size=8), st.sampled_from([b"\n", b",", b'"', b"\r", b"nan", b"../", b"\xff", b"\0"])
-            ),
-        ),
-        max_size=5,
-    ),
-    noise=st.one_of(st.none(), st.none(), st.binary(max_size=200)),
-    name=st.sampled_from([TRAIN, TEST]), split=st.sampled_from(["identity", "published"]), strict=st.booleans(),
+    changed=changes(), name=st.sampled_from([TRAIN, TEST]), split=st.sampled_from(["identity", "published"]),
+    strict=st.booleans(),
 )  # fmt: skip
-def test_any_bytes(written: Path, edits, noise, name, split, strict) -> None:
+def test_any_bytes(written: Path, changed: Change, name: str, split: Any, strict: bool) -> None:
     """Whatever a table holds: faces, or a UserError."""
-    path = written / name
-    kept = data = path.read_bytes()
-    for place, length, chunk in edits:
-        at = int(place * len(data))
-        data = data[:at] + chunk + data[at + length :]
-    try:
-        path.write_bytes(data if noise is None else noise)
-        table = youtube_faces.read(written, strict, split)
+    with changed_file(written / name, changed):
+        try:
+            table = youtube_faces.read(written, strict, split)
+        except UserError as error:
+            assert "\n" not in str(error)
+            return
         assert 0 < len(table) <= COUNT + 5 and np.isfinite(table.points).all() and table.fingerprint()
-    except UserError as error:
-        assert "\n" not in str(error)
-    finally:
-        path.write_bytes(kept)
 
 
 # ---------------------------------------------------------------- the real set
