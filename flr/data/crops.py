@@ -107,7 +107,7 @@ def open_store(
         settings: the crop.
         margin: the store's side over the crop's, as the augmentation declares it; at least 1.
         cache: the folder of all stores.
-        workers: processes that decode; 0 for none beside this one.
+        workers: threads that decode.
         strict: whether one picture that cannot be decoded stops the run.
 
     Returns:

@@ -42,8 +42,8 @@ class FaceData(pl.LightningDataModule):
         strict: whether a fault of one face stops the run.
         scheme: a smaller scheme to reduce the labels to; None keeps the set's own.
         seed: of the order and the draws.
-        workers: processes that decode pictures, and bend them under ``augment=albumentations``; None takes the
-            number of cores.
+        workers: threads that decode images, and processes that augment them under ``augment=albumentations``; None
+            takes the number of cores.
         download: where to fetch the set from; None where it has no direct address.
     """
 

@@ -3,9 +3,6 @@
 import dataclasses
 import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -221,31 +218,10 @@ def test_two_processes_build_once(tmp_path, one_thread):
     assert sorted(log.read_text().split()) == list("012345")
 
 
-BUILD_BOTH_WAYS = """
-import sys, cv2, numpy as np
-from pathlib import Path
-from tests.data.test_crops import open_
-from tests.landmarks.painted import face_table
-cv2.setNumThreads(2)
-cv2.warpAffine(cv2.GaussianBlur(np.zeros((1200, 1200, 3), np.uint8), (0, 0), 3), np.eye(2, 3), (1000, 1000))
-table = face_table(("train",) * 70)  # more than one span of work
-stores = [open_(table, Path(sys.argv[1]) / str(workers), workers=workers)[1] for workers in (0, 2)]
-np.testing.assert_array_equal(stores[0].images, stores[1].images)
-"""
-
-
-def test_worker_processes_give_the_same_store(tmp_path):
-    """Also after this process has used OpenCV's threads, which a fork does not inherit."""
-    command = [sys.executable, "-c", BUILD_BOTH_WAYS, str(tmp_path)]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        _, errors = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its own workers too
-        process.wait()
-        pytest.fail("the workers hang")
-    assert process.returncode == 0, errors
+def test_threads_give_the_same_store(tmp_path):
+    table = face_table(("train",) * 70)  # more than one span of work
+    alone, together = (open_(table, tmp_path / str(workers), workers=workers)[1] for workers in (0, 3))
+    np.testing.assert_array_equal(alone.images, together.images)
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):

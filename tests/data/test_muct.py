@@ -27,7 +27,7 @@ from flr.landmarks.geometry import fit_similarity, transform
 from flr.landmarks.scheme import IBUG68, KAGGLE15, MUCT76
 from flr.system import parallel_map
 from tests.data import support
-from tests.data.support import asymmetry
+from tests.data.support import Change, asymmetry, changes
 from tests.fakes import ibug as ibug_fake
 from tests.fakes import muct as fake
 
@@ -567,35 +567,24 @@ def test_muct_faults_of_one_face(tmp_path: Path, spoil: Callable[[Path], object]
 # ---------------------------------------------------------------- whatever the bytes
 
 
-def mutated(data: bytes, draw: st.DataObject) -> bytes:
-    """A file with some bytes changed, taken out or put in."""
-    for _ in range(draw.draw(st.integers(1, 4))):
-        at = draw.draw(st.integers(0, len(data)))
-        gone = draw.draw(st.sampled_from([0, 1, 7, 400]))
-        data = (
-            data[:at]
-            + draw.draw(st.binary(max_size=6) | st.sampled_from([b",", b"\n", b'"', b"nan"]))
-            + data[at + gone :]
-        )
-    return data
-
-
-@given(draw=st.data())
-def test_whatever_the_bytes(draw: st.DataObject) -> None:
+@given(
+    form=st.sampled_from(["kaggle", "kaggle+answers", "muct"]),
+    edits=st.lists(st.tuples(st.integers(0, 2), st.booleans(), changes()), min_size=1, max_size=2),
+)  # fmt: skip
+def test_whatever_the_bytes(form: str, edits: list[tuple[int, bool, Change]]) -> None:
     """A table or a UserError, and each picture pixels or a UserError."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        if draw.draw(st.booleans()):
-            fake.write_kaggle(root, train=4, test=2, answers=draw.draw(st.booleans()))
-            names = ["training.csv", "test.csv", "IdLookupTable.csv"]
-        else:
+        if form == "muct":
             fake.write_muct(root, 1)
-            names = [LABELS]
-        for name in draw.draw(st.lists(st.sampled_from(names), min_size=1)):
-            data = (root / name).read_bytes()
-            near = data[:2000] if draw.draw(st.booleans()) else data  # where the header and the labels are
-            data = mutated(near, draw) + data[len(near) :] if draw.draw(st.integers(0, 9)) else draw.draw(st.binary())
-            (root / name).write_bytes(data)
+        else:
+            fake.write_kaggle(root, train=4, test=2, answers=form.endswith("answers"))
+        names = [LABELS] if form == "muct" else ["training.csv", "test.csv", "IdLookupTable.csv"]
+        for number, near, change in edits:
+            path = root / names[number % len(names)]
+            data = path.read_bytes()
+            size = 2000 if near else len(data)  # where the header and the labels are
+            path.write_bytes(change(data[:size]) + data[size:])
         try:
             table = muct.read(root)
         except UserError as error:
