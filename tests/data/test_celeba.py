@@ -339,7 +339,7 @@ STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "absolute": (_replace("list_landmarks", "000003.jpg", "/etc/passwd"), ("line 5: '/etc/passwd' is not the name of a",)),
     "climbing": (_replace("list_landmarks", "000003.jpg", "../a.jpg"), ("line 5: '../a.jpg' is not the name of a file",)),
     "part_3": (_replace("list_eval", "000012.jpg    2", "000012.jpg    3"), ("line 12: '3' is not 0, 1 or 2",)),
-    "person_word": (_replace("identity", "2880", "Ann"), ("identity_CelebA.txt line 1: 'Ann' is no person's number",)),
+    "person_word": (_replace("identity", "2880", "Ann"), ("identity_CelebA.txt line 1: 'Ann' is not a person's number",)),
 }  # fmt: skip
 
 

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 import flr
-from flr.config.instantiate import build
 from flr.data import archive, download
 from flr.data.download import Download
 from tests.data.support import stop
@@ -256,11 +255,6 @@ def test_a_second_fetch_asks_nothing_and_a_lost_file_comes_back(publisher: Publi
     assert (root / "labels.csv").stat().st_mtime_ns == before[root / "labels.csv"]
 
 
-def test_a_yaml_node_builds_it(publisher: Publisher, root: Path) -> None:
-    build({"_target_": "flr.data.download.Download", "urls": [publisher.url()], "strip": ["set"]}).fetch(root)
-    assert unpacked(root) == UNDER_ROOT
-
-
 @pytest.mark.parametrize(
     ("values", "reported"),
     [
@@ -398,7 +392,7 @@ def test_a_wrong_archive_that_was_put_there_by_hand_stays(
     assert publisher.seen == [] and unpacked(root) == {}
 
 
-@pytest.mark.parametrize("record", ["{", "[1]", '{"set.tar.gz": {"sha": 1}}', '{"set.tar.gz": 3}'])
+@pytest.mark.parametrize("record", ["{", "[1]", '{"set.tar.gz": {"sha": 1}}'])
 def test_a_damaged_record_is_reported(publisher: Publisher, root: Path, record: str) -> None:
     (root / "download").mkdir(parents=True)
     (root / "download/record.json").write_text(record)
@@ -418,7 +412,6 @@ UNSAFE = {
     "zip absolute": zip_of({"/tmp/evil": b"x"}),
     "zip drive": zip_of({"C:/evil": b"x"}),
     "zip symlink": zip_of({"ok": b""}, link=0o120777),
-    "zip device": zip_of({}, null=0o020666),
 }
 
 
@@ -451,13 +444,10 @@ DAMAGED = {
     "a bit of an image": flipped(TAR, 200_000),
     "checksum": flipped(TAR, len(TAR) - 6),
     "a header": bad_header(),
-    "short tar": tar_of(FILES, mode="w")[:500_000],
     "short zip": zip_of(FILES)[:-5000],
     "a bit of a zip": flipped(zip_of(FILES), 200_000),
     "encrypted zip": zip_of({"a": b"1"}).replace(b"PK\x01\x02\x14\x03\x14\0\0\0", b"PK\x01\x02\x14\x03\x14\0\1\0"),
-    "text": b"quota exceeded",
     "empty": b"",
-    "zip of nothing": zip_of({}),
     "tar of folders": tar_of({}, special("set", tarfile.DIRTYPE)),
 }
 
@@ -514,15 +504,13 @@ def test_a_file_of_the_user_is_never_replaced(publisher: Publisher, root: Path, 
     assert unpacked(root) == {mine: b"mine"} and kept(root) == {"set.tar.gz", "lock"}
 
 
-def test_files_that_are_there_already_stay_as_they_are(publisher: Publisher, root: Path) -> None:
+def test_files_that_are_there_already_stay(publisher: Publisher, root: Path) -> None:
     (root / "jpg").mkdir(parents=True)
     (root / "jpg/a.jpg").write_bytes(FILES["set/jpg/a.jpg"])
     (root / "jpg/mine.jpg").write_bytes(b"mine")
-    before = (root / "jpg/a.jpg").stat()
+    before = (root / "jpg/a.jpg").stat().st_ino
     of(publisher).fetch(root)
-    assert unpacked(root) == UNDER_ROOT | {"jpg/mine.jpg": b"mine"}
-    after = (root / "jpg/a.jpg").stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert unpacked(root) == UNDER_ROOT | {"jpg/mine.jpg": b"mine"} and (root / "jpg/a.jpg").stat().st_ino == before
 
 
 # ---------------------------------------------------------------- processes
@@ -572,26 +560,23 @@ def test_an_interrupted_transfer_leaves_nothing_that_looks_whole(
     assert unpacked(root) == UNDER_ROOT and kept(root) == {"set.tar.gz", "record.json", "lock"}
 
 
-KILL = "os.kill(os.getpid(), signal.SIGKILL)"
-MOMENTS = {
-    "all unpacked": f"download.move_files = lambda *_: {KILL}",
-    "half moved": "real, moved = os.rename, []\n"
-    f"def rename(a, b):\n    if len(moved) > 1: {KILL}\n    moved.extend([1] * ('temporary' not in str(b)))\n    real(a, b)\n"
-    "os.rename = rename",
-    "not yet recorded": f"download.write_json = lambda *_: {KILL}",
-}
+KILL = """
+real, moved = os.rename, []
+def rename(source, target):
+    if len(moved) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    moved.extend([1] * ("temporary" not in str(target)))
+    real(source, target)
+os.rename = rename
+"""
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_unpacking_that_was_killed_is_done_again(publisher: Publisher, root: Path, moment: str) -> None:
-    process = start(publisher, root, MOMENTS[moment])
+def test_unpacking_that_was_killed_is_done_again(publisher: Publisher, root: Path) -> None:
+    process = start(publisher, root, KILL)
     _, reported = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, reported
-    if moment == "all unpacked":
-        assert unpacked(root) == {}
-    elif moment == "half moved":  # whole files, but no table by which a reader would find the dataset
-        found = unpacked(root)
-        assert len(found) == 2 and found.items() <= UNDER_ROOT.items() and "labels.csv" not in found
+    found = unpacked(root)  # whole files, but no table by which a reader would find the dataset
+    assert len(found) == 2 and found.items() <= UNDER_ROOT.items() and "labels.csv" not in found
     of(publisher).fetch(root)
     assert unpacked(root) == UNDER_ROOT and kept(root) == {"set.tar.gz", "record.json", "lock"}
     assert len(publisher.seen) == 1  # the archive was there

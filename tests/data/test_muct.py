@@ -255,7 +255,7 @@ KAGGLE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "one_place": (
         lambda r: [edit(r / "training.csv", 1, k, "40") for k in range(30)], "training.csv#1", "span no area",
     ),
-    "id": (lambda r: edit(r / "test.csv", 2, 0, "two"), "test.csv line 3", "'two' is no whole number"),
+    "id": (lambda r: edit(r / "test.csv", 2, 0, "two"), "test.csv line 3", "'two' is not a whole number"),
     "same_id": (lambda r: edit(r / "test.csv", 2, 0, "1"), "test.csv#1", "listed twice"),
 }  # fmt: skip
 
@@ -311,8 +311,8 @@ ANSWER_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "empty": (lambda r: edit(r / "answers.csv", 7, 1, ""), ("RowId 7 ", "no Location")),
     "word": (lambda r: edit(r / "answers.csv", 7, 1, "x"), ("answers.csv line 8", "'x' is not a number")),
     "no_lookup": (lambda r: (r / "IdLookupTable.csv").unlink(), ("IdLookupTable.csv", "cannot be read")),
-    "no_picture": (lambda r: edit(r / "IdLookupTable.csv", 8, 1, "77"), ("RowId 8 ", "no picture in test.csv")),
-    "no_test": (lambda r: (r / "test.csv").unlink(), ("test.csv", "no such file")),
+    "no_picture": (lambda r: edit(r / "IdLookupTable.csv", 8, 1, "77"), ("RowId 8 ", "no image in test.csv")),
+    "no_test": (lambda r: (r / "test.csv").unlink(), ("test.csv", "not a regular file")),
     "test_face_at_fault": (
         lambda r: (edit(r / "test.csv", 2, 0, "1"), replace(r / "IdLookupTable.csv", ",2,", ",1,")),
         ("test.csv#1: it is listed twice", "never scored in part"),
@@ -387,7 +387,7 @@ SUBMISSION_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = 
     "feature": (
         lambda r: edit(r / "IdLookupTable.csv", 9, 2, "nose_tipx"), ("line 10", "'nose_tipx' (did you mean 'nose_tip_x'?)"),
     ),
-    "id": (lambda r: edit(r / "IdLookupTable.csv", 9, 1, "x"), ("line 10", "'x' is no whole number")),
+    "id": (lambda r: edit(r / "IdLookupTable.csv", 9, 1, "x"), ("line 10", "'x' is not a whole number")),
     "cells": (lambda r: edit(r / "IdLookupTable.csv", 9, 3, "1,2"), ("line 10: 5 cells, not 4",)),
     "twice": (lambda r: edit(r / "IdLookupTable.csv", 9, 0, "1"), ("a RowId twice",)),
     "no_table": (lambda r: (r / "IdLookupTable.csv").unlink(), ("cannot be read",)),
@@ -413,7 +413,7 @@ def test_submission_of_a_nan(tmp_path: Path) -> None:
     names = [f"test.csv#{i}" for i in range(1, 7)]
     stop(
         lambda: kaggle.write_submission(tmp_path / "a.csv", tmp_path, names, points),
-        "test.csv#2", "left_eyebrow_outer_end_y", "no finite number",
+        "test.csv#2", "left_eyebrow_outer_end_y", "not a finite number",
     )  # fmt: skip
     assert not (tmp_path / "a.csv").exists()
 

@@ -38,31 +38,31 @@ def read(
     split: Literal["official", "published", "none"] = "official",
     boxes: bool = True,
 ) -> FaceTable:
-    """CelebA, or as much of it as is there.
+    """Read CelebA, or as much of it as is there.
 
-    The list of landmarks is the index, and many copies hold a part of its pictures. Those are read, and `form` counts
-    the faces that came of it: ``celeba_wild`` has all 202599, ``celeba_wild[2344/202599]`` not. Aligned pictures were
-    turned and scaled by their own landmarks, which does a part of a net's work: the mean face alone errs by 8.3 % of the
-    eyes' distance in the first 32. So ``celeba_aligned`` is another protocol.
+    The list of landmarks is the index, and many copies hold a part of its images. `form` counts the faces that were
+    read: ``celeba_wild`` has all 202599, ``celeba_wild[2344/202599]`` not. Aligned images were rotated and scaled by
+    their own landmarks, which does a part of a model's work: the mean face alone errs by 8.3 % of the eyes' distance in
+    the first 32. So ``celeba_aligned`` is another protocol.
 
     No person crosses the official split; some cross the published one. Parts that are held out of training later are
-    held out by person where ``identity_CelebA`` is there, and else by picture.
+    held out by person if ``identity_CelebA`` is there, and else by image.
 
     Args:
-        root: the folder that holds the folders of pictures.
-        strict: stop where a listed picture is missing, and at the first fault of a face.
-        images: None takes those that are there, and ``wild`` where both are.
+        root: Folder of the folders of images.
+        strict: Stop if a listed image is missing, and at the first fault of a face.
+        images: None takes those that are there, and ``wild`` if both are.
         split: ``official``, by ``list_eval_partition``. ``published``, as `flr.models.celeba_cnn` was trained: the list's
             first 150000 faces are for training and validation, any after them for the test; ``+published`` in `form`.
             ``none``, for copies without a partition: all are for training; ``+by_identity`` or ``+by_picture`` in `form`,
             as parts will be held out.
         boxes: give ``list_bbox_celeba``'s boxes in the wild (pixels x_1 to x_1 + width - 1) and leave out the faces whose box
             there has no size, each named, also of the test part; aligned, where that list does not apply, give the whole
-            picture. False gives no boxes and keeps all faces.
+            image. False gives no boxes and keeps all faces.
 
     Raises:
-        UserError: nothing is there; a list is missing, does not name a face that is there, or is none of this set;
-            a faulty face where one must stop (see `flr.data.table.check_faces`).
+        UserError: Nothing is there, a list is missing, lacks a face or is not of this dataset, or a face is faulty (see
+            `flr.data.table.check_faces`).
     """
     if root is None:
         raise UserError("data.root is null; set data.root=DIR")
@@ -91,7 +91,7 @@ def read(
 
 
 def _pictures(root: Path, kinds: Sequence[str]) -> tuple[str, Path]:
-    """The first of `kinds` whose folder of pictures is there, and that folder."""
+    """Return the first of `kinds` whose folder of images exists, and that folder."""
     for kind in kinds:
         name = PICTURES[kind]
         for place in (root / name / name, root / name, root / "Img" / name / name, root / "Img" / name):
@@ -100,14 +100,14 @@ def _pictures(root: Path, kinds: Sequence[str]) -> tuple[str, Path]:
     looked = " or ".join(f"{PICTURES[kind]}/" for kind in kinds)
     found = f"no {looked} is in it" if os.path.isdir(root) else "there is no such folder"
     raise UserError(
-        f"{root}: {found}; looked there, and in Img/, for {looked}; get CelebA ({SITE}; its terms allow non-commercial "
+        f"{root}: {found}; get CelebA ({SITE}; its terms allow non-commercial "
         f"research only), unpack {looked} there, put {LANDMARKS['wild']}.txt and {BOXES}.txt (in the wild) or "
-        f"{LANDMARKS['aligned']}.txt, and {PARTITION}.txt, beside them, and set data.root=DIR or the variable FLR_DATA"
+        f"{LANDMARKS['aligned']}.txt, and {PARTITION}.txt next to them, and set data.root=DIR or the variable FLR_DATA"
     )
 
 
 def _find(root: Path, stem: str) -> Path | None:
-    """The list of that name."""
+    """Return the list of that name."""
     places = [root / folder / f"{stem}{kind}" for folder in ("", "Anno", "Eval") for kind in (".txt", ".csv")]
     return next((place for place in places if os.path.exists(place)), None)
 
@@ -120,7 +120,7 @@ def _list(root: Path, stem: str, otherwise: str = "") -> Path:
 
 
 def _sheet(path: Path, header: Sequence[str] | None = None) -> Sheet:
-    """A list; `header` names the columns of one that may do without. One bad row spoils it: it was cut or is another's."""
+    """Read a list; `header` has the columns of one that may lack them. One bad row stops: the list was cut or is another."""
     sheet = read_sheet(path, header=header, counted=header is None)
     if header and "image_id" in sheet.rows[0]:
         sheet = dataclasses.replace(sheet, columns=sheet.rows[0], rows=sheet.rows[1:], lines=sheet.lines[1:])
@@ -130,12 +130,12 @@ def _sheet(path: Path, header: Sequence[str] | None = None) -> Sheet:
 
 
 def _named(sheet: Sheet) -> list[str]:
-    """The pictures' names. CelebA's own list of landmarks has a column for them that its header leaves out."""
+    """Return the names of the images. CelebA's own list of landmarks has a column for them that its header leaves out."""
     return sheet.text("" if "" in sheet.columns and "image_id" not in sheet.columns else "image_id")
 
 
 def _landmarks(path: Path, folder: Path, strict: bool) -> tuple[list[str], np.ndarray, np.ndarray, dict[int, str]]:
-    """The n listed faces whose pictures are there: names, rows in the list (n,), points (n, 5, 2), index -> fault."""
+    """Return the n listed faces with images: names, rows in the list (n,), points (n, 5, 2), index -> fault."""
     sheet = _sheet(path)
     names = _named(sheet)
     for line, name in zip(sheet.lines, names, strict=True):
@@ -165,10 +165,10 @@ def _landmarks(path: Path, folder: Path, strict: bool) -> tuple[list[str], np.nd
 
 
 def _rows(sheet: Sheet, names: Sequence[str]) -> list[int]:
-    """Where `names` stand in another list.
+    """Return the rows of `names` in another list.
 
     Raises:
-        UserError: one is not there, or the list names a picture twice.
+        UserError: One is missing, or the list has an image twice.
     """
     listed = _named(sheet)
     place = {name: row for row, name in enumerate(listed)}
@@ -184,7 +184,7 @@ def _rows(sheet: Sheet, names: Sequence[str]) -> list[int]:
 
 
 def _boxes(root: Path, names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-    """(n, 4) each box's first column and row, width and height as they are listed; and index -> fault."""
+    """Return the (n, 4) first column and row, width and height of the boxes as listed; and index -> fault."""
     sheet = _sheet(_list(root, BOXES, " or set data.reader.boxes=false and data.crop.policy.source=truth"))
     rows = _rows(sheet, names)
     values, faults = sheet.numbers(("x_1", "y_1", "width", "height"))
@@ -192,14 +192,14 @@ def _boxes(root: Path, names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]
 
 
 def _box_edges(listed: np.ndarray) -> np.ndarray:
-    """(n, 4) edges in pixel-centre coordinates of listed boxes (n, 4); NaN where one has no size."""
+    """Return the (n, 4) edges in pixel-centre coordinates of listed boxes (n, 4); NaN for one without size."""
     box = box_edges(listed)
     box[~((listed[:, 2:] > 0) & (box[:, 2:] < LARGEST)).all(1)] = np.nan
     return box
 
 
 def _boxed(table: FaceTable, root: Path, strict: bool) -> FaceTable:
-    """The faces that have a box: without the others, which the set itself has, no crop of its own boxes could be had."""
+    """Skip the faces without a box, which the dataset itself has."""
     none = np.isnan(table.box).any(1)
     faults = [Fault(name, f"{BOXES} gives it a box of no size") for name in table.name[none].tolist()]
     if faults and (strict or none.all()):
@@ -210,7 +210,7 @@ def _boxed(table: FaceTable, root: Path, strict: bool) -> FaceTable:
 
 
 def _split(root: Path, split: str, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """(n,) str the part of each face."""
+    """Return the (n,) str part of each face."""
     if split != "official":
         return np.where((split == "published") & (rows >= PUBLISHED), "test", "train")
     path = _list(root, PARTITION, " or set data.reader.split=none, which takes every face for training")
@@ -227,7 +227,7 @@ def _split(root: Path, split: str, names: Sequence[str], rows: np.ndarray) -> np
 
 
 def _identities(root: Path, names: Sequence[str]) -> np.ndarray | None:
-    """(n,) str the person of each face; None without their list."""
+    """Return the (n,) str person of each face; None without their list."""
     path = _find(root, IDENTITY)
     if path is None:
         return None
@@ -237,6 +237,6 @@ def _identities(root: Path, names: Sequence[str]) -> np.ndarray | None:
     for row in rows:
         if not persons[row].isdecimal() or len(persons[row]) > 9:
             raise UserError(
-                f"{path} line {sheet.lines[row]}: '{persons[row][:40]}' is no person's number; fetch it again"
+                f"{path} line {sheet.lines[row]}: '{persons[row][:40]}' is not a person's number; fetch it again"
             )
     return np.array([persons[row] for row in rows])

@@ -17,8 +17,6 @@ from flr.landmarks.scheme import KAGGLE15
 TRAINING, TEST, LOOKUP, ANSWERS = "training.csv", "test.csv", "IdLookupTable.csv", "answers.csv"
 
 SIDE = 96
-
-
 FEATURES = tuple(
     f"{point}_{axis}"
     for point in (
@@ -29,11 +27,7 @@ FEATURES = tuple(
     )
     for axis in "xy"
 )  # fmt: skip
-
-
 LONGEST_ROW = 1_000_000  # bytes; Kaggle's have 36,000
-
-
 GET = (
     f"get {TRAINING}, {TEST} and {LOOKUP} from https://www.kaggle.com/c/facial-keypoints-detection/data (needs a login; "
     "unpack the .zip files), or jpg/ and muct-landmarks/ from the archives at "
@@ -44,19 +38,19 @@ GET = (
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Pictures that are the ``Image`` cells of tables.
+    """Images that are the ``Image`` cells of tables.
 
     Attributes:
-        places: a picture's name -> its table, and the first byte and the number of bytes of its cell.
+        places: Name -> its table, and the first byte and the number of bytes of its cell.
     """
 
     places: Mapping[str, tuple[Path, int, int]]
 
     def __call__(self, name: str) -> np.ndarray:
-        """The pixels (96, 96) uint8, by a file handle of this call's own: processes may load at the same time.
+        """Return the pixels (96, 96) uint8. Each call opens the file, so that several threads may call at once.
 
         Raises:
-            UserError: the cell does not hold 96 x 96 whole numbers from 0 to 255.
+            UserError: The cell does not hold 96 x 96 whole numbers from 0 to 255.
         """
         path, start, length = self.places[name]
         try:
@@ -79,6 +73,7 @@ class Cells:
 
 
 def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
+    """Read Kaggle's table (see `flr.data.readers.muct.read`)."""
     if answers is None:
         answers = os.path.exists(root / ANSWERS)
     sheet, cells = _rows(root / TRAINING, FEATURES)
@@ -132,18 +127,18 @@ def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> tuple[Sheet, np.ndarray]:
-    """The named columns of a table, and where its ``Image`` cells lie, in one pass that keeps no pixel.
+    """Read the named columns of a table and the places of its ``Image`` cells in one pass that keeps no pixel.
 
     Returns:
         The sheet of those columns, and (N, 2) int64 the first byte and the number of bytes of each row's pixels.
 
     Raises:
-        UserError: it cannot be read, is no such table, or a row has another number of cells than the first.
+        UserError: It cannot be read, is not such a table, or a row has another number of cells than the first.
     """
     rows, lines, cells = [], [], []
     try:
         if not path.is_file():
-            raise UserError(f"{path}: no such file, or none that is plain; {GET}")
+            raise UserError(f"{path}: not a regular file; {GET}")
         with path.open("rb", buffering=2**20) as stream:
             head = stream.readline(LONGEST_ROW)
             refuse_foreign(path, head)
@@ -178,21 +173,21 @@ def _plain(cell: bytes) -> str:
 
 
 def _image(image_id: str) -> str:
-    """The name of the picture of test.csv with that ImageId.
+    """Return the name of the image of test.csv with that ImageId.
 
     Raises:
-        ValueError: it is no whole number.
+        ValueError: It is not a whole number.
     """
     if not (image_id.isdecimal() and len(image_id) < 10):
-        raise ValueError(f"its ImageId '{image_id[:40]}' is no whole number")
+        raise ValueError(f"its ImageId '{image_id[:40]}' is not a whole number")
     return f"{TEST}#{int(image_id)}"
 
 
 def _lookup(path: Path) -> list[tuple[str, str, int]]:
-    """What Kaggle asks for, in its order: RowId, the picture's name, and which of `FEATURES`.
+    """Return what Kaggle asks for, in its order: RowId, name of the image, and index into `FEATURES`.
 
     Raises:
-        UserError: it cannot be read or is no such table.
+        UserError: It cannot be read or is not such a table.
     """
     sheet = read_whole_sheet(path)
     rows = []
@@ -211,7 +206,7 @@ def _lookup(path: Path) -> list[tuple[str, str, int]]:
 
 
 def read_whole_sheet(path: Path) -> Sheet:
-    """`read_sheet` of a file in which every row counts."""
+    """Read a sheet, and stop at a row with another number of cells."""
     sheet = read_sheet(path)
     for reason in sheet.ragged.values():
         raise UserError(f"{path}: {reason}; fetch it again")
@@ -219,7 +214,7 @@ def read_whole_sheet(path: Path) -> Sheet:
 
 
 def _answers(root: Path, names: Sequence[str]) -> np.ndarray:
-    """(N, 15, 2) the points of test pictures by answers.csv and the lookup table; NaN where that does not ask."""
+    """Return the (N, 15, 2) points of test images by answers.csv and the lookup table; NaN where that does not ask."""
     sheet = read_whole_sheet(root / ANSWERS)
     values, bad = sheet.numbers(["Location"])
     for reason in bad.values():
@@ -229,24 +224,22 @@ def _answers(root: Path, names: Sequence[str]) -> np.ndarray:
     points = np.full((len(names), len(FEATURES)), np.nan)
     for row, name, feature in _lookup(root / LOOKUP):
         if not np.isfinite(location.get(row, np.nan)) or name not in place:
-            raise UserError(
-                f"{root / LOOKUP}: RowId {row} has no Location in {ANSWERS}, or no picture in {TEST}; fix it"
-            )
+            raise UserError(f"{root / LOOKUP}: RowId {row} has no Location in {ANSWERS}, or no image in {TEST}; fix it")
         points[place[name], feature] = location[row]
     return points.reshape(len(names), len(KAGGLE15), 2)
 
 
 def write_submission(path: Path, root: Path, names: Sequence[str], points: np.ndarray) -> None:
-    """Write what Kaggle takes: the columns RowId and Location of ``IdLookupTable.csv``, in its order.
+    """Write a submission for Kaggle: the columns RowId and Location of ``IdLookupTable.csv``, in its order.
 
     Args:
-        path: the file to write; it becomes visible whole.
-        root: the folder that holds ``IdLookupTable.csv``.
-        names: N faces, among them all that it asks for: ``test.csv#IMAGEID``.
-        points: (N, 15, 2) predicted, pixels of the 96 x 96 pictures; clipped to 0..96.
+        path: File to write; it becomes visible whole.
+        root: Folder of ``IdLookupTable.csv``.
+        names: N faces, with all that it asks for: ``test.csv#IMAGEID``.
+        points: (N, 15, 2) predicted, pixels of the 96 x 96 images; clipped to 0..96.
 
     Raises:
-        UserError: the table cannot be read; or a face that it asks for is not there, or is no finite number.
+        UserError: The table cannot be read, or a face that it asks for is missing or not finite.
     """
     lookup = _lookup(root / LOOKUP)
     place = {name: i for i, name in enumerate(names)}
@@ -261,7 +254,7 @@ def write_submission(path: Path, root: Path, names: Sequence[str], points: np.nd
     ]
     if not np.isfinite(values).all():
         _, name, feature = lookup[int(np.argmin(np.isfinite(values)))]
-        raise UserError(f"{name}: the prediction of {FEATURES[feature]} is no finite number; nothing was written")
+        raise UserError(f"{name}: the prediction of {FEATURES[feature]} is not a finite number; nothing was written")
     with writing(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["RowId", "Location"])

@@ -36,7 +36,7 @@ def read(
     root: Path | None, strict: bool = False, points: Literal[15, 76] = 15, mirrored: bool = False,
     answers: bool | None = None,
 ) -> FaceTable:  # fmt: skip
-    """Kaggle's table or MUCT, whichever lies under `root`; `form` says which.
+    """Read Kaggle's table or MUCT, whichever is under `root`; `form` says which.
 
     Kaggle's form is ``muct_csv``. A training face is ``training.csv#ROW``, each its own group since no subject is
     known; a face of ``test.csv`` is ``test.csv#IMAGEID``, in the part ``unlabelled``. The box is the whole picture.
@@ -50,15 +50,15 @@ def read(
     The subset ``complete`` holds the faces whose every point is labelled: 2140 of Kaggle's, 3063 of MUCT's.
 
     Args:
-        root: the folder that holds either form.
-        strict: stop at the first fault of a face.
+        root: Folder of either form.
+        strict: Stop at the first fault of a face.
         points: 15 in Kaggle's order, or, in MUCT's form, all 76 of `MUCT76`.
-        mirrored: keep MUCT's mirrored rows, whose pictures are those of the others, turned round when loaded.
-        answers: whether to use ``answers.csv``; None where it is there.
+        mirrored: Keep MUCT's mirrored rows, whose images are those of the others, mirrored when loaded.
+        answers: Whether to use ``answers.csv``; None uses it if it exists.
 
     Raises:
-        UserError: neither form is there or both are; a file that is no such table; or a faulty face where one must
-            stop (see `flr.data.table.check_faces`).
+        UserError: Neither form is there or both are, a file is not such a table, or a face is faulty (see
+            `flr.data.table.check_faces`).
     """
     if root is None:
         raise UserError("data.root is null; set data.root=DIR")
@@ -83,13 +83,13 @@ def read(
 
 
 def _nothing(root: Path) -> str:
-    """What to say where neither form is there."""
+    """Return the error text if neither form is there."""
     if not root.is_dir():
         return f"{root}: there is no such folder; {GET}"
     for place in (TRAINING, *LANDMARKS):
         for path in sorted(root.glob(f"*/{place}")):
             folder = root / path.relative_to(root).parts[0]
-            return f"{root}: {place} lies one folder deeper; set data.root={folder}"
+            return f"{root}: {place} is one folder deeper; set data.root={folder}"
     return f"{root}: neither {TRAINING} nor {LANDMARKS[0]} is in it; {GET}"
 
 
@@ -98,30 +98,30 @@ def _nothing(root: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Mirrorable:
-    """Pictures of which some are wanted as in a mirror."""
+    """Images of which some are mirrored when loaded."""
 
     pictures: Callable[[str], np.ndarray]
 
     def __call__(self, name: str) -> np.ndarray:
-        """The pixels (see `flr.data.images.read_image`)."""
+        """Return the pixels (see `flr.data.images.read_image`)."""
         image = self.pictures(name.removeprefix(_TURNED))
         return np.ascontiguousarray(image[:, ::-1]) if name.startswith(_TURNED) else image
 
 
 def read_landmarks(path: Path, mirrored: bool = False) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    """The rows of MUCT's own table.
+    """Read the rows of MUCT's own table.
 
-    Copies of its first 68 points are passed on too: the last eight, more points of the eyelids, can be lacking.
+    Some copies have the first 68 points alone: the last eight are more points of the eyelids.
 
     Args:
         path: ``muct76-opencv.csv``.
-        mirrored: whether to keep the rows ``ir...``.
+        mirrored: Whether to keep the rows ``ir...``.
 
     Returns:
-        N names; (N, 76 or 68, 2) float64 points, NaN where one has no label; and row -> what is wrong with it.
+        N names; (N, 76 or 68, 2) float64 points, NaN without a label; and row -> its fault.
 
     Raises:
-        UserError: it cannot be read or is no such table.
+        UserError: It cannot be read or is not such a table.
     """
     sheet = read_whole_sheet(path)
     names = sheet.text("name")
