@@ -15,20 +15,11 @@ from flr.data.formats import dlib_xml, pts
 from flr.data.images import decode_image
 from flr.data.readers import ibug, ibug_xml
 from flr.errors import UserError
-from flr.landmarks.scheme import IBUG68
 from tests.data.support import asymmetry, offset, stop
 from tests.fakes import ibug as fake
 from tests.fakes import ibug_xml as fake_xml
 
 SMALL = {"afw": 4, "helen/testset": 3}
-
-
-@pytest.fixture
-def real() -> Path:
-    folder = os.environ.get("FLR_DATA")
-    if not folder:
-        pytest.skip("needs real files: FLR_DATA is not set")
-    return Path(folder)
 
 
 # ---------------------------------------------------------------- .pts
@@ -564,33 +555,13 @@ def test_xml_files_by_name(tmp_path: Path) -> None:
     stop(lambda: ibug_xml.read(tmp_path, test="nine.xml"), str(tmp_path / "nine.xml"), "data.reader.test=")
 
 
-# ---------------------------------------------------------------- fakes and real files
+# ---------------------------------------------------------------- real files
 
 
-def test_fakes_are_seeded(tmp_path: Path) -> None:
-    for name, parts, seed in (("a", SMALL, 0), ("b", {"helen/testset": 3}, 0), ("c", SMALL, 1)):
-        fake.write(tmp_path / name, parts, seed=seed)
-    a, b, c = (ibug.read(tmp_path / name) for name in "abc")
-    np.testing.assert_array_equal(a.points[4:], b.points)
-    assert not np.isclose(a.points, c.points).all((1, 2)).any()
-    fake.write(tmp_path / "d", SMALL, header=False)
-    assert ibug.read(tmp_path / "d").fingerprint() == a.fingerprint()
-
-
-def test_fake_faces_are_faces() -> None:
-    """Plausible: no point crosses to the other side's place, so the mean face is its own mirror image."""
-    points = fake.faces(200)
-    right, left = (points[:, list(side)].mean(1) for side in zip(*IBUG68.pairs, strict=True))
-    assert (right[:, 0] < left[:, 0]).all()
-    assert len(np.unique(points[:, 0].round(2), axis=0)) == 200
-    layout = fake.layout()
-    np.testing.assert_allclose(layout[IBUG68.mirror_order] * [-1, 1], layout, atol=1e-9)
-
-
-def test_real_300w(real: Path) -> None:
-    if not (real / "300w").is_dir():
-        pytest.skip(f"needs real files: no {real / '300w'}")
-    table = ibug.read(real / "300w", strict=True)
+def test_real_300w(real_data: Path) -> None:
+    if not (real_data / "300w").is_dir():
+        pytest.skip(f"needs real files: no {real_data / '300w'}")
+    table = ibug.read(real_data / "300w", strict=True)
     assert table.form == "ibug[afw+helen_train:872+lfpw_train:805|helen_test]"
     assert {name: int(mask.sum()) for name, mask in table.subsets.items()} == {
         "afw": 337, "helen_train": 872, "lfpw_train": 805, "helen_test": 330,
@@ -602,8 +573,8 @@ def test_real_300w(real: Path) -> None:
     assert table.load(0).ndim == 3
 
 
-def test_real_dlib_faces(real: Path) -> None:
-    root = real / "dlib_faces"
+def test_real_dlib_faces(real_data: Path) -> None:
+    root = real_data / "dlib_faces"
     if not root.is_dir():
         pytest.skip(f"needs real files: no {root}")
     train, test = (f"{split}ing_with_face_landmarks.xml" for split in ("train", "test"))
@@ -616,13 +587,13 @@ def test_real_dlib_faces(real: Path) -> None:
     assert all(cv2.cvtColor(table.load(i), cv2.COLOR_RGB2GRAY).std() > 5 for i in range(0, 43, 10))
 
 
-def test_real_forms_agree(real: Path, tmp_path: Path) -> None:
+def test_real_forms_agree(real_data: Path, tmp_path: Path) -> None:
     """The same faces by .pts and by an XML that was made from it elsewhere, to half a pixel."""
-    script = real / "make_forms.py"
+    script = real_data / "make_forms.py"
     if not script.is_file():
         pytest.skip(f"needs real files: no {script}")
     subprocess.run([sys.executable, str(script), str(tmp_path), "--limit", "20"], check=True, timeout=300)
-    xml, pts = ibug_xml.read(tmp_path / "ibug_xml", strict=True), ibug.read(real / "300w")
+    xml, pts = ibug_xml.read(tmp_path / "ibug_xml", strict=True), ibug.read(real_data / "300w")
     assert len(xml) == 40 and set(xml.subsets) == {"afw", "helen_test"}
     place = {name: i for i, name in enumerate(pts.name.tolist())}
     same = [place[name] for name in xml.name.tolist()]
