@@ -403,7 +403,9 @@ def test_a_killed_worker_is_told_and_the_run_goes_on(workspace: Workspace) -> No
             worker.kill()
         time.sleep(0.02)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2 and "worker" in err.splitlines()[-1] and "Traceback" not in err
+    assert process.returncode == 2 and "worker" in err.splitlines()[-1]
+    # torch's DataLoader may report the death of a second worker again, as an exception that Python ignores.
+    assert "Traceback" not in err.partition("Exception ignored in")[0]
     run = workspace.only_run()
     assert run.info.status == "FAILED"
     folder = workspace.folder(run.info.run_id)
