@@ -19,6 +19,7 @@ UNLABELLED = "unlabelled"  # the split of pictures that a set gives without labe
 # What a fingerprint tells apart: which faces and groups, their splits and subsets, the form and scheme with its
 # reductions, and the values in the files.
 FINGERPRINT_PARTS = ("faces", "splits", "scheme", "values")
+CHUNK = 4096  # rows that are encoded at once
 COLUMNS = ("points", "labelled", "visible", "box", "group", "split", "name", "image", "published", "version")
 
 
@@ -144,8 +145,12 @@ def digest_rows(*columns: np.ndarray | Sequence[Any]) -> np.ndarray:
     Returns:
         (N,) str.
     """
-    encoded = [_encode_rows(column) for column in columns]
-    return np.array([_digest(b"\0".join(row), 16) for row in zip(*encoded, strict=True)], "<U16")
+    columns = tuple(np.asarray(column) for column in columns)
+    digests: list[str] = []
+    for start in range(0, len(columns[0]), CHUNK):
+        encoded = [_encode_rows(column[start : start + CHUNK]) for column in columns]
+        digests += [_digest(b"\0".join(row), 16) for row in zip(*encoded, strict=True)]
+    return np.array(digests, "<U16")
 
 
 def _encode_rows(column: np.ndarray | Sequence[Any]) -> list[bytes]:

@@ -176,7 +176,7 @@ def test_where_a_scheme_is_looked_for(tmp_path: Path) -> None:
     assert len(reader.read(tmp_path, scheme="other.yml")) == 10
     assert len(reader.read(tmp_path, scheme=str(tmp_path / "other.yml"))) == 10
     stop(lambda: reader.read(tmp_path, scheme="celeba"), "nor a built-in scheme 'celeba' (did you mean 'celeba5'?)")
-    stop(lambda: reader.read(tmp_path, scheme="celeba5"), "no column 'eye r_x' belongs there")
+    stop(lambda: reader.read(tmp_path, scheme="celeba5"), "unknown column 'eye r_x'")
     fake.write(tmp_path / "b", "coco")
     (tmp_path / "b/scheme.yaml").unlink()
     stop(lambda: reader.read(tmp_path / "b"), "(5: mouth-l, mouth-r, nose, eye l, eye r)")
@@ -349,14 +349,14 @@ def test_points_beside_no_picture(small: Path, image: str) -> None:
     finally:
         (small.parent / "out.pts").unlink()
     assert len(table) == 1 and ".pts: " not in table.faults[0].reason
-    stop(lambda: read_csv(small, rows("p/a.jpg,unlabelled", ",train", header=header)), "line 3: image '' is no name")
+    stop(lambda: read_csv(small, rows("p/a.jpg,unlabelled", ",train", header=header)), "line 3: image '' is not a name")
 
 
 COLUMN_FAULTS = {
-    "unknown": ("image,spilt", "no column 'spilt' belongs there (did you mean 'split'?)"),
+    "unknown": ("image,spilt", "unknown column 'spilt' (did you mean 'split'?)"),
     "unnamed": (",image,split", "a column has no name"),
-    "no_image": ("picture,split", "no column 'picture' belongs there"),
-    "case": ("Image,split", "no column 'Image' belongs there (did you mean 'image'?)"),
+    "no_image": ("picture,split", "unknown column 'picture'"),
+    "case": ("Image,split", "unknown column 'Image' (did you mean 'image'?)"),
     "twice": ("image,image", "two columns named 'image'"),
 }
 
@@ -374,17 +374,17 @@ CSV_STOPS: dict[str, tuple[str | bytes, str]] = {
     "ragged": (rows(FACE, FACE[:-2]), "labels.csv line 3: 7 cells, not 8"),
     "decimal_commas": (rows("p/a.jpg,train,1,5,2,5,3,5,4,5,5,5,6,5"), "line 2: 14 cells, not 8"),
     "decimal_comma": (rows(FACE.replace(",1,", ",1,5,")), "a column has no name"),
-    "quote": (rows('"' + FACE), "labels.csv: "),
+    "quote": (rows('"' + FACE), "labels.csv line 2: unexpected end of data; fix its quotes"),
     "split": (rows(FACE.replace("train", "trian")), "line 2: its split is 'trian', not train, val, test, unlabelled"),
     "page": ("<!DOCTYPE html>\n<html>", "a web page"),
     "empty": ("", "no row in it"),
-    "header_alone": (rows(), "no usable row"),
+    "header_alone": (rows(), "no row in it"),
     "binary": (bytes(999), "a binary file"),
     "wide": ("image".encode("utf-16"), "UTF-16"),
     "long_name": (rows(FACE.replace("p/a", "p/" + "a" * 400)), "line 2: image 'p/aaa"),
-    "no_picture": (rows(FACE.replace("p/a.jpg", "")), "line 2: image '' is no name"),
-    "bell": (rows(FACE.replace("p/a", "p/\a")), r"line 2: image 'p/\x07.jpg' is no name"),
-    "subset": (rows(FACE + ",1", header=rows()[:-1] + ",subset_a@b"), "line 2: subset 'a@b' is no name"),
+    "no_picture": (rows(FACE.replace("p/a.jpg", "")), "line 2: image '' is not a name"),
+    "bell": (rows(FACE.replace("p/a", "p/\a")), r"line 2: image 'p/\x07.jpg' is not a name"),
+    "subset": (rows(FACE + ",1", header=rows()[:-1] + ",subset_a@b"), "line 2: subset 'a@b' is not a name"),
 }
 
 
@@ -534,8 +534,8 @@ COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
     "image": (_spoil("images", 1, value=7), "images[1] is no object"),
     "no_file": (_spoil("images", 1, "file_name", drop=True), "images[1]: file_name is missing"),
     "file": (_spoil("images", 1, "file_name", value=["a"]), "images[1]: file_name is ['a'], not str"),
-    "file_surrogate": (_spoil("images", 1, "file_name", value="\ud800"), "is no name"),
-    "file_zero": (_spoil("images", 1, "file_name", value="a\0b"), "is no name"),
+    "file_surrogate": (_spoil("images", 1, "file_name", value="\ud800"), "is not a name"),
+    "file_zero": (_spoil("images", 1, "file_name", value="a\0b"), "is not a name"),
     "image_twice": (_spoil("images", 1, "id", value=100), "images[1]: id 100 stands there twice"),
     "image_id": (_spoil("images", 1, "id", value=1.5), "images[1]: id is 1.5, not int or str"),
     "image_truth": (_spoil("images", 1, "id", value=True), "images[1]: id is True"),
@@ -556,10 +556,10 @@ COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
     "twin": (_spoil("categories", 1, "keypoints", value=[*NAMES, "nose"]), "one of them twice"),
     "category_twice": (_spoil("categories", 0, "id", value=3), "categories[1]: id 3 stands there twice"),
     "group": (_spoil("annotations", 0, "group", value=["g"]), "group is ['g']"),
-    "name": (_spoil("annotations", 0, "name", value=" a"), "name ' a' is no name"),
+    "name": (_spoil("annotations", 0, "name", value=" a"), "name ' a' is not a name"),
     "subsets": (_spoil("annotations", 0, "subsets", value="full"), "subsets is 'full', not list"),
     "subset": (_spoil("annotations", 0, "subsets", value=[1]), "subsets is 1, not str"),
-    "subset_name": (_spoil("annotations", 0, "subsets", value=["a,b"]), "subset 'a,b' is no name"),
+    "subset_name": (_spoil("annotations", 0, "subsets", value=["a,b"]), "subset 'a,b' is not a name"),
 }
 
 
@@ -634,8 +634,8 @@ XML_STOPS = {
     "cut": ("</images></dataset>", "", "malformed XML"),
     "no_file": ('file="train/000.jpg"', "", "its <image> number 1 has no file attribute"),
     "outside": ("train/000.jpg", "../000.jpg", "leads out of"),
-    "subset": ("<box ", "<box subsets='a,,b' ", "subset '' is no name"),
-    "name": ("<box ", "<box name=' a' ", "name ' a' is no name"),
+    "subset": ("<box ", "<box subsets='a,,b' ", "subset '' is not a name"),
+    "name": ("<box ", "<box name=' a' ", "name ' a' is not a name"),
 }
 
 

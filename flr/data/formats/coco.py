@@ -45,9 +45,7 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
         )
         subsets = _get({"subsets": [], **face}, "subsets", (list,), where)
         subsets = [_get({"subsets": name}, "subsets", (str,), where) for name in subsets]
-        yield FaceRecord(
-            where, files[image], split, points, hidden, box, group, name, subsets, fault, box_form="corner and size"
-        )
+        yield FaceRecord(where, files[image], split, points, hidden, box, group, name, subsets, fault)
 
 
 def load_json(path: Path) -> Any:

@@ -12,7 +12,16 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
 from flr.data.boxes import faces_of_pictures
-from flr.data.formats.records import FaceRecord, has_box, label_rows, no_labels, number_text, shortest, subsets_of
+from flr.data.formats.records import (
+    FaceRecord,
+    has_box,
+    label_rows,
+    no_labels,
+    number_text,
+    shortest,
+    subsets_of,
+    under,
+)
 from flr.data.formats.text import to_number
 from flr.data.table import UNLABELLED, FaceTable
 from flr.errors import UserError
@@ -56,10 +65,10 @@ def inside(root: Path, written: str, where: str) -> str:
     Raises:
         UserError: it says nothing, or leads out of `root`.
     """
-    path = PurePosixPath(written.replace("\\", "/"))
+    path = PurePosixPath(under(root, written))
     if not path.parts:
         raise UserError(f"{where} has no file attribute; name its picture or take the element out")
-    if path.is_absolute() or PureWindowsPath(written).drive or ".." in path.parts:
+    if path.is_absolute() or PureWindowsPath(path).drive or ".." in path.parts:
         raise UserError(f"{where} has file='{written}', which leads out of {root}; name it relative to that")
     file = str(path)
     if not os.path.exists(root / file):
@@ -131,7 +140,7 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
                 fault = f"{path.name}: {error}"
             group, name, subsets = (element.get(key, "") for key in ("group", "name", "subsets"))
             member = subsets.split(",") if subsets else []
-            yield FaceRecord(where, file, split, points, hidden, box, group, name, member, fault, box_form="pixels")
+            yield FaceRecord(where, file, split, points, hidden, box, group, name, member, fault)
 
 
 def _hidden(element: "Element", place: Mapping[str, int]) -> np.ndarray:
