@@ -58,7 +58,6 @@ LONG_MODULES = {
 LONG_COMMANDS = set(COMMANDS) & {"prepare"}
 # Functions above 60 lines.
 LONG_FUNCTIONS = {
-    "data.formats.label_csv.read_records",
     "data.readers.cofw.read",
     "data.readers.synthetic.read",
     "data.synthetic.paint.paint_mouth",

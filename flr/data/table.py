@@ -216,8 +216,8 @@ def from_files(
 def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     """Leave out the faces that no net should learn from, each with its reason.
 
-    A fault is a point that is not finite, no labelled point (save in the part ``unlabelled``), or a labelled extent of
-    no size, or a box of no size, as one far out comes to have by rounding.
+    A fault is a point that is not finite, no labelled point (save in the part ``unlabelled``), a labelled extent of no
+    size without a box, or a box of no size, as one far out comes to have by rounding.
 
     Raises:
         UserError: `strict`, or the fault lies in a test part (a test score must not depend on what could be read),
@@ -229,7 +229,7 @@ def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     reasons = (
         (~finite.all(1), "a point is not a finite number"),
         (~table.labelled.any(1) & (table.split != UNLABELLED), "no point has a label"),
-        ((extent <= 0).any(1) & (table.labelled.sum(1) > 1), "its points span no area"),
+        ((extent <= 0).any(1) & (table.labelled.sum(1) > 1) & ~sized, "its points span no area"),
         (~sized & ~np.isnan(table.box).all(1), "its box has no size"),
     )
     bad: dict[int, str] = {}

@@ -17,6 +17,7 @@ from flr.data.formats.records import (
     has_box,
     label_rows,
     no_labels,
+    note_skipped,
     number_text,
     shortest,
     subsets_of,
@@ -123,6 +124,7 @@ def _attribute(element: "Element", key: str) -> float:
 def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]:
     place = {f"{k:0{width}d}": k for width in (2, 1, 3) for k in range(len(scheme))}
     place |= {name: k for k, name in enumerate(scheme.names)}
+    skipped = 0
     for number, image in enumerate(read_images(path), 1):
         where = f"{path}: its <image> number {number}"
         file, boxes = inside(root, image.get("file", ""), where), image.findall("box")
@@ -130,6 +132,7 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
             boxes = [image]  # a face of which nothing is known
         for element in boxes:
             if element.get("ignore") in ("1", "true"):
+                skipped += 1
                 continue
             (points, hidden, box), fault = no_labels(len(scheme)), ""
             try:
@@ -141,6 +144,7 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
             group, name, subsets = (element.get(key, "") for key in ("group", "name", "subsets"))
             member = subsets.split(",") if subsets else []
             yield FaceRecord(where, file, split, points, hidden, box, group, name, member, fault)
+    note_skipped(path, skipped, "boxes with ignore='1'")
 
 
 def _hidden(element: "Element", place: Mapping[str, int]) -> np.ndarray:

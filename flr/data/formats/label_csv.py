@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isnan
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +27,7 @@ from flr.errors import UserError, nearest
 from flr.landmarks.scheme import Scheme
 
 TEXT = ("image", "split", "group", "name")
+PREDICTED = ("seconds", "face", "score", "uncertain")  # columns that a prediction adds, and that are not read
 
 
 def read_columns(root: Path, path: Path, split: str | None, scheme: Scheme) -> FaceColumns:
@@ -36,10 +37,10 @@ def read_columns(root: Path, path: Path, split: str | None, scheme: Scheme) -> F
         UserError: It is not such a file, or does not fit the scheme.
     """
     sheet = read_sheet(path, text=TEXT)
-    axes = [f"{name}_{axis}" for name in scheme.names for axis in "xy"]
+    axes = _axes(scheme)
     visible = {f"{name}_visible": k for k, name in enumerate(scheme.names) if f"{name}_visible" in sheet.columns}
     subsets = [column for column in sheet.columns if column.startswith("subset_")]
-    _check_columns(path, sheet.columns, {*TEXT, *BOX, *axes, *visible, *subsets})
+    _check_columns(path, sheet.columns, {*TEXT, *PREDICTED, *BOX, *axes, *visible, *subsets})
     count, faults = len(sheet), dict[int, str]()
 
     def numbers(columns: Sequence[str]) -> np.ndarray:
@@ -77,6 +78,10 @@ def read_columns(root: Path, path: Path, split: str | None, scheme: Scheme) -> F
             faults.setdefault(i, f"{path.name} line {sheet.lines[i]} has no points, and {fault}")
     members = {key.removeprefix("subset_"): flags[:, len(visible) + k] == 1 for k, key in enumerate(subsets)}
     return FaceColumns(where, image, splits, points, hidden, box, group, name, members, faults, first_pixel=int(in_pts))
+
+
+def _axes(scheme: Scheme) -> list[str]:
+    return [f"{name}_{axis}" for name in scheme.names for axis in "xy"]
 
 
 def _check_columns(path: Path, columns: Sequence[str], known: set[str]) -> None:
@@ -132,20 +137,34 @@ def _folders(top: Path) -> Iterator[Path]:
 
 
 def csv_rows(table: FaceTable, points: bool) -> Iterator[list[Any]]:
-    """The lines of labels.csv, with or without the points' places."""
+    """Yield the lines of labels.csv, with or without the points' coordinates."""
     hidden, boxed = table.labelled & ~table.visible, has_box(table)
-    told = np.flatnonzero(hidden.any(0)).tolist()
+    some_hidden = np.flatnonzero(hidden.any(0)).tolist()
     subsets = {name: mask for name, mask in table.subsets.items() if mask.any()}
-    sides = [f"{name}_{axis}" for name in table.scheme.names for axis in "xy"] if points else []
-    seen = [f"{table.scheme.names[k]}_visible" for k in told]
+    axes = _axes(table.scheme) if points else []
+    seen = [f"{table.scheme.names[k]}_visible" for k in some_hidden]
     edges = list(BOX) if boxed.any() else []
-    yield ["image", "split", "group", "name", *sides, *seen, *edges, *(f"subset_{name}" for name in subsets)]
+    yield ["image", "split", "group", "name", *axes, *seen, *edges, *(f"subset_{name}" for name in subsets)]
     boxes = shortest(table.box, table.box.astype(np.float64), lambda few: few).tolist()
     for i, marks in enumerate(label_rows(table)):
         row = [table.image[i], table.split[i], table.group[i], table.name[i]]
         if points:
             row += ["" if isnan(value) else value for mark in marks for value in mark]
-        row += [int(not hidden[i, k]) for k in told]
+        row += [int(not hidden[i, k]) for k in some_hidden]
         if edges:
             row += boxes[i] if boxed[i] else [""] * 4
         yield [*row, *(int(mask[i]) for mask in subsets.values())]
+
+
+def prediction_rows(
+    scheme: Scheme, faces: Iterable[tuple[Sequence[Any], Sequence[float], np.ndarray]]
+) -> Iterator[list[Any]]:
+    """Yield the lines of a prediction's CSV, which `read_columns` reads.
+
+    Args:
+        scheme: Scheme of the points.
+        faces: Of each face the image and the values of `PREDICTED`, the edges of its box and its points (K, 2).
+    """
+    yield ["image", *PREDICTED, *BOX, *_axes(scheme)]
+    for values, box, points in faces:
+        yield [*values, *(f"{value:.3f}" for value in (*box, *np.ravel(points)))]

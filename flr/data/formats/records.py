@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -166,6 +167,12 @@ def new_file(path: Path) -> TextIO:
 def subsets_of(table: FaceTable) -> list[list[str]]:
     """The subsets of each face."""
     return [[name for name, mask in table.subsets.items() if mask[i]] for i in range(len(table))]
+
+
+def note_skipped(path: Path, count: int, kind: str) -> None:
+    """Print how many entries of a file are not read."""
+    if count:
+        print(f"note: {path}: skipped {count} {kind}", file=sys.stderr)
 
 
 def has_box(table: FaceTable) -> np.ndarray:

@@ -270,10 +270,11 @@ def _parse(
             frame[column] = pandas.Series([cell.strip() for cell in frame[column]], dtype=object)
         return frame
 
+    lower = body.lower()
     try:
         frame = parse(numeric)
-        if not (frame[numeric].abs() >= LARGEST).any(axis=None):
-            return frame, {}
+        if not (frame[numeric].abs() >= LARGEST).any(axis=None) and "true" not in lower and "false" not in lower:
+            return frame, {}  # pandas takes a column of truth values for numbers
     except ValueError:
         pass
     frame, faults = parse([]), {}  # once more, to name the invalid cells

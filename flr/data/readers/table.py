@@ -18,7 +18,8 @@ Pictures are named relative to the root. Everywhere an integer coordinate is a p
 picture lie in the .pts of its stem beside it.
 
 ``labels_train.json`` and so on, a file a split, are COCO keypoints (https://cocodataset.org/#format-data): v is 0 for a
-point without a label, 1 for a hidden one, 2 for a visible one. Points are matched by the names that the category gives.
+point without a label, 1 for a hidden one, 2 for a visible one. Points are matched by the names that the category gives;
+they are in the scheme's order where its list of names is empty, as in mmpose's files.
 Whether COCO counts from a pixel's centre or corner is told differently by its users: numbers are taken as they stand,
 those of points and of boxes. An annotation may also have ``name``, ``group`` and ``subsets``, a list of names.
 
@@ -133,7 +134,7 @@ def _read_file(root: Path, path: Path, split: str | None, scheme: Scheme) -> Fac
     if path.suffix.lower() == ".csv":
         return label_csv.read_columns(root, path, split, scheme)
     if path.suffix.lower() == ".json":
-        return columns_of(coco.read_records(root, path, split or "train", scheme), count, "corner and size")
+        return columns_of(coco.read_records(path, split or "train", scheme), count, "corner and size")
     return columns_of(dlib_xml.read_records(root, path, split or "train", scheme), count, "pixels")
 
 
