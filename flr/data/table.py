@@ -217,7 +217,7 @@ def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     """Leave out the faces that no net should learn from, each with its reason.
 
     A fault is a point that is not finite, no labelled point (save in the part ``unlabelled``), a labelled extent of no
-    size without a box, or a box of no size, as one far out comes to have by rounding.
+    size (save of two points with a box), or a box of no size, as one far out comes to have by rounding.
 
     Raises:
         UserError: `strict`, or the fault lies in a test part (a test score must not depend on what could be read),
@@ -226,10 +226,11 @@ def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     finite = np.isfinite(table.points).all(-1) | ~table.labelled
     extent = np.nan_to_num(table.tight[:, 2:] - table.tight[:, :2])
     sized = np.isfinite(table.box).all(1) & (table.box[:, 2:] > table.box[:, :2]).all(1)
+    level = sized & (extent > 0).any(1) & (table.labelled.sum(1) == 2)  # such as two eyes at one height
     reasons = (
         (~finite.all(1), "a point is not a finite number"),
         (~table.labelled.any(1) & (table.split != UNLABELLED), "no point has a label"),
-        ((extent <= 0).any(1) & (table.labelled.sum(1) > 1) & ~sized, "its points span no area"),
+        ((extent <= 0).any(1) & (table.labelled.sum(1) > 1) & ~level, "its points span no area"),
         (~sized & ~np.isnan(table.box).all(1), "its box has no size"),
     )
     bad: dict[int, str] = {}
