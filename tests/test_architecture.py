@@ -57,7 +57,6 @@ LONG_MODULES = {
 LONG_COMMANDS: set[str] = set()
 # Functions above 60 lines.
 LONG_FUNCTIONS = {
-    "data.formats.label_csv.read_records",
     "data.synthetic.paint.paint_mouth",
     "data.synthetic.scene.paint_hair_front",
     "landmarks.scheme.Scheme.of",

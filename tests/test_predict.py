@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 from flr.data.boxes import overlap
-from flr.data.formats.pts import read_pts
 from flr.data.images import read_image
 from flr.data.readers.table import read as read_table
 from flr.data.synthetic.renderer import render
@@ -33,6 +32,7 @@ from flr.inference.writer import PredictionWriter, open_video
 from flr.landmarks.geometry import transform
 from flr.landmarks.scheme import get_scheme
 from tests.conftest import Done, Workspace
+from tests.data.support import read_pts
 
 ASKED: list[str] = []  # of `stream`
 BOX = "30,25,90,95"
@@ -85,7 +85,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def points_of(row: dict[str, str]) -> np.ndarray:
-    return np.array([float(value) for key, value in row.items() if key[:2] in ("x_", "y_")]).reshape(-1, 2)
+    return np.array([float(value) for key, value in row.items() if key[-2:] in ("_x", "_y")]).reshape(-1, 2)
 
 
 def test_every_form_holds_the_points_of_every_face(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
@@ -114,13 +114,23 @@ def test_every_form_holds_the_points_of_every_face(workspace: Workspace, checkpo
     )
 
 
-def test_coco_is_read_as_a_data_set(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
-    """So that a net's points can be mended by hand and learned from."""
-    predict(workspace, checkpoint, photos, "save=[coco]")
-    (workspace.path / "out" / "points.json").rename(photos / "labels_train.json")
-    table = read_table(photos, scheme="ibug68")
-    assert len(table) == 3 and table.labelled.all()
-    assert "listed twice" in str(table.faults[0])  # both boxes of a.png were the same
+@pytest.mark.parametrize("labels", ["points.csv", "points.json", "crops"])
+def test_a_prediction_is_read_as_a_dataset(workspace: Workspace, checkpoint: Path, photos: Path, labels: str) -> None:
+    """So that a model's points can be corrected by hand and learned from."""
+    lines = (workspace.path / "boxes.csv").read_text().splitlines()
+    (workspace.path / "boxes.csv").write_text("\n".join([*lines[:2], *lines[3:]]))  # one face in each image
+    predict(workspace, checkpoint, photos, "save=[csv,coco,crops]")
+    out = workspace.path / "out"
+    root = out if labels == "crops" else photos
+    table = read_table(root, strict=True, labels={"train": str(out / labels)}, scheme="ibug68")
+    predicted = np.array([points_of(row) for row in rows(out / "points.csv")])
+    assert len(table) == 3 and table.labelled.all() and set(table.split) == {"train"}
+    if labels == "crops":
+        assert table.load(0).shape == (256, 256, 3)
+    else:
+        assert table.image.tolist() == ["a.png", "b.png", "below/c.png"]
+        np.testing.assert_allclose(table.points, predicted, atol=1e-3)
+        np.testing.assert_allclose(table.box, [[30, 25, 90, 95]] * 3)
 
 
 def test_a_crashed_folder_goes_on_where_it_stopped(workspace: Workspace, checkpoint: Path, photos: Path) -> None:

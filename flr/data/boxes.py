@@ -143,13 +143,13 @@ def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -
         if np.isnan(box).any():
             box = np.where(np.isnan(box), [-0.5, -0.5, 0.5, 0.5], box)  # not decoded: the crop store says so
     else:
-        box = _given(table, policy.source)
+        box = _given(table, policy.source, policy.shape == "square")
     if policy.source == "haar":
         box, missed, offset = _detected(table, policy.haar, box, cache, workers)
     return Boxes(_shaken(box, table.name, policy.jitter), missed, offset)
 
 
-def _given(table: FaceTable, source: str) -> np.ndarray:
+def _given(table: FaceTable, source: str, square: bool) -> np.ndarray:
     box = table.box if source == "file" else table.tight
     if np.isnan(box).any():
         raise UserError(
@@ -159,6 +159,12 @@ def _given(table: FaceTable, source: str) -> np.ndarray:
     if source != "file" and (table.labelled.sum(1) < 2).any():
         raise UserError(
             f"{table.form} has faces with one labelled point, which span no box; set data.crop.policy.source=file"
+        )
+    side = box[:, 2:] - box[:, :2]
+    flat = (side.max(1) if square else side.min(1)) <= 0
+    if flat.any():
+        raise UserError(
+            f"{table.form}: the points of face '{table.name[flat][0]}' span no area; set data.crop.policy.source=file"
         )
     return box.astype(np.float64)
 

@@ -22,7 +22,7 @@ from flr.data.formats.coco import coco_text
 from flr.data.formats.dlib_xml import xml_text
 from flr.data.formats.label_csv import csv_rows
 from flr.data.formats.pts import pts_text
-from flr.data.formats.records import SPLITS, SUBSET, fits, new_file
+from flr.data.formats.records import SPLITS, fits, is_metric_name, new_file
 from flr.data.images import Files
 from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError, nearest
@@ -96,7 +96,7 @@ def _check(table: FaceTable, form: Form) -> None:
                     f"face '{table.name[i]}': no label file holds its {column} {word!r:.60}; fix it at its source"
                 )
     for subset in table.subsets:
-        if not SUBSET.fullmatch(subset):
+        if not is_metric_name(subset):
             raise UserError(f"no label file holds the subset {subset!r:.60}; fix it at its source")
     known = table.labelled.sum(1)
     partly = np.flatnonzero((known > 0) & (known < len(table.scheme)))

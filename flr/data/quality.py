@@ -281,6 +281,8 @@ def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
         why = (
             f"{card['outside']['faces']} of {faces} faces have points outside their images; fix the units of its labels"
         )
+    elif not card["face_side"]["median"]:
+        why = "the points of its faces span no area, so that no normaliser is defined; use a scheme of more points"
     elif card["face_side"]["median"] < 4:
         why = f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
     if why:

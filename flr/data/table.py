@@ -19,6 +19,7 @@ UNLABELLED = "unlabelled"  # the split of pictures that a set gives without labe
 # What a fingerprint tells apart: which faces and groups, their splits and subsets, the form and scheme with its
 # reductions, and the values in the files.
 FINGERPRINT_PARTS = ("faces", "splits", "scheme", "values")
+CHUNK = 4096  # rows that are encoded at once
 COLUMNS = ("points", "labelled", "visible", "box", "group", "split", "name", "image", "published", "version")
 
 
@@ -144,8 +145,12 @@ def digest_rows(*columns: np.ndarray | Sequence[Any]) -> np.ndarray:
     Returns:
         (N,) str.
     """
-    encoded = [_encode_rows(column) for column in columns]
-    return np.array([_digest(b"\0".join(row), 16) for row in zip(*encoded, strict=True)], "<U16")
+    columns = tuple(np.asarray(column) for column in columns)
+    digests: list[str] = []
+    for start in range(0, len(columns[0]), CHUNK):
+        encoded = [_encode_rows(column[start : start + CHUNK]) for column in columns]
+        digests += [_digest(b"\0".join(row), 16) for row in zip(*encoded, strict=True)]
+    return np.array(digests, "<U16")
 
 
 def _encode_rows(column: np.ndarray | Sequence[Any]) -> list[bytes]:
@@ -211,8 +216,8 @@ def from_files(
 def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     """Leave out the faces that no net should learn from, each with its reason.
 
-    A fault is a point that is not finite, no labelled point (save in the part ``unlabelled``), or a labelled extent of
-    no size, or a box of no size, as one far out comes to have by rounding.
+    A fault is a point that is not finite, no labelled point (save in the part ``unlabelled``), a labelled extent of no
+    size (save of two points with a box), or a box of no size, as one far out comes to have by rounding.
 
     Raises:
         UserError: `strict`, or the fault lies in a test part (a test score must not depend on what could be read),
@@ -221,10 +226,11 @@ def check_faces(table: FaceTable, strict: bool) -> FaceTable:
     finite = np.isfinite(table.points).all(-1) | ~table.labelled
     extent = np.nan_to_num(table.tight[:, 2:] - table.tight[:, :2])
     sized = np.isfinite(table.box).all(1) & (table.box[:, 2:] > table.box[:, :2]).all(1)
+    level = sized & (extent > 0).any(1) & (table.labelled.sum(1) == 2)  # such as two eyes at one height
     reasons = (
         (~finite.all(1), "a point is not a finite number"),
         (~table.labelled.any(1) & (table.split != UNLABELLED), "no point has a label"),
-        ((extent <= 0).any(1) & (table.labelled.sum(1) > 1), "its points span no area"),
+        ((extent <= 0).any(1) & (table.labelled.sum(1) > 1) & ~level, "its points span no area"),
         (~sized & ~np.isnan(table.box).all(1), "its box has no size"),
     )
     bad: dict[int, str] = {}

@@ -18,9 +18,11 @@ import numpy as np
 
 from flr.config.renamed import RENAMED
 from flr.data.boxes import BoxPolicy
+from flr.data.formats.coco import document_text
+from flr.data.formats.label_csv import prediction_rows
 from flr.data.formats.pts import pts_text
 from flr.errors import UserError
-from flr.files import telling, write_json, writing
+from flr.files import telling, writing
 from flr.inference.effects.base import Effect, apply
 from flr.inference.faces import Face
 from flr.landmarks.geometry import transform, warp
@@ -188,34 +190,30 @@ class PredictionWriter:
         self._write(END)
 
     def _write_csv(self) -> None:
-        names = [f"{axis}_{name}" for name in self.scheme.names for axis in "xy"]
         with writing(self.folder / "points.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["image", "seconds", "face", "score", "uncertain", "left", "top", "right", "bottom", *names])
-            for row in self.rows():
-                for i, face in enumerate(row["faces"]):
-                    number = i if face["identity"] is None else face["identity"]
-                    numbers = [f"{value:.3f}" for value in (*face["box"], *np.ravel(face["points"]))]
-                    scores = f"{face['score']:.4f}", int(face["uncertain"])
-                    table.writerow([row["image"], row.get("seconds", ""), number, *scores, *numbers])
+            csv.writer(file).writerows(prediction_rows(self.scheme, self._csv_faces()))
+
+    def _csv_faces(self) -> Iterator[tuple[list[Any], list[float], np.ndarray]]:
+        for row in self.rows():
+            for i, face in enumerate(row["faces"]):
+                number = i if face["identity"] is None else face["identity"]
+                values = [row["image"], row.get("seconds", ""), number, f"{face['score']:.4f}", int(face["uncertain"])]
+                yield values, face["box"], np.array(face["points"])
 
     def _write_coco(self) -> None:
-        """Write COCO's keypoints (https://cocodataset.org/#format-data), as `flr.data.readers.table` reads them."""
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for row in self.rows():
-            if "skipped" in row:
-                continue
-            size = {"width": row["width"], "height": row["height"]}
-            images.append({"id": len(images) + 1, "file_name": row["image"], **size})
-            for face in row["faces"]:
-                ids = {"id": len(annotations) + 1, "image_id": len(images)}
-                annotations.append({**ids, **_coco_annotation(face)})
-        names = list(self.scheme.names)
-        category = {"id": 1, "name": "face", "supercategory": "person", "keypoints": names, "skeleton": []}
-        write_json(
-            self.folder / "points.json", {"images": images, "annotations": annotations, "categories": [category]}
+        images = (
+            {"id": number, "file_name": row["image"], "height": row["height"], "width": row["width"]}
+            for number, row in enumerate(self._used_rows(), 1)
         )
+        faces = ((number, face) for number, row in enumerate(self._used_rows(), 1) for face in row["faces"])
+        annotations = (
+            {"id": i, "image_id": number, **_coco_annotation(face)} for i, (number, face) in enumerate(faces, 1)
+        )
+        with writing(self.folder / "points.json") as aside, aside.open("w", encoding="utf-8") as file:
+            file.writelines(document_text(self.scheme, images, annotations, f"prediction, {self.scheme.name}"))
+
+    def _used_rows(self) -> Iterator[dict[str, Any]]:
+        return (row for row in self.rows() if "skipped" not in row)
 
     # -- files of an image ---------------------------------------------------------------------------------------------
 

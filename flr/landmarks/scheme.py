@@ -221,7 +221,7 @@ def _list(value: Any, where: str) -> list[Any]:
 
 
 def _name(word: Any, where: str) -> str:
-    if not isinstance(word, str) or len(word) > 100 or not _NAME.fullmatch(word):
+    if not isinstance(word, str) or len(word) > 100 or not _NAME.fullmatch(word) or word in (".", ".."):
         raise UserError(f"{where}: {word!r:.40} is no name; write letters, digits, _ - . and blanks between them")
     return word
 

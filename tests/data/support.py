@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from flr.data.formats.pts import parse
 from flr.data.table import FaceTable
 from flr.errors import UserError
 
@@ -21,6 +22,11 @@ def stop(call: Callable[[], object], *words: str, longest: int = 10_000) -> str:
     for word in words:
         assert word in text, text
     return text
+
+
+def read_pts(path: Path, count: int = 68) -> np.ndarray:
+    """Return the points (count, 2) of a .pts file as pixel centres."""
+    return parse(path.read_bytes(), count) - 1
 
 
 def asymmetry(table: FaceTable, order: np.ndarray | None = None) -> float:

@@ -18,14 +18,13 @@ from hypothesis.extra.numpy import arrays
 
 from flr.data import export as exporting
 from flr.data.export import export
-from flr.data.formats import pts
 from flr.data.formats.records import fits
 from flr.data.images import Files
 from flr.data.readers import ibug, ibug_xml
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable, from_files
 from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15, SCHEMES, Scheme
-from tests.data.support import stop
+from tests.data.support import read_pts, stop
 from tests.fakes import ibug as fake
 from tests.fakes import ibug_xml as fake_xml
 from tests.fakes import table as fake_table
@@ -219,8 +218,8 @@ def test_pts_are_read_by_the_reader_of_their_own_set(tmp_path: Path) -> None:
     names = reader.read(tmp_path / "out")
     assert len(set(names.image)) == len(table) > len(set(table.image)), "a picture a face"
     for i, image in enumerate(names.image.tolist()):
-        points = pts.read_pts((tmp_path / "out" / image).with_suffix(".pts"))
-        np.testing.assert_array_equal(points, names.points[i])
+        points = read_pts((tmp_path / "out" / image).with_suffix(".pts"))
+        np.testing.assert_array_equal(points.astype(np.float32), names.points[i])
     (tmp_path / "out" / "labels.csv").unlink()
     alone = reader.read(tmp_path / "out", strict=True)  # by the folders
     assert (alone.split == "train").sum() == 4 and (alone.split == "test").sum() == 3

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from flr.data.formats import dlib_xml, pts
+from flr.data.formats import dlib_xml
 from flr.data.images import decode_image
 from flr.data.readers import ibug, ibug_xml
 from flr.errors import UserError
-from tests.data.support import asymmetry, offset, stop
+from tests.data.support import asymmetry, offset, read_pts, stop
 from tests.fakes import ibug as fake
 from tests.fakes import ibug_xml as fake_xml
 
@@ -80,16 +80,8 @@ def test_pts_variants(tmp_path: Path, change: Callable[[str], str]) -> None:
     path = tmp_path / "a.pts"
     fake.write_pts(path, points)
     path.write_bytes(change(path.read_text()).encode())
-    read = pts.read_pts(path)
-    assert read.dtype == np.float32 and read.shape == (68, 2)
+    read = read_pts(path)
     np.testing.assert_allclose(read, points, atol=1e-3)
-
-
-def test_pts_of_another_count(tmp_path: Path) -> None:
-    fake.write_pts(tmp_path / "a.pts", np.arange(10.0).reshape(5, 2))
-    assert pts.read_pts(tmp_path / "a.pts", 5).tolist() == np.arange(10.0).reshape(5, 2).tolist()
-    stop(lambda: pts.read_pts(tmp_path / "a.pts"), f"{tmp_path / 'a.pts'}: 5 points, not 68;")
-    stop(lambda: pts.read_pts(tmp_path / "b.pts"), "b.pts: cannot be read (No such file")
 
 
 def _line(number: int, text: str | None) -> Callable[[Path], None]:
@@ -135,11 +127,11 @@ SPOILED = {
     "html_pts": (_text("<html>\n<body>Not found</body>\n</html>\n"), "line 1: '<html>' is not two numbers"),
     "binary_pts": (_text(bytes(range(256))), "its .pts: line "),
     "no_pts": (lambda p: p.with_suffix(".pts").unlink(), "has no .pts"),
-    "no_picture": (lambda p: p.unlink(), "has no picture"),
+    "no_picture": (lambda p: p.unlink(), "has no image"),
     "empty_picture": (lambda p: p.write_bytes(b""), "an empty file"),
     "dangling_link": (_dangling, "cannot be read (No such file"),
     "folder": (_folder, "is no file"),
-    "two_pictures": (lambda p: p.with_suffix(".png").write_bytes(b"x"), "share one stem"),
+    "two_pictures": (lambda p: p.with_suffix(".png").write_bytes(b"x"), "have the same stem"),
     "unreadable_pts": (
         lambda p: (p.with_suffix(".pts").unlink(), p.with_suffix(".pts").mkdir()),
         "its .pts cannot be read (Is a directory",

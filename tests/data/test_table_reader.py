@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable
 from flr.errors import UserError
@@ -176,7 +178,7 @@ def test_where_a_scheme_is_looked_for(tmp_path: Path) -> None:
     assert len(reader.read(tmp_path, scheme="other.yml")) == 10
     assert len(reader.read(tmp_path, scheme=str(tmp_path / "other.yml"))) == 10
     stop(lambda: reader.read(tmp_path, scheme="celeba"), "nor a built-in scheme 'celeba' (did you mean 'celeba5'?)")
-    stop(lambda: reader.read(tmp_path, scheme="celeba5"), "no column 'eye r_x' belongs there")
+    stop(lambda: reader.read(tmp_path, scheme="celeba5"), "unknown column 'eye r_x'")
     fake.write(tmp_path / "b", "coco")
     (tmp_path / "b/scheme.yaml").unlink()
     stop(lambda: reader.read(tmp_path / "b"), "(5: mouth-l, mouth-r, nose, eye l, eye r)")
@@ -336,7 +338,7 @@ def test_csv_with_points_beside(small: Path) -> None:
     table = read_csv(small, rows(*lines, header=header), strict=False)
     assert "labels.csv line 2 has no points, and its .pts: 1 points, not 3" in table.faults[0].reason
     (small / "p/b.PTS").unlink()
-    stop(lambda: reader.read(small), "p/b.JPG", "no .pts beside it", "test face")
+    stop(lambda: reader.read(small), "p/b.JPG", "no .pts next to it", "test face")
 
 
 @pytest.mark.parametrize("image", [".", "..", "p/..", "../out.jpg", "/out.jpg", "p"])
@@ -349,14 +351,14 @@ def test_points_beside_no_picture(small: Path, image: str) -> None:
     finally:
         (small.parent / "out.pts").unlink()
     assert len(table) == 1 and ".pts: " not in table.faults[0].reason
-    stop(lambda: read_csv(small, rows("p/a.jpg,unlabelled", ",train", header=header)), "line 3: image '' is no name")
+    stop(lambda: read_csv(small, rows("p/a.jpg,unlabelled", ",train", header=header)), "line 3: image '' is not a name")
 
 
 COLUMN_FAULTS = {
-    "unknown": ("image,spilt", "no column 'spilt' belongs there (did you mean 'split'?)"),
+    "unknown": ("image,spilt", "unknown column 'spilt' (did you mean 'split'?)"),
     "unnamed": (",image,split", "a column has no name"),
-    "no_image": ("picture,split", "no column 'picture' belongs there"),
-    "case": ("Image,split", "no column 'Image' belongs there (did you mean 'image'?)"),
+    "no_image": ("picture,split", "unknown column 'picture'"),
+    "case": ("Image,split", "unknown column 'Image' (did you mean 'image'?)"),
     "twice": ("image,image", "two columns named 'image'"),
 }
 
@@ -374,17 +376,20 @@ CSV_STOPS: dict[str, tuple[str | bytes, str]] = {
     "ragged": (rows(FACE, FACE[:-2]), "labels.csv line 3: 7 cells, not 8"),
     "decimal_commas": (rows("p/a.jpg,train,1,5,2,5,3,5,4,5,5,5,6,5"), "line 2: 14 cells, not 8"),
     "decimal_comma": (rows(FACE.replace(",1,", ",1,5,")), "a column has no name"),
-    "quote": (rows('"' + FACE), "labels.csv: "),
+    "quote": (rows('"' + FACE), "labels.csv line 2: unexpected end of data; fix its quotes"),
     "split": (rows(FACE.replace("train", "trian")), "line 2: its split is 'trian', not train, val, test, unlabelled"),
     "page": ("<!DOCTYPE html>\n<html>", "a web page"),
     "empty": ("", "no row in it"),
-    "header_alone": (rows(), "no usable row"),
+    "header_alone": (rows(), "no row in it"),
     "binary": (bytes(999), "a binary file"),
     "wide": ("image".encode("utf-16"), "UTF-16"),
     "long_name": (rows(FACE.replace("p/a", "p/" + "a" * 400)), "line 2: image 'p/aaa"),
-    "no_picture": (rows(FACE.replace("p/a.jpg", "")), "line 2: image '' is no name"),
-    "bell": (rows(FACE.replace("p/a", "p/\a")), r"line 2: image 'p/\x07.jpg' is no name"),
-    "subset": (rows(FACE + ",1", header=rows()[:-1] + ",subset_a@b"), "line 2: subset 'a@b' is no name"),
+    "no_picture": (rows(FACE.replace("p/a.jpg", "")), "line 2: image '' is not a name"),
+    "bell": (rows(FACE.replace("p/a", "p/\a")), r"line 2: image 'p/\x07.jpg' is not a name"),
+    **{
+        f"subset_{i}": (rows(FACE + ",1", header=f"{rows()[:-1]},subset_{name}"), f"line 2: subset '{name[:9]}")
+        for i, name in enumerate(("a@b", "night/", "a//b", "./a", "a/..", "x" * 201))
+    },
 }
 
 
@@ -394,6 +399,7 @@ def test_csv_that_stops(small: Path, text: str | bytes, words: str) -> None:
 
 
 CSV_FAULTS = {
+    "truth": (FACE.replace(",3,", ",True,"), "labels.csv line 3: 'True' is not a number"),
     "word": (FACE.replace(",3,", ",x,"), "labels.csv line 3: 'x' is not a number"),
     "comma": (FACE.replace(",3,", ',"3,5",'), "line 3: '3,5' is not a number; write a decimal point, no comma"),
     "huge": (FACE.replace(",3,", ",1e400,"), "'1e400' is not a finite number"),
@@ -519,30 +525,30 @@ def _spoil(*path: str | int, value: object = None, drop: bool = False) -> Callab
 
 NAMES = list(fake.NAMES)
 COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
-    "list": (lambda d: [d], "no COCO file"),
-    "number": (lambda d: 5, "no COCO file"),
-    "nan": (lambda d: json.dumps(d).replace("2]", "NaN]"), "no sound JSON (NaN is no JSON number)"),
-    "infinity": (lambda d: json.dumps(d).replace("30, 40", "-Infinity, 40"), "-Infinity is no JSON number"),
-    "cut": (lambda d: json.dumps(d)[:-5], "no sound JSON"),
+    "list": (lambda d: [d], "not a COCO file"),
+    "number": (lambda d: 5, "not a COCO file"),
+    "nan": (lambda d: json.dumps(d).replace("2]", "NaN]"), "invalid JSON (NaN is not a JSON number)"),
+    "infinity": (lambda d: json.dumps(d).replace("30, 40", "-Infinity, 40"), "-Infinity is not a JSON number"),
+    "cut": (lambda d: json.dumps(d)[:-5], "invalid JSON"),
     "deep": (lambda d: "[" * 200_000, "nested too deep"),
     "deep_inside": (lambda d: json.dumps(d)[:-1] + ',"x":' + '{"a":' * 50_000, "nested too deep"),
-    "digits": (lambda d: json.dumps(d).replace("30, 40", "9" * 5000 + ", 40"), "no sound JSON"),
+    "digits": (lambda d: json.dumps(d).replace("30, 40", "9" * 5000 + ", 40"), "invalid JSON"),
     "page": (lambda d: "<!doctype html>", "a web page"),
-    "empty": (lambda d: "", "no sound JSON"),
+    "empty": (lambda d: "", "invalid JSON"),
     "no_images": (_spoil("images", drop=True), "images is missing"),
-    "images": (_spoil("images", value={}), "images is no list"),
-    "image": (_spoil("images", 1, value=7), "images[1] is no object"),
+    "images": (_spoil("images", value={}), "images is not a list"),
+    "image": (_spoil("images", 1, value=7), "images[1] is not an object"),
     "no_file": (_spoil("images", 1, "file_name", drop=True), "images[1]: file_name is missing"),
     "file": (_spoil("images", 1, "file_name", value=["a"]), "images[1]: file_name is ['a'], not str"),
-    "file_surrogate": (_spoil("images", 1, "file_name", value="\ud800"), "is no name"),
-    "file_zero": (_spoil("images", 1, "file_name", value="a\0b"), "is no name"),
-    "image_twice": (_spoil("images", 1, "id", value=100), "images[1]: id 100 stands there twice"),
+    "file_surrogate": (_spoil("images", 1, "file_name", value="\ud800"), "is not a name"),
+    "file_zero": (_spoil("images", 1, "file_name", value="a\0b"), "is not a name"),
+    "image_twice": (_spoil("images", 1, "id", value=100), "images[1]: id 100 is there twice"),
     "image_id": (_spoil("images", 1, "id", value=1.5), "images[1]: id is 1.5, not int or str"),
     "image_truth": (_spoil("images", 1, "id", value=True), "images[1]: id is True"),
     "no_annotations": (_spoil("annotations", drop=True), "annotations is missing"),
     "none": (_spoil("annotations", value=[]), "no face is listed"),
-    "annotation": (_spoil("annotations", 0, value=None), "annotations[0] is no object"),
-    "annotation_twice": (_spoil("annotations", 1, "id", value=7), "annotations[1]: id 7 stands there twice"),
+    "annotation": (_spoil("annotations", 0, value=None), "annotations[0] is not an object"),
+    "annotation_twice": (_spoil("annotations", 1, "id", value=7), "annotations[1]: id 7 is there twice"),
     "no_image_of_it": (_spoil("annotations", 1, "image_id", value=5), "no image has the id 5"),
     "image_of_it": (_spoil("annotations", 1, "image_id", value=[1]), "image_id is [1]"),
     "no_category_of_it": (_spoil("annotations", 1, "category_id", value=9), "no category has the id 9"),
@@ -552,14 +558,14 @@ COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
     "keypoint": (_spoil("categories", 1, "keypoints", 0, value=1), "keypoint is 1, not str"),
     "other_points": (_spoil("categories", 1, "keypoints", 2, value="noes"), "lack 'nose' (did you mean 'noes'?)"),
     "fewer": (_spoil("categories", 1, "keypoints", value=NAMES[:4]), "4 keypoints are not the 5 of mine"),
-    "more": (_spoil("categories", 1, "keypoints", value=[*NAMES, "ear"]), "have ear besides"),
+    "more": (_spoil("categories", 1, "keypoints", value=[*NAMES, "ear"]), "have also ear"),
     "twin": (_spoil("categories", 1, "keypoints", value=[*NAMES, "nose"]), "one of them twice"),
-    "category_twice": (_spoil("categories", 0, "id", value=3), "categories[1]: id 3 stands there twice"),
+    "category_twice": (_spoil("categories", 0, "id", value=3), "categories[1]: id 3 is there twice"),
     "group": (_spoil("annotations", 0, "group", value=["g"]), "group is ['g']"),
-    "name": (_spoil("annotations", 0, "name", value=" a"), "name ' a' is no name"),
+    "name": (_spoil("annotations", 0, "name", value=" a"), "name ' a' is not a name"),
     "subsets": (_spoil("annotations", 0, "subsets", value="full"), "subsets is 'full', not list"),
     "subset": (_spoil("annotations", 0, "subsets", value=[1]), "subsets is 1, not str"),
-    "subset_name": (_spoil("annotations", 0, "subsets", value=["a,b"]), "subset 'a,b' is no name"),
+    "subset_name": (_spoil("annotations", 0, "subsets", value=["a,b"]), "subset 'a,b' is not a name"),
 }
 
 
@@ -573,19 +579,19 @@ MARKS = ("annotations", 0, "keypoints")
 COCO_FAULTS = {
     "fewer": (
         _spoil(*MARKS, value=[1, 2, 2] * 4),
-        "annotation 7: its keypoints is no list of 15 numbers",
+        "annotation 7: its keypoints is not a list of 15 numbers",
     ),
-    "words": (_spoil(*MARKS, 3, value="5"), "its keypoints is no list of 15 numbers"),
-    "truth": (_spoil(*MARKS, 3, value=True), "no list of 15 numbers"),
-    "mapping": (_spoil(*MARKS, value={"nose": [1, 2]}), "no list of 15 numbers"),
-    "inside": (_spoil(*MARKS, 3, value=[1]), "no list of 15 numbers"),
+    "words": (_spoil(*MARKS, 3, value="5"), "its keypoints is not a list of 15 numbers"),
+    "truth": (_spoil(*MARKS, 3, value=True), "not a list of 15 numbers"),
+    "mapping": (_spoil(*MARKS, value={"nose": [1, 2]}), "not a list of 15 numbers"),
+    "inside": (_spoil(*MARKS, 3, value=[1]), "not a list of 15 numbers"),
     "huge": (_spoil(*MARKS, 3, value=10**400), "a number that is not finite"),
     "beyond_float32": (_spoil(*MARKS, 3, value=1e39), "a number that is not finite"),
-    "v": (_spoil(*MARKS, 2, value=3), "a keypoint's v is none of 0, 1 and 2"),
+    "v": (_spoil(*MARKS, 2, value=3), "a keypoint's v is not 0, 1 or 2"),
     "no_label": (_spoil(*MARKS, value=[0] * 15), "no point has a label"),
     "no_keypoints": (_spoil(*MARKS, drop=True), "no point has a label"),
     "bbox": (_spoil("annotations", 0, "bbox", value=[1, 2, -3, 4]), "its bbox has no size"),
-    "bbox_three": (_spoil("annotations", 0, "bbox", value=[1, 2, 3]), "its bbox is no list of 4 numbers"),
+    "bbox_three": (_spoil("annotations", 0, "bbox", value=[1, 2, 3]), "its bbox is not a list of 4 numbers"),
     "picture": (_spoil("images", 0, "file_name", value="gone.jpg"), "its picture cannot be read"),
     "outside": (_spoil("images", 0, "file_name", value="/etc/passwd"), "leads out of the set's folder"),
 }
@@ -603,7 +609,7 @@ def test_coco_faults(tmp_path: Path, spoil: Callable[[dict], object], reason: st
 # ---------------------------------------------------------------- XML
 
 
-def test_xml_says_what_is_hidden_and_what_is_not_labelled(tmp_path: Path) -> None:
+def test_xml_says_what_is_hidden_and_what_is_not_labelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake.write(tmp_path, "xml", {"train": 2})
     path = tmp_path / "labels_train.xml"
     change(path, "<part name='04'", "<part name='mouth-l'", 1)
@@ -612,6 +618,7 @@ def test_xml_says_what_is_hidden_and_what_is_not_labelled(tmp_path: Path) -> Non
     change(path, "<box top='2'", "<box name='é &amp; &lt;b&gt;' group='g' subsets='a,b c' tight='1' top='2'", 1)
     change(path, "<image ", "<image file='gone.jpg'><box ignore='1'/></image><image ", 1)
     table = reader.read(tmp_path, strict=True)
+    assert "skipped 1 boxes with ignore='1'" in capsys.readouterr().err
     assert table.labelled[0].tolist() == [False] + [True] * 4 and table.labelled[1].all()
     assert table.visible[0].tolist() == [False, True, False, True, True] and table.visible[1].all()
     assert table.name.tolist() == ["é & <b>", "train/001.jpg"] and table.group.tolist() == ["g", "train/001.jpg"]
@@ -634,8 +641,8 @@ XML_STOPS = {
     "cut": ("</images></dataset>", "", "malformed XML"),
     "no_file": ('file="train/000.jpg"', "", "its <image> number 1 has no file attribute"),
     "outside": ("train/000.jpg", "../000.jpg", "leads out of"),
-    "subset": ("<box ", "<box subsets='a,,b' ", "subset '' is no name"),
-    "name": ("<box ", "<box name=' a' ", "name ' a' is no name"),
+    "subset": ("<box ", "<box subsets='a,,b' ", "subset '' is not a name"),
+    "name": ("<box ", "<box name=' a' ", "name ' a' is not a name"),
 }
 
 
@@ -667,6 +674,55 @@ def test_xml_faults(tmp_path: Path, old: str, new: str, reason: str) -> None:
     stop(lambda: reader.read(tmp_path, strict=True), reason)
 
 
+# ---------------------------------------------------------------- as other people's tools write them
+
+
+@pytest.mark.parametrize("form", ["csv", "coco", "xml"])
+def test_absolute_paths_inside_the_root(tmp_path: Path, form: str) -> None:
+    fake.write(tmp_path, form)
+    relative = reader.read(tmp_path, strict=True)
+    for path in tmp_path.glob("labels*"):
+        path.write_text(re.sub(r"(train|val|test)/0", rf"{tmp_path}/\1/0", path.read_text()))
+    table = reader.read(tmp_path, strict=True)
+    assert table.image.tolist() == relative.image.tolist() and table.fingerprint() == relative.fingerprint()
+
+
+def test_coco_whose_category_names_no_keypoints(tmp_path: Path) -> None:
+    """As in mmpose's files: the points are in the scheme's order."""
+    document = coco(tmp_path)
+    expected = read_coco(tmp_path, document)
+    document["categories"][1]["keypoints"] = []
+    for face in document["annotations"]:
+        face["keypoints"] = np.reshape(face["keypoints"], (5, 3))[::-1].ravel().tolist()
+    np.testing.assert_array_equal(read_coco(tmp_path, document).points, expected.points)
+    document["annotations"][0]["keypoints"] *= 2
+    stop(lambda: read_coco(tmp_path, document), "its keypoints is not a list of 15 numbers")
+
+
+def test_coco_skips_what_has_no_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = coco(tmp_path)
+    face, empty = document["annotations"][0], {"keypoints": [0] * 15, "num_keypoints": 0}
+    document["annotations"] += [face | {"id": 90, "iscrowd": 1}, face | {"id": 91} | empty]
+    table = read_coco(tmp_path, document, "test")
+    assert len(table) == 3 and not table.faults
+    assert "labels_test.json: skipped 2 annotations with iscrowd=1 or num_keypoints=0" in capsys.readouterr().err
+    document["annotations"][-1]["keypoints"] = [9, 9, 2] + [0] * 12  # it has a point after all
+    assert len(read_coco(tmp_path, document, "test")) == 4
+
+
+@pytest.mark.parametrize("names", ["[nose]", "[eye r, eye l]"])
+def test_points_of_no_area_with_a_box(small: Path, tmp_path: Path, names: str) -> None:
+    """The box of the file is enough; without one there is nothing to crop by."""
+    (small / "scheme.yaml").write_text(f"names: {names}\npairs: []\nnormaliser: box\n")
+    points = [name.strip() for name in names[1:-1].split(",")]
+    header = ",".join(["image", *(f"{name}_{axis}" for name in points for axis in "xy"), "left,top,right,bottom"])
+    line = ",".join(["p/a.jpg", *(f"{k},5" for k in range(len(points))), "0,0,9,9"])
+    table = read_csv(small, rows(line, header=header))
+    boxes = face_boxes(table, BoxPolicy(source="file"), tmp_path, 1)
+    assert boxes.box.tolist() == [[0, 0, 9, 9]]
+    stop(lambda: face_boxes(table, BoxPolicy(shape="stretch"), tmp_path, 1), "set data.crop.policy.source=file")
+
+
 # ---------------------------------------------------------------- folders of .pts
 
 
@@ -687,11 +743,11 @@ def test_pts_folders(tmp_path: Path) -> None:
 
 
 PTS_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no_pts": (lambda p: p.with_suffix(".pts").unlink(), "no .pts beside it"),
-    "no_picture": (lambda p: p.unlink(), "no picture"),
+    "no_pts": (lambda p: p.with_suffix(".pts").unlink(), "no .pts next to it"),
+    "no_picture": (lambda p: p.unlink(), "no image"),
     "short": (lambda p: p.with_suffix(".pts").write_text("1 2\n"), "its .pts: 1 points, not 5"),
     "word": (lambda p: p.with_suffix(".pts").write_text("1 x\n" * 5), "line 1: 'x' is not a number"),
-    "twins": (lambda p: p.with_suffix(".png").write_bytes(b"x"), "share one stem"),
+    "twins": (lambda p: p.with_suffix(".png").write_bytes(b"x"), "have the same stem"),
 }
 
 

@@ -8,17 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from flr.data.formats.records import FaceRecord, has_box, label_rows, no_labels, shortest, subsets_of
+from flr.data.formats.records import FaceRecord, has_box, label_rows, no_labels, note_skipped, shortest, subsets_of
 from flr.data.formats.text import LARGEST, read_text
 from flr.data.table import UNLABELLED, FaceTable
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import Scheme
 
 
-def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]:
+def read_records(path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]:
+    """Yield the faces of a file; a crowd and an annotation without keypoints are skipped, and their count is printed.
+
+    Raises:
+        UserError: It is not a COCO file, or does not fit the scheme.
+    """
     document = load_json(path)
     if not isinstance(document, dict):
-        raise UserError(f"{path}: no COCO file, which is an object with images, annotations and categories")
+        raise UserError(f"{path}: not a COCO file, which is an object with images, annotations and categories")
     images = _by_id(document, "images", path)
     files = {key: _get(image, "file_name", (str,), where) for key, (where, image) in images.items()}
     if split == UNLABELLED and "annotations" not in document:
@@ -26,6 +31,7 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
             yield FaceRecord(images[key][0], file, split, *no_labels(len(scheme)))
         return
     orders = _orders(_by_id(document, "categories", path), path, scheme)
+    skipped = 0
     for key, (where, face) in _by_id(document, "annotations", path).items():
         image, category = (_get(face, of, (int, str), where) for of in ("image_id", "category_id"))
         for of, known in (("image", files), ("category", orders)):
@@ -33,6 +39,9 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
                 raise UserError(f"{where}: no {of} has the id {face[f'{of}_id']!r:.40}; add it or fix {of}_id")
         order = orders[category]
         if order is None:  # another kind of object
+            continue
+        if split != UNLABELLED and _has_no_points(face):
+            skipped += 1
             continue
         (points, hidden, box), fault = no_labels(len(scheme)), ""
         try:
@@ -45,36 +54,41 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
         )
         subsets = _get({"subsets": [], **face}, "subsets", (list,), where)
         subsets = [_get({"subsets": name}, "subsets", (str,), where) for name in subsets]
-        yield FaceRecord(
-            where, files[image], split, points, hidden, box, group, name, subsets, fault, box_form="corner and size"
-        )
+        yield FaceRecord(where, files[image], split, points, hidden, box, group, name, subsets, fault)
+    note_skipped(path, skipped, "annotations with iscrowd=1 or num_keypoints=0")
+
+
+def _has_no_points(face: Mapping[str, Any]) -> bool:
+    """Whether an annotation is of a crowd, or states that it has no keypoint."""
+    kinds = face["keypoints"][2::3] if isinstance(face.get("keypoints"), list) else []
+    return face.get("iscrowd") == 1 or (face.get("num_keypoints") == 0 and all(kind == 0 for kind in kinds))
 
 
 def load_json(path: Path) -> Any:
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON number")
+        raise ValueError(f"{word} is not a JSON number")
 
     try:
         return json.loads(read_text(path), parse_constant=refuse)
     except RecursionError as error:
         raise UserError(f"{path}: nested too deep for COCO; fix it") from error
     except ValueError as error:
-        raise UserError(f"{path}: no sound JSON ({error}); fix it or fetch the file again") from error
+        raise UserError(f"{path}: invalid JSON ({error}); fix it or fetch the file again") from error
 
 
 def _by_id(document: Mapping[str, Any], key: str, path: Path) -> dict[int | str, tuple[str, dict[str, Any]]]:
     """The objects of a list by their ids, each with what to call it."""
     items = document.get(key)
     if not isinstance(items, list):
-        raise UserError(f"{path}: {key} is {'missing' if items is None else 'no list'}; COCO has a list of {key}")
+        raise UserError(f"{path}: {key} is {'missing' if items is None else 'not a list'}; COCO has a list of {key}")
     found: dict[int | str, tuple[str, dict[str, Any]]] = {}
     for i, item in enumerate(items):
         where = f"{path}: {key}[{i}]"
         if not isinstance(item, dict):
-            raise UserError(f"{where} is no object; fix it")
+            raise UserError(f"{where} is not an object; fix it")
         number = _get(item, "id", (int, str), where)
         if number in found:
-            raise UserError(f"{where}: id {number!r:.40} stands there twice; number the {key} anew")
+            raise UserError(f"{where}: id {number!r:.40} is there twice; number the {key} anew")
         found[number] = where, item
     return found
 
@@ -90,7 +104,7 @@ def _get(item: Mapping[str, Any], key: str, kinds: tuple[type, ...], where: str)
 def _orders(
     categories: Mapping[int | str, tuple[str, dict[str, Any]]], path: Path, scheme: Scheme
 ) -> dict[int | str, list[int] | None]:
-    """Category -> where each point of the scheme stands among its keypoints; None for other objects."""
+    """Return category -> the place of each point of the scheme among its keypoints; None for other objects."""
     orders: dict[int | str, list[int] | None] = dict.fromkeys(categories)
     others: list[list[str]] = []
     for key, (where, category) in categories.items():
@@ -101,6 +115,8 @@ def _orders(
             ]
             if sorted(names) == sorted(scheme.names):
                 orders[key] = [names.index(name) for name in scheme.names]
+            elif not names:  # as in mmpose's files: the points are in the scheme's order
+                orders[key] = list(range(len(scheme)))
             else:
                 others.append(names)
     if not others and not any(orders.values()):
@@ -110,7 +126,7 @@ def _orders(
     if not any(orders.values()):
         missing = [name for name in scheme.names if name not in others[0]]
         surplus = [name for name in others[0] if name not in scheme.names] or ["one of them twice"]
-        wrong = f"lack '{missing[0]}'{nearest(missing[0], surplus)}" if missing else f"have {surplus[0]:.60} besides"
+        wrong = f"lack '{missing[0]}'{nearest(missing[0], surplus)}" if missing else f"have also {surplus[0]:.60}"
         raise UserError(
             f"{path}: its {len(others[0])} keypoints are not the {len(scheme)} of {scheme.name}: they {wrong}; fix it or "
             "the scheme"
@@ -124,7 +140,7 @@ def _keypoints(value: Any, order: Sequence[int]) -> tuple[np.ndarray, np.ndarray
         return no_labels(len(order))[:2]
     marks = _numbers(value, 3 * len(order), "keypoints").reshape(-1, 3)[order]
     if not np.isin(marks[:, 2], (0, 1, 2)).all():
-        raise ValueError("a keypoint's v is none of 0, 1 and 2")
+        raise ValueError("a keypoint's v is not 0, 1 or 2")
     return np.where(marks[:, 2:] > 0, marks[:, :2], np.nan), marks[:, 2] == 1
 
 
@@ -140,7 +156,7 @@ def _bbox(face: Mapping[str, Any]) -> np.ndarray:
 
 def _numbers(value: Any, count: int, key: str) -> np.ndarray:
     if not isinstance(value, list) or len(value) != count or not {*map(type, value)} <= {int, float}:
-        raise ValueError(f"its {key} is no list of {count} numbers")
+        raise ValueError(f"its {key} is not a list of {count} numbers")
     try:
         found = np.array(value, np.float64)
     except OverflowError:
@@ -150,20 +166,28 @@ def _numbers(value: Any, count: int, key: str) -> np.ndarray:
     return found
 
 
+def document_text(
+    scheme: Scheme, images: Iterable[Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]], description: str
+) -> Iterator[str]:
+    """Yield the pieces of a JSON file, whose objects are written as they come."""
+    info = {"description": f"{description}; an integer coordinate is a pixel's centre"}
+    category = {"id": 1, "name": "face", "supercategory": "face", "keypoints": list(scheme.names), "skeleton": []}
+    yield f'{{"info": {json.dumps(info)},\n"categories": [{json.dumps(category)}],\n"images": ['
+    yield from _listed(images)
+    yield '],\n"annotations": ['
+    yield from _listed(annotations)
+    yield "]}\n"
+
+
 def coco_text(table: FaceTable, size: np.ndarray) -> Iterator[str]:
-    """The pieces of a JSON file."""
-    about = {"description": f"{table.form}, {table.scheme.name}; an integer coordinate is a pixel's centre"}
-    category = {"id": 1, "name": "face", "supercategory": "face", "keypoints": list(table.scheme.names), "skeleton": []}
+    """Yield the pieces of the JSON file of N faces, of whose images `size` (N, 2) is the height and width."""
     ids = {name: number for number, name in enumerate(dict.fromkeys(table.image.tolist()), 1)}
-    first = dict(zip(reversed(table.image.tolist()), size[::-1].tolist(), strict=True))
-    yield f'{{"info": {json.dumps(about)},\n"categories": [{json.dumps(category)}],\n"images": ['
-    yield from _listed(
-        {"id": number, "file_name": name, "height": first[name][0], "width": first[name][1]}
+    sizes = dict(zip(reversed(table.image.tolist()), size[::-1].tolist(), strict=True))
+    images = (
+        {"id": number, "file_name": name, "height": sizes[name][0], "width": sizes[name][1]}
         for name, number in ids.items()
     )
-    yield '],\n"annotations": ['
-    yield from _listed(_annotations(table, ids))
-    yield "]}\n"
+    yield from document_text(table.scheme, images, _annotations(table, ids), f"{table.form}, {table.scheme.name}")
 
 
 def _listed(items: Iterable[Any]) -> Iterator[str]:

@@ -12,7 +12,17 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
 from flr.data.boxes import faces_of_pictures
-from flr.data.formats.records import FaceRecord, has_box, label_rows, no_labels, number_text, shortest, subsets_of
+from flr.data.formats.records import (
+    FaceRecord,
+    has_box,
+    label_rows,
+    no_labels,
+    note_skipped,
+    number_text,
+    shortest,
+    subsets_of,
+    under,
+)
 from flr.data.formats.text import to_number
 from flr.data.table import UNLABELLED, FaceTable
 from flr.errors import UserError
@@ -56,10 +66,10 @@ def inside(root: Path, written: str, where: str) -> str:
     Raises:
         UserError: it says nothing, or leads out of `root`.
     """
-    path = PurePosixPath(written.replace("\\", "/"))
+    path = PurePosixPath(under(root, written))
     if not path.parts:
         raise UserError(f"{where} has no file attribute; name its picture or take the element out")
-    if path.is_absolute() or PureWindowsPath(written).drive or ".." in path.parts:
+    if path.is_absolute() or PureWindowsPath(path).drive or ".." in path.parts:
         raise UserError(f"{where} has file='{written}', which leads out of {root}; name it relative to that")
     file = str(path)
     if not os.path.exists(root / file):
@@ -114,6 +124,7 @@ def _attribute(element: "Element", key: str) -> float:
 def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]:
     place = {f"{k:0{width}d}": k for width in (2, 1, 3) for k in range(len(scheme))}
     place |= {name: k for k, name in enumerate(scheme.names)}
+    skipped = 0
     for number, image in enumerate(read_images(path), 1):
         where = f"{path}: its <image> number {number}"
         file, boxes = inside(root, image.get("file", ""), where), image.findall("box")
@@ -121,6 +132,7 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
             boxes = [image]  # a face of which nothing is known
         for element in boxes:
             if element.get("ignore") in ("1", "true"):
+                skipped += 1
                 continue
             (points, hidden, box), fault = no_labels(len(scheme)), ""
             try:
@@ -131,7 +143,8 @@ def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator
                 fault = f"{path.name}: {error}"
             group, name, subsets = (element.get(key, "") for key in ("group", "name", "subsets"))
             member = subsets.split(",") if subsets else []
-            yield FaceRecord(where, file, split, points, hidden, box, group, name, member, fault, box_form="pixels")
+            yield FaceRecord(where, file, split, points, hidden, box, group, name, member, fault)
+    note_skipped(path, skipped, "boxes with ignore='1'")
 
 
 def _hidden(element: "Element", place: Mapping[str, int]) -> np.ndarray:

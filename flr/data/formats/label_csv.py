@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isnan
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,80 +10,91 @@ from typing import Any
 import numpy as np
 
 from flr.data.formats.pts import beside, read_beside
-from flr.data.formats.records import BOX, SPLITS, FaceRecord, has_box, label_rows, no_labels, shortest
+from flr.data.formats.records import (
+    BOX,
+    SPLITS,
+    FaceColumns,
+    FaceRecord,
+    has_box,
+    label_rows,
+    no_labels,
+    shortest,
+    under,
+)
 from flr.data.formats.text import read_sheet
 from flr.data.table import UNLABELLED, FaceTable
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import Scheme
 
+TEXT = ("image", "split", "group", "name")
+PREDICTED = ("seconds", "face", "score", "uncertain")  # columns that a prediction adds, and that are not read
 
-def read_records(root: Path, path: Path, split: str | None, scheme: Scheme) -> Iterator[FaceRecord]:
-    sheet = read_sheet(path)
-    for reason in sheet.ragged.values():
-        raise UserError(f"{path.parent}: {reason}; fix it (a cell that holds the delimiter stands in quotes)")
-    sides = [f"{name}_{axis}" for name in scheme.names for axis in "xy"]
-    seen = {f"{name}_visible": k for k, name in enumerate(scheme.names)}
+
+def read_columns(root: Path, path: Path, split: str | None, scheme: Scheme) -> FaceColumns:
+    """Read the faces of a ``labels.csv``; `split` is that of all of them, where it is known.
+
+    Raises:
+        UserError: It is not such a file, or does not fit the scheme.
+    """
+    sheet = read_sheet(path, text=TEXT)
+    axes = _axes(scheme)
+    visible = {f"{name}_visible": k for k, name in enumerate(scheme.names) if f"{name}_visible" in sheet.columns}
     subsets = [column for column in sheet.columns if column.startswith("subset_")]
-    known = {"image", "split", "group", "name", *BOX, *sides, *seen, *subsets}
-    for column in sheet.columns:
-        if not column:
-            raise UserError(f"{path}: a column has no name; name it or take it out, and write no decimal commas")
-        if column not in known:
-            raise UserError(
-                f"{path}: no column '{column}' belongs there{nearest(column, known)}; rename it or take it out"
-            )
-    bad: dict[int, str] = {}
+    _check_columns(path, sheet.columns, {*TEXT, *PREDICTED, *BOX, *axes, *visible, *subsets})
+    count, faults = len(sheet), dict[int, str]()
 
     def numbers(columns: Sequence[str]) -> np.ndarray:
-        values, faults = sheet.numbers(columns)
-        for i, fault in faults.items():
+        values, found = sheet.numbers(columns)
+        for i, fault in found.items():
             comma = "; write a decimal point, no comma" if re.search(r"'-?\d+,\d+'", fault) else ""
-            bad.setdefault(i, fault + comma)
+            faults.setdefault(i, fault + comma)
         return values
 
-    def blame(mask: Any, reason: str) -> None:
+    def add_faults(mask: Any, reason: str) -> None:
         for i in np.flatnonzero(mask).tolist():
-            bad.setdefault(i, f"{path.name} line {sheet.lines[i]}: {reason}")
+            faults.setdefault(i, f"{path.name} line {sheet.lines[i]}: {reason}")
 
-    count = len(sheet)
-    apart = not set(sides).intersection(sheet.columns)  # the points lie in .pts files
-    points = numbers([] if apart else sides).reshape(count, -1, 2)
-    blame((np.isnan(points).sum(-1) == 1).any(1), "a point has x or y alone")
-    told = [column for column in sheet.columns if column in seen]
-    flags = numbers([*told, *subsets])
-    blame(~(np.isin(flags, (0, 1)) | np.isnan(flags)).all(1), "visible and subset columns hold 0 or 1")
+    in_pts = not set(axes).intersection(sheet.columns)
+    points = np.full((count, len(scheme), 2), np.nan) if in_pts else numbers(axes).reshape(count, -1, 2)
+    add_faults((np.isnan(points).sum(-1) == 1).any(1), "a point has x or y alone")
+    flags = numbers([*visible, *subsets])
+    add_faults(~(np.isin(flags, (0, 1)) | np.isnan(flags)).all(1), "visible and subset columns hold 0 or 1")
     hidden = np.zeros((count, len(scheme)), bool)
-    hidden[:, [seen[column] for column in told]] = flags[:, : len(told)] == 0
-    box = np.full((count, 4), np.nan)
-    if set(BOX).intersection(sheet.columns):
-        box = numbers(BOX)
-        blame(np.isin(np.isnan(box).sum(1), (1, 2, 3)), f"its box lacks one of {', '.join(BOX)}")
-        blame((box[:, 2:] <= box[:, :2]).any(1), "its box has no size")
+    hidden[:, list(visible.values())] = flags[:, : len(visible)] == 0
+    box = numbers(BOX) if set(BOX).intersection(sheet.columns) else np.full((count, 4), np.nan)
+    add_faults(np.isin(np.isnan(box).sum(1), (1, 2, 3)), f"its box lacks one of {', '.join(BOX)}")
+    add_faults((box[:, 2:] <= box[:, :2]).any(1), "its box has no size")
     image = sheet.text("image")
-    splits, group, name = (
-        sheet.text(key) if key in sheet.columns else [""] * count for key in ("split", "group", "name")
-    )
-    for i in range(count):
-        where, fault = f"{path}: line {sheet.lines[i]}", bad.get(i, "")
-        own = splits[i] or split or "train"
-        if own not in SPLITS or own != (split or own):
-            raise UserError(f"{where}: its split is '{own}', not {split or ', '.join(SPLITS)}; fix it")
-        marks = None if apart else points[i]
-        if apart and not fault:
-            marks, fault = _points_beside(root, image[i], own, len(scheme))
-            fault = fault and f"{path.name} line {sheet.lines[i]} has no points, and {fault}"
-        member = [
-            word.removeprefix("subset_") for word, yes in zip(subsets, flags[i, len(told) :], strict=True) if yes == 1
-        ]
-        marks = no_labels(len(scheme))[0] if marks is None else marks
-        yield FaceRecord(
-            where, image[i], own, marks, hidden[i], box[i], group[i], name[i], member, fault, first_pixel=int(apart)
-        )
+    written, group, name = (sheet.text(key) if key in sheet.columns else [""] * count for key in TEXT[1:])
+    where = [f"{path}: line {line}" for line in sheet.lines]
+    splits = [word or split or "train" for word in written]
+    for i, word in enumerate(splits):
+        if word not in SPLITS or word != (split or word):
+            raise UserError(f"{where[i]}: its split is '{word}', not {split or ', '.join(SPLITS)}; fix it")
+    for i in range(count) if in_pts else ():
+        found, fault = _points_beside(root, image[i], splits[i], len(scheme))
+        points[i] = np.nan if found is None else found
+        if fault:
+            faults.setdefault(i, f"{path.name} line {sheet.lines[i]} has no points, and {fault}")
+    members = {key.removeprefix("subset_"): flags[:, len(visible) + k] == 1 for k, key in enumerate(subsets)}
+    return FaceColumns(where, image, splits, points, hidden, box, group, name, members, faults, first_pixel=int(in_pts))
+
+
+def _axes(scheme: Scheme) -> list[str]:
+    return [f"{name}_{axis}" for name in scheme.names for axis in "xy"]
+
+
+def _check_columns(path: Path, columns: Sequence[str], known: set[str]) -> None:
+    for column in columns:
+        if not column:
+            raise UserError(f"{path}: a column has no name; name it or remove it, and write no decimal commas")
+        if column not in known:
+            raise UserError(f"{path}: unknown column '{column}'{nearest(column, known)}; rename it or remove it")
 
 
 def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.ndarray | None, str]:
     """The points (count, 2) of the .pts beside a picture; None where there is none, with the fault if it is one."""
-    path = PurePosixPath(image.replace("\\", "/"))
+    path = PurePosixPath(under(root, image))
     if path.is_absolute() or ".." in path.parts or not path.name:
         return None, ""  # `from_files` tells of pictures that lead out of the root
     labels = [root / path.with_suffix(kind) for kind in (".pts", ".PTS")]
@@ -106,7 +117,7 @@ def read_folder(root: Path, folder: Path, split: str | None, count: int) -> Iter
                 image = Path(os.path.relpath((images or labels)[0], root)).as_posix()
                 nothing, hidden, box = no_labels(count)
                 points = nothing if points is None else points
-                yield FaceRecord(str(place), image, own, points, hidden, box, fault=fault, first_pixel=1)
+                yield FaceRecord(str(place), image, own, points, hidden, box, fault=fault)
 
 
 def _folders(top: Path) -> Iterator[Path]:
@@ -126,20 +137,34 @@ def _folders(top: Path) -> Iterator[Path]:
 
 
 def csv_rows(table: FaceTable, points: bool) -> Iterator[list[Any]]:
-    """The lines of labels.csv, with or without the points' places."""
+    """Yield the lines of labels.csv, with or without the points' coordinates."""
     hidden, boxed = table.labelled & ~table.visible, has_box(table)
-    told = np.flatnonzero(hidden.any(0)).tolist()
+    some_hidden = np.flatnonzero(hidden.any(0)).tolist()
     subsets = {name: mask for name, mask in table.subsets.items() if mask.any()}
-    sides = [f"{name}_{axis}" for name in table.scheme.names for axis in "xy"] if points else []
-    seen = [f"{table.scheme.names[k]}_visible" for k in told]
+    axes = _axes(table.scheme) if points else []
+    seen = [f"{table.scheme.names[k]}_visible" for k in some_hidden]
     edges = list(BOX) if boxed.any() else []
-    yield ["image", "split", "group", "name", *sides, *seen, *edges, *(f"subset_{name}" for name in subsets)]
+    yield ["image", "split", "group", "name", *axes, *seen, *edges, *(f"subset_{name}" for name in subsets)]
     boxes = shortest(table.box, table.box.astype(np.float64), lambda few: few).tolist()
     for i, marks in enumerate(label_rows(table)):
         row = [table.image[i], table.split[i], table.group[i], table.name[i]]
         if points:
             row += ["" if isnan(value) else value for mark in marks for value in mark]
-        row += [int(not hidden[i, k]) for k in told]
+        row += [int(not hidden[i, k]) for k in some_hidden]
         if edges:
             row += boxes[i] if boxed[i] else [""] * 4
         yield [*row, *(int(mask[i]) for mask in subsets.values())]
+
+
+def prediction_rows(
+    scheme: Scheme, faces: Iterable[tuple[Sequence[Any], Sequence[float], np.ndarray]]
+) -> Iterator[list[Any]]:
+    """Yield the lines of a prediction's CSV, which `read_columns` reads.
+
+    Args:
+        scheme: Scheme of the points.
+        faces: Of each face the image and the values of `PREDICTED`, the edges of its box and its points (K, 2).
+    """
+    yield ["image", *PREDICTED, *BOX, *_axes(scheme)]
+    for values, box, points in faces:
+        yield [*values, *(f"{value:.3f}" for value in (*box, *np.ravel(points)))]

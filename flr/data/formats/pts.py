@@ -7,38 +7,17 @@ import numpy as np
 
 from flr.data.formats.records import number_text, portable, shortest
 from flr.data.formats.text import to_number
-from flr.errors import UserError
 from flr.files import opened
 
 LARGEST_PTS = 2**20  # bytes; a face's 68 points take 2,000
-
-
 PICTURES = (".jpg", ".jpeg", ".png")
 
 
-def read_pts(path: Path, count: int = 68) -> np.ndarray:
-    """The points of one .pts file.
-
-    Returns:
-        (count, 2) float32, 0-based pixel centres: the file's own numbers less 1.
-
-    Raises:
-        UserError: it cannot be read or is no .pts of `count` points.
-    """
-    try:
-        with opened(path, LARGEST_PTS) as file:
-            return zero_based(parse(file.read(), count))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; fix the file or fetch it again") from error
-
-
 def parse(data: bytes, count: int) -> np.ndarray:
-    """The points (count, 2) float64 in a .pts file's bytes, which count from 1.
+    """Parse the points (count, 2) float64 in a .pts file's bytes, which count from 1.
 
     Raises:
-        ValueError: what is wrong with them, and on which line.
+        ValueError: What is wrong with them, and on which line.
     """
     text = data.decode("utf-8-sig", errors="replace")
     rows: list[list[float]] = []
@@ -59,13 +38,8 @@ def parse(data: bytes, count: int) -> np.ndarray:
     return np.array(rows)
 
 
-def zero_based(points: np.ndarray) -> np.ndarray:
-    """Convert a .pts file's points, which count from 1, to pixel centres, float32."""
-    return (points - 1).astype(np.float32)
-
-
 def beside(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
-    """The pictures and the .pts files of each stem in a folder, by file name, so that no file system's order shows."""
+    """Yield the images and the .pts files of each stem in a folder, in the order of their names."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith(".")  # macOS leaves a ._NAME twin of each file
@@ -77,14 +51,14 @@ def beside(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
 
 
 def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
-    """The points (count, 2) as one stem's files give them (see `beside`), or None and what is wrong with them."""
+    """Read the points (count, 2) of one stem's files (see `beside`); return None and the reason if they are invalid."""
     if not pictures:
-        return None, f"it has no picture ({', '.join(PICTURES)}) beside it"
+        return None, f"it has no image ({', '.join(PICTURES)}) next to it"
     if not labels:
-        return None, "it has no .pts beside it"
+        return None, "it has no .pts next to it"
     if len(pictures) + len(labels) > 2:
         twins = ", ".join(sorted(portable(path.name) for path in (*pictures, *labels)))
-        return None, f"{twins} share one stem; keep one picture and one .pts of it"
+        return None, f"{twins} have the same stem; keep one image and one .pts of it"
     try:
         with opened(labels[0], LARGEST_PTS) as file:
             return parse(file.read(), count), ""
@@ -95,7 +69,7 @@ def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) ->
 
 
 def pts_text(points: np.ndarray) -> str:
-    """A .pts file, which counts from 1."""
+    """Return the text of a .pts file, which counts from 1."""
     marks = shortest(points, points.astype(np.float64) + 1, lambda few: few - 1).tolist()
     rows = "".join(f"{number_text(x)} {number_text(y)}\n" for x, y in marks)
     return f"version: 1\nn_points: {len(points)}\n{{\n{rows}}}\n"

@@ -2,7 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -25,19 +27,11 @@ BOX_FORMS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "pixels": box_edges,
 }
 
-
 SPLITS = ("train", "val", "test", UNLABELLED)
-
-
 LONGEST = 400  # characters of a name: in a column of text each face takes the room of the longest
-
-
 UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # what XML or a row of text cannot hold
-
-
-SUBSET = re.compile(r"[\w./:-]+( [\w./:-]+)*")  # what may stand in a metric's name
-
-
+SUBSET = re.compile(r"[\w./:-]+( [\w./:-]+)*")  # characters that a metric's name may hold
+LONGEST_SUBSET = 200  # a metric's name, such as test/SUBSET/nme_interocular, has at most 250
 CHUNK = 4096  # rows whose numbers stand in memory as text
 
 
@@ -45,18 +39,16 @@ class FaceRecord(NamedTuple):
     """A face as a file gives it.
 
     Attributes:
-        where: its place in the file, said where it stops the reading.
-        image: its picture under the root.
-        split: one of `SPLITS`.
+        where: Its place in the file, for errors.
+        image: Its image under the root.
+        split: One of `SPLITS`.
         points: (K, 2) float64 as the file gives them, NaN where there is no label.
         hidden: (K,) bool.
         box: (4,) float64 as the file gives them, NaN where there is none.
-        group: empty for its picture.
-        name: empty for its picture's.
-        subsets: those it is in.
-        fault: why no net should learn from it; empty where nothing is known against it.
-        box_form: what the four numbers of `box` are, one of `BOX_FORMS`.
-        first_pixel: the coordinate of the first pixel's centre in the file's points.
+        group: Empty for its image.
+        name: Empty for its image's.
+        subsets: Names of the subsets it is in.
+        fault: Why no model should learn from it; empty where nothing is known against it.
     """
 
     where: str
@@ -69,13 +61,62 @@ class FaceRecord(NamedTuple):
     name: str = ""
     subsets: Sequence[str] = ()
     fault: str = ""
+
+
+class FaceColumns(NamedTuple):
+    """Columns over the N faces of a file; each is that of `FaceRecord`.
+
+    Attributes:
+        subsets: Name -> (N,) bool.
+        faults: Face -> reason.
+        box_form: What the four numbers of `box` are, one of `BOX_FORMS`.
+        first_pixel: Coordinate of the first pixel's centre in the file's points.
+    """
+
+    where: Sequence[str]
+    image: Sequence[str]
+    split: Sequence[str]
+    points: np.ndarray
+    hidden: np.ndarray
+    box: np.ndarray
+    group: Sequence[str]
+    name: Sequence[str]
+    subsets: Mapping[str, np.ndarray]
+    faults: Mapping[int, str]
     box_form: str = "edges"
     first_pixel: int = 0
+
+
+def columns_of(faces: Iterable[FaceRecord], count: int, box_form: str = "edges", first_pixel: int = 0) -> FaceColumns:
+    """Return the columns over faces of `count` points."""
+    rows = list(faces)
+    where, image, split, points, hidden, box, group, name, subsets, fault = (
+        zip(*rows, strict=True) if rows else [()] * 10
+    )
+    return FaceColumns(
+        where, image, split, np.reshape(points, (-1, count, 2)), np.reshape(hidden, (-1, count)), np.reshape(box, (-1, 4)),
+        group, name, {key: np.array([key in names for names in subsets]) for key in dict.fromkeys(chain(*subsets))},
+        {i: reason for i, reason in enumerate(fault) if reason}, box_form, first_pixel,
+    )  # fmt: skip
 
 
 def fits(name: str) -> bool:
     """Whether every form of label file can hold a face's name, and a column of text as well."""
     return 0 < len(name) <= LONGEST and name == name.strip() and not UNFIT.search(name)
+
+
+def is_metric_name(subset: str) -> bool:
+    """Whether a subset can be part of a metric's name, which MLflow takes for a path."""
+    parts = subset.split("/")
+    return len(subset) <= LONGEST_SUBSET and bool(SUBSET.fullmatch(subset)) and not {"", ".", ".."}.intersection(parts)
+
+
+def under(root: Path, image: str) -> str:
+    """Return an image's POSIX path under `root` where it lies there, else the path as it is."""
+    path = image.replace("\\", "/")
+    if not os.path.isabs(path):
+        return path
+    return path.removeprefix(os.path.abspath(root).replace("\\", "/").rstrip("/") + "/")
 
 
 def portable(name: str) -> str:
@@ -126,6 +167,12 @@ def new_file(path: Path) -> TextIO:
 def subsets_of(table: FaceTable) -> list[list[str]]:
     """The subsets of each face."""
     return [[name for name, mask in table.subsets.items() if mask[i]] for i in range(len(table))]
+
+
+def note_skipped(path: Path, count: int, kind: str) -> None:
+    """Print how many entries of a file are not read."""
+    if count:
+        print(f"note: {path}: skipped {count} {kind}", file=sys.stderr)
 
 
 def has_box(table: FaceTable) -> np.ndarray:

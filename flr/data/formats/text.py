@@ -1,11 +1,13 @@
-"""Delimited text as people have it: any line ends, a byte-order mark, commas or blanks; and numbers that are numbers."""
+"""Delimited text in the forms that people have it: any line ends, a byte-order mark, commas or blanks."""
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from statistics import mode
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped, unused-ignore]
@@ -13,16 +15,20 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from flr.errors import UserError, nearest
 from flr.files import opened
 
+if TYPE_CHECKING:
+    import pandas
+
 LARGEST = float(np.finfo(np.float32).max)
 MAX_BYTES = 2_000_000_000  # CelebA's largest text is 26 MB
 MAX_YAML = 200_000  # characters; a scheme of a thousand points takes a tenth
+CHUNK = 4096  # lines that are in memory as text
 
 
 def to_number(text: str) -> float:
-    """A finite number that float32 can hold.
+    """Convert text to a finite number that float32 can hold.
 
     Raises:
-        ValueError: it is none.
+        ValueError: The text is not such a number.
     """
     try:
         value = float(text) if "_" not in text else float("")  # float takes 1_0 for 10
@@ -33,11 +39,22 @@ def to_number(text: str) -> float:
     return value
 
 
+def to_numbers(cells: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+    """Convert N cells to (N,) float64, NaN where one is empty or invalid, and row -> reason of the invalid ones."""
+    values, faults = np.full(len(cells), np.nan), {}
+    for row, cell in enumerate(cells):
+        try:
+            values[row] = to_number(cell) if cell else np.nan
+        except ValueError as error:
+            faults[row] = str(error)
+    return values, faults
+
+
 def read_text(path: Path) -> str:
-    """A whole text file in UTF-8, with or without a mark; bytes that are no UTF-8 come as escapes.
+    """Read a whole text file in UTF-8, with or without a byte-order mark; other bytes become escapes.
 
     Raises:
-        UserError: it cannot be read, or is a web page, UTF-16 or binary.
+        UserError: It cannot be read, or is a web page, UTF-16 or binary.
     """
     try:
         with opened(path, MAX_BYTES) as file:
@@ -64,10 +81,10 @@ class _Plain(yaml.BaseLoader):
 
 
 def read_plain(path: Path, kind: str) -> Any:
-    """A small YAML file as text, lists and mappings; `kind` says in an error what it should have been.
+    """Read a small YAML file as text, lists and mappings; `kind` names in an error what it should have been.
 
     Raises:
-        UserError: it cannot be read, or is too long, too deep or no YAML.
+        UserError: It cannot be read, or is too long, too deep or not YAML.
     """
     text = read_text(path)
     if len(text) > MAX_YAML:
@@ -81,10 +98,10 @@ def read_plain(path: Path, kind: str) -> Any:
 
 
 def refuse_foreign(path: Path, data: bytes) -> None:
-    """Stop where a file's first bytes are no text of ours.
+    """Reject a file whose first bytes are not delimited text.
 
     Raises:
-        UserError: it is a web page, UTF-16 or binary.
+        UserError: It is a web page, UTF-16 or binary.
     """
     head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml")):
@@ -100,36 +117,36 @@ class Sheet:
     """N rows under named columns.
 
     Attributes:
-        path: the file.
-        columns: the header's names.
-        rows: the cells of each row, as many as there are columns.
-        lines: each row's line in the file, counted from 1.
-        ragged: line -> what is wrong, of rows with another number of cells.
+        path: File.
+        columns: Names in the header.
+        cells: N rows; its columns, numbered from 0, hold text (object), or float64 with NaN for an empty or invalid cell.
+        lines: Line of each row in the file, counted from 1.
+        faults: Column of numbers -> row -> reason of its invalid cells.
     """
 
     path: Path
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    cells: "pandas.DataFrame"
     lines: Sequence[int]
-    ragged: dict[int, str]
+    faults: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.cells)
 
     def text(self, column: str) -> list[str]:
-        """The cells of a column.
+        """Return the cells of a column of text.
 
         Raises:
-            UserError: there is no such column.
+            UserError: There is no such column.
         """
-        place = self.place(column)
-        return [row[place] for row in self.rows]
+        cells: list[str] = self.cells[self.place(column)].tolist()
+        return cells
 
     def place(self, column: str) -> int:
-        """Where a column stands, from 0.
+        """Return the number of a column, from 0.
 
         Raises:
-            UserError: there is no such column, or there are two.
+            UserError: There is no such column, or there are two.
         """
         if self.columns.count(column) != 1:
             twice = column in self.columns
@@ -138,81 +155,129 @@ class Sheet:
         return self.columns.index(column)
 
     def numbers(self, columns: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-        """Cells as numbers.
+        """Return cells as numbers.
 
         Returns:
-            (N, len(columns)) float64, NaN where a cell is empty or at fault; and row -> the first fault in it.
+            (N, len(columns)) float64, NaN where a cell is empty or invalid; and row -> the first invalid cell in it.
 
         Raises:
-            UserError: there is no such column.
+            UserError: There is no such column.
         """
-        places = [self.place(column) for column in columns]
-        values = np.full((len(self.rows), len(places)), np.nan)
-        faults: dict[int, str] = {}
-        for at, place in enumerate(places):
-            cells = [row[place] for row in self.rows]
-            try:  # the whole column at once, where it is sound
-                column = np.array(list(map(float, cells)))
-            except ValueError:
-                column = np.full(len(cells), np.nan)
-            if (abs(column) < LARGEST).all() and "_" not in "".join(cells):
-                values[:, at] = column
-                continue
-            for i, cell in enumerate(cells):
-                try:
-                    values[i, at] = to_number(cell) if cell else np.nan
-                except ValueError as error:
-                    faults.setdefault(i, f"{self.path.name} line {self.lines[i]}: {error}")
-        return values, faults
+        values, found = np.empty((len(self), len(columns))), dict[int, str]()
+        for at, place in enumerate([self.place(column) for column in columns]):
+            cells, faults = self.cells[place], self.faults.get(place, {})
+            values[:, at], faults = (cells, faults) if cells.dtype == float else to_numbers(cells.tolist())
+            for row, reason in faults.items():
+                found.setdefault(row, f"{self.path.name} line {self.lines[row]}: {reason}")
+        return values, found
 
 
-def read_sheet(path: Path, header: Sequence[str] | None = None, counted: bool = False) -> Sheet:
-    """A table of text; its delimiter (comma, semicolon, tab, else blanks) is told from its first line.
+def read_sheet(
+    path: Path, header: Sequence[str] | None = None, counted: bool = False, text: Collection[str] | None = None
+) -> Sheet:
+    """Read a table of text; its first line tells the delimiter: comma, semicolon, tab, else blanks.
 
     Args:
-        path: the file.
-        header: the columns of a file that names none itself; None where its first line does.
-        counted: whether a line with the number of rows may come first.
+        path: File.
+        header: Columns of a file that names none itself; None where its first line does.
+        counted: Whether a line with the number of rows may come first.
+        text: Columns of text, so that the others are read as numbers, in a tenth of the time; None for text alone.
 
     Raises:
-        UserError: see `read_text`; or it holds no row, or its count is not that of its rows.
+        UserError: See `read_text`; or a row has another number of cells than the header, or there is no row or another
+            number of rows than it states.
     """
-    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    count = kept[0][1].strip() if counted and kept else ""
-    claimed = int(count) if count.isdecimal() and len(count) < 20 else None
-    kept = kept[claimed is not None :]
-    if not kept:
-        raise UserError(f"{path}: no row in it; fetch it again")
-    first = kept[0][1]
+    import pandas  # not above: it starts slowly, and `flr predict`, which imports this module, reads no table
+
+    found = _lines(path)
+    number, first = next(found, (0, ""))
+    claimed = int(first) if counted and first.strip().isdecimal() and len(first) < 20 else None
+    if claimed is not None:
+        number, first = next(found, (0, ""))
     delimiter = next((mark for mark in ",;\t" if mark in first), None)
-    texts = [line for _, line in kept]
+    columns = list(header or _cells(path, number, first, delimiter))
+    found = chain([(number, first)], found) if header and number else found
+    lines: list[int] = []
+    faults: dict[int, dict[int, str]] = {}
+    chunks = []
+    while chunk := list(islice(found, CHUNK)):
+        counts = [_count(path, *line, delimiter) for line in chunk]
+        if not (header or lines) and len(columns) + 1 == mode(counts):
+            columns = ["", *columns]  # the header does not name the column of names: CelebA, and tables written by R
+        for (number, _), count in zip(chunk, counts, strict=True):
+            if count != len(columns):
+                fix = "fix it (quote a cell that holds the delimiter) or fetch the file again"
+                raise UserError(f"{path} line {number}: {count} cells, not {len(columns)}; {fix}")
+        numeric = [k for k, name in enumerate(columns) if text is not None and name not in text]
+        cells, invalid = _parse([line for _, line in chunk], delimiter, len(columns), numeric)
+        for column, rows in invalid.items():
+            faults.setdefault(column, {}).update({len(lines) + row: reason for row, reason in rows.items()})
+        lines += [number for number, _ in chunk]
+        chunks.append(cells)
+    if not lines:
+        raise UserError(f"{path}: no row in it; fetch it again")
+    if claimed not in (None, len(lines)):
+        fix = "fetch it again, or write the true count there"
+        raise UserError(f"{path}: its first line says {claimed} rows, {len(lines)} are there; {fix}")
+    return Sheet(path, columns, pandas.concat(chunks, ignore_index=True), lines, faults)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line that is not blank."""
     try:
-        if delimiter:
-            cells = [[cell.strip() for cell in row] for row in csv.reader(texts, delimiter=delimiter, strict=True)]
-        else:
-            cells = [text.split() for text in texts]
+        with opened(path, MAX_BYTES) as file:
+            refuse_foreign(path, file.read(4096))
+            file.seek(0)
+            stream = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape")
+            yield from ((number, line.strip("\n")) for number, line in enumerate(stream, 1) if line.strip())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
+
+
+def _cells(path: Path, number: int, line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return line.split()
+    try:
+        (cells,) = csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True)
     except csv.Error as error:
-        raise UserError(f"{path}: {error}; fix its quotes") from error
-    if len(cells) != len(kept):
-        raise UserError(f"{path}: a quoted cell runs over a line's end; put each row on one line")
-    columns = list(header) if header is not None else cells.pop(0)
-    if header is None and cells and len(columns) + 1 == mode(map(len, cells)):
-        columns = ["", *columns]  # the rows' names have a column, but that has no name: CelebA, and tables written by R
-    numbers = [number for number, _ in kept[header is None :]]
-    rows, places, ragged = [], [], {}
-    for number, row in zip(numbers, cells, strict=True):
-        if len(row) == len(columns):
-            rows.append(row)
-            places.append(number)
-        else:
-            ragged[number] = f"{path.name} line {number}: {len(row)} cells, not {len(columns)}"
-    if not rows:
-        reason = next(iter(ragged.values()), f"{path.name}: no row in it")
-        raise UserError(f"{path}: no usable row ({reason}); fetch it again")
-    if claimed is not None and claimed != len(rows) + len(ragged):
-        raise UserError(
-            f"{path}: its first line says {claimed} rows, {len(rows) + len(ragged)} are there; fetch it again, or put the "
-            "true count there"
-        )
-    return Sheet(path, columns, rows, places, ragged)
+        raise UserError(f"{path} line {number}: {error}; fix its quotes, and put each row on one line") from error
+    return [cell.strip() for cell in cells]
+
+
+def _count(path: Path, number: int, line: str, delimiter: str | None) -> int:
+    if delimiter and '"' not in line:
+        return line.count(delimiter) + 1
+    return len(_cells(path, number, line, delimiter))
+
+
+def _parse(
+    lines: Sequence[str], delimiter: str | None, count: int, numeric: Sequence[int]
+) -> tuple["pandas.DataFrame", dict[int, dict[int, str]]]:
+    """Parse rows of `count` cells; return also column -> row -> reason of invalid numbers."""
+    import pandas  # see `read_sheet`
+
+    rows = lines if delimiter else ["\t".join(line.split()) for line in lines]
+    body = "\ufeff" + "\n".join(rows)  # pandas strips one byte-order mark, which a cell may begin with
+
+    def parse(numeric: Sequence[int]) -> "pandas.DataFrame":
+        frame = pandas.read_csv(
+            io.StringIO(body), sep=delimiter or "\t", quoting=csv.QUOTE_MINIMAL if delimiter else csv.QUOTE_NONE,
+            header=None, names=range(count), index_col=False, skipinitialspace=True, skip_blank_lines=False,
+            dtype={column: float if column in numeric else object for column in range(count)}, low_memory=False,
+            keep_default_na=False, na_values={column: [""] for column in numeric}, encoding_errors="surrogateescape",
+        )  # fmt: skip
+        for column in set(range(count)).difference(numeric):
+            frame[column] = pandas.Series([cell.strip() for cell in frame[column]], dtype=object)
+        return frame
+
+    lower = body.lower()
+    try:
+        frame = parse(numeric)
+        if not (frame[numeric].abs() >= LARGEST).any(axis=None) and "true" not in lower and "false" not in lower:
+            return frame, {}  # pandas takes a column of truth values for numbers
+    except ValueError:
+        pass
+    frame, faults = parse([]), {}  # once more, to name the invalid cells
+    for column in numeric:
+        frame[column], faults[column] = to_numbers(frame[column].tolist())
+    return frame, faults

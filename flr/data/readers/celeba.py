@@ -120,12 +120,12 @@ def _list(root: Path, stem: str, otherwise: str = "") -> Path:
 
 
 def _sheet(path: Path, header: Sequence[str] | None = None) -> Sheet:
-    """Read a list; `header` has the columns of one that may lack them. One bad row stops: the list was cut or is another."""
-    sheet = read_sheet(path, header=header, counted=header is None)
-    if header and "image_id" in sheet.rows[0]:
-        sheet = dataclasses.replace(sheet, columns=sheet.rows[0], rows=sheet.rows[1:], lines=sheet.lines[1:])
-    if sheet.ragged:
-        raise UserError(f"{path.parent}/{next(iter(sheet.ragged.values()))}; fix it or fetch the file again")
+    """Read a list; `header` has the columns of one that may lack them."""
+    sheet = read_sheet(path, header=header, counted=header is None, text=header or ("", "image_id"))
+    first = sheet.cells.iloc[0].tolist()
+    if header and "image_id" in first:
+        cells = sheet.cells.iloc[1:].reset_index(drop=True)
+        sheet = dataclasses.replace(sheet, columns=first, cells=cells, lines=sheet.lines[1:])
     return sheet
 
 

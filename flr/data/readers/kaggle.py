@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pandas import DataFrame
 
 from flr.data.formats.text import Sheet, read_sheet, refuse_foreign
 from flr.data.table import UNLABELLED, FaceTable, check_faces, digest_rows, leave_out
@@ -143,7 +144,9 @@ def _rows(path: Path, columns: Sequence[str]) -> tuple[Sheet, np.ndarray]:
             head = stream.readline(LONGEST_ROW)
             refuse_foreign(path, head)
             mark = next((mark for mark in (b",", b";", b"\t") if mark in head), b",")
-            header = Sheet(path, [_plain(cell) for cell in head.removeprefix(b"\xef\xbb\xbf").split(mark)], [], [], {})
+            header = Sheet(
+                path, [_plain(cell) for cell in head.removeprefix(b"\xef\xbb\xbf").split(mark)], DataFrame(), []
+            )
             places, image = [header.place(column) for column in columns], header.place("Image")
             at = len(head)
             for number, line in enumerate(iter(lambda: stream.readline(LONGEST_ROW), b""), 2):
@@ -165,7 +168,7 @@ def _rows(path: Path, columns: Sequence[str]) -> tuple[Sheet, np.ndarray]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
     if not rows:
         raise UserError(f"{path}: no row in it; fetch it again")
-    return Sheet(path, list(columns), rows, lines, {}), np.array(cells, np.int64)
+    return Sheet(path, list(columns), DataFrame(rows, dtype=object), lines), np.array(cells, np.int64)
 
 
 def _plain(cell: bytes) -> str:
@@ -189,7 +192,7 @@ def _lookup(path: Path) -> list[tuple[str, str, int]]:
     Raises:
         UserError: It cannot be read or is not such a table.
     """
-    sheet = read_whole_sheet(path)
+    sheet = read_sheet(path)
     rows = []
     cells = (sheet.text(column) for column in ("RowId", "ImageId", "FeatureName"))
     for line, row, image_id, feature in zip(sheet.lines, *cells, strict=True):
@@ -205,17 +208,9 @@ def _lookup(path: Path) -> list[tuple[str, str, int]]:
     return rows
 
 
-def read_whole_sheet(path: Path) -> Sheet:
-    """Read a sheet, and stop at a row with another number of cells."""
-    sheet = read_sheet(path)
-    for reason in sheet.ragged.values():
-        raise UserError(f"{path}: {reason}; fetch it again")
-    return sheet
-
-
 def _answers(root: Path, names: Sequence[str]) -> np.ndarray:
     """Return the (N, 15, 2) points of test images by answers.csv and the lookup table; NaN where that does not ask."""
-    sheet = read_whole_sheet(root / ANSWERS)
+    sheet = read_sheet(root / ANSWERS)
     values, bad = sheet.numbers(["Location"])
     for reason in bad.values():
         raise UserError(f"{root}: {reason}; fix it")

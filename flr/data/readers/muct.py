@@ -20,7 +20,8 @@ from typing import Literal
 
 import numpy as np
 
-from flr.data.readers.kaggle import ANSWERS, GET, TRAINING, read_kaggle, read_whole_sheet
+from flr.data.formats.text import read_sheet
+from flr.data.readers.kaggle import ANSWERS, GET, TRAINING, read_kaggle
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.geometry import tight_box
@@ -123,11 +124,11 @@ def read_landmarks(path: Path, mirrored: bool = False) -> tuple[list[str], np.nd
     Raises:
         UserError: It cannot be read or is not such a table.
     """
-    sheet = read_whole_sheet(path)
+    sheet = read_sheet(path)
     names = sheet.text("name")
     keep = [i for i, name in enumerate(names) if mirrored or not name.startswith("ir")]
     names = [names[i] for i in keep]
-    sheet = dataclasses.replace(sheet, rows=[sheet.rows[i] for i in keep], lines=[sheet.lines[i] for i in keep])
+    sheet = dataclasses.replace(sheet, cells=sheet.cells.iloc[keep], lines=[sheet.lines[i] for i in keep])
     lid = COLUMNS_76[2 * 68 :]
     values, bad = sheet.numbers(COLUMNS_76 if set(lid) & set(sheet.columns) else COLUMNS_76[: -len(lid)])
     for i, name in enumerate(names):

@@ -18,7 +18,8 @@ Pictures are named relative to the root. Everywhere an integer coordinate is a p
 picture lie in the .pts of its stem beside it.
 
 ``labels_train.json`` and so on, a file a split, are COCO keypoints (https://cocodataset.org/#format-data): v is 0 for a
-point without a label, 1 for a hidden one, 2 for a visible one. Points are matched by the names that the category gives.
+point without a label, 1 for a hidden one, 2 for a visible one. Points are matched by the names that the category gives;
+they are in the scheme's order where its list of names is empty, as in mmpose's files.
 Whether COCO counts from a pixel's centre or corner is told differently by its users: numbers are taken as they stand,
 those of points and of boxes. An annotation may also have ``name``, ``group`` and ``subsets``, a list of names.
 
@@ -31,21 +32,29 @@ for pictures with .pts beside them, which count from 1.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from flr.data.formats import coco, dlib_xml, label_csv
-from flr.data.formats.records import BOX_FORMS, LONGEST, SPLITS, SUBSET, FaceRecord, fits, path_text
+from flr.data.formats.records import (
+    BOX_FORMS,
+    LONGEST,
+    SPLITS,
+    FaceColumns,
+    columns_of,
+    fits,
+    is_metric_name,
+    path_text,
+    under,
+)  # fmt: skip
 from flr.data.formats.text import read_plain, read_sheet
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import SCHEMES, Scheme
-
-if TYPE_CHECKING:
-    pass
 
 SUFFIXES = (".csv", ".json", ".xml")
 
@@ -73,13 +82,13 @@ def read(
         raise UserError("data.root is null; set data.root=DIR")
     files = _files(root, labels)
     own = _scheme(root, scheme, files[0][1])
-    faces: list[FaceRecord] = []
+    faces: list[FaceColumns] = []
     for split, path in files:
         try:
-            faces += _faces(root, path, split, own)
+            faces.append(_read_file(root, path, split, own))
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror}); let it be read") from error
-    if not faces:
+    if not any(file.image for file in faces):
         names = " and ".join(str(path) for _, path in files)
         raise UserError(f"{names}: no face is listed; label some, or name another file by data.reader.labels=FILE")
     return _to_table(faces, root, own, strict)
@@ -118,55 +127,81 @@ def _files(root: Path, labels: str | Mapping[str, str] | None) -> list[tuple[str
     return found[0] if found else [(None, root)]
 
 
-def _faces(root: Path, path: Path, split: str | None, scheme: Scheme) -> Iterator[FaceRecord]:
+def _read_file(root: Path, path: Path, split: str | None, scheme: Scheme) -> FaceColumns:
+    count = len(scheme)
     if os.path.isdir(path):
-        return label_csv.read_folder(root, path, split, len(scheme))
+        return columns_of(label_csv.read_folder(root, path, split, count), count, first_pixel=1)
     if path.suffix.lower() == ".csv":
-        return label_csv.read_records(root, path, split, scheme)
-    form = coco if path.suffix.lower() == ".json" else dlib_xml
-    return form.read_records(root, path, split or "train", scheme)
+        return label_csv.read_columns(root, path, split, scheme)
+    if path.suffix.lower() == ".json":
+        return columns_of(coco.read_records(path, split or "train", scheme), count, "corner and size")
+    return columns_of(dlib_xml.read_records(root, path, split or "train", scheme), count, "pixels")
 
 
-def _to_table(faces: Sequence[FaceRecord], root: Path, scheme: Scheme, strict: bool) -> FaceTable:
-    images = [face.image.replace("\\", "/") for face in faces]
-    points, box = np.array([face.points for face in faces]), np.array([face.box for face in faces])
+def _to_table(files: Sequence[FaceColumns], root: Path, scheme: Scheme, strict: bool) -> FaceTable:
+    def joined(column: str) -> list[str]:
+        return list(chain.from_iterable(getattr(file, column) for file in files))
+
+    images = [under(root, image) for image in joined("image")]
+    points, hidden, box = (
+        np.concatenate([getattr(file, column) for file in files]) for column in ("points", "hidden", "box")
+    )
     subsets: dict[str, np.ndarray] = {}
-    for i, face in enumerate(faces):
-        for key, word in (("image", path_text(face.image)), ("group", face.group or "-"), ("name", face.name or "-")):
+    bad: dict[int, str] = {}
+    start = 0
+    for file in files:
+        bad |= {start + i: reason for i, reason in file.faults.items()}
+        for name, mask in file.subsets.items():
+            subsets.setdefault(name, np.zeros(len(images), bool))[start : start + len(mask)] = mask
+        start += len(file.image)
+    where, groups, names = joined("where"), joined("group"), joined("name")
+    _check_names(where, images, groups, names, subsets)
+    names = _complete_names(names, images, points, box, bad)
+    labelled = np.isfinite(points).all(-1)
+    edges = np.concatenate([BOX_FORMS[file.box_form](file.box) for file in files])
+    pixels = np.concatenate([(file.points - file.first_pixel).astype(np.float32) for file in files])
+    return from_files(
+        "table", scheme, root, images, pixels, joined("split"), published=(points, hidden, box), strict=strict,
+        labelled=labelled, visible=labelled & ~hidden, box=edges, name=names, bad=bad,
+        group=[group or path_text(image) for group, image in zip(groups, images, strict=True)],
+        subsets={name: mask for name, mask in subsets.items() if mask.any()},
+    )  # fmt: skip
+
+
+def _check_names(
+    where: Sequence[str], images: Sequence[str], groups: Sequence[str], names: Sequence[str], subsets: Mapping[str, Any]
+) -> None:
+    for place, image, group, name in zip(where, images, groups, names, strict=True):
+        for key, word in (("image", path_text(image)), ("group", group or "-"), ("name", name or "-")):
             if not fits(word):
-                fix = f"write 1 to {LONGEST} letters on one line, without blanks at the ends"
-                raise UserError(f"{face.where}: {key} {word!r:.60} is no name; {fix}")
-        for name in face.subsets:
-            if not SUBSET.fullmatch(name):
-                fix = "write letters, digits, _ - . : / and blanks between them"
-                raise UserError(f"{face.where}: subset {name!r:.60} is no name; {fix}")
-            subsets.setdefault(name, np.zeros(len(faces), bool))[i] = True
-    names, bad = [face.name for face in faces], {i: face.fault for i, face in enumerate(faces) if face.fault}
+                fix = f"write 1 to {LONGEST} characters on one line, without blanks at the ends"
+                raise UserError(f"{place}: {key} {word!r:.60} is not a name; {fix}")
+    for name, mask in subsets.items():
+        if not is_metric_name(name):
+            fix = "write letters, digits, _ - . : / and blanks between them, and no part that is empty, . or .."
+            raise UserError(f"{where[int(np.argmax(mask))]}: subset {name!r:.60} is not a name; {fix}")
+
+
+def _complete_names(
+    names: Sequence[str], images: Sequence[str], points: np.ndarray, box: np.ndarray, bad: dict[int, str]
+) -> list[str]:
+    """Return the names, those of unnamed faces by their images; a face that is listed twice joins `bad`."""
+    names = list(names)
     shared = {image for image, count in Counter(images).items() if count > 1}
     number: Counter[str] = Counter()
     seen: set[tuple[str, bytes]] = set()
     for i, image in enumerate(images):
-        if not names[i]:
-            names[i] = path_text(image)
-            if image in shared:
-                number[image] += 1
-                names[i] += f"#{number[image]}"
-                content = image, points[i].tobytes() + box[i].tobytes()
-                if content in seen:
-                    bad.setdefault(i, "it is listed twice")
-                seen.add(content)
-    labelled, hidden = np.isfinite(points).all(-1), np.array([face.hidden for face in faces])
-    edges = box.copy()
-    for form, to_edges in BOX_FORMS.items():
-        rows = np.array([face.box_form == form for face in faces])
-        edges[rows] = to_edges(box[rows])
-    first_pixel = np.array([face.first_pixel for face in faces])[:, None, None]
-    return from_files(
-        "table", scheme, root, images, points - first_pixel, [face.split for face in faces],
-        published=(points, hidden, box), strict=strict, labelled=labelled, visible=labelled & ~hidden, box=edges,
-        group=[face.group or path_text(image) for face, image in zip(faces, images, strict=True)], name=names,
-        subsets=subsets, bad=bad,
-    )  # fmt: skip
+        if names[i]:
+            continue
+        names[i] = path_text(image)
+        if image in shared:
+            number[image] += 1
+            names[i] += f"#{number[image]}"
+            content = image, points[i].tobytes() + box[i].tobytes()
+            if content in seen:
+                bad.setdefault(i, "it is listed twice")
+            seen.add(content)
+    return names
 
 
 # -- the scheme --------------------------------------------------------------------------------------------------------
