@@ -65,7 +65,6 @@ LONG_FUNCTIONS = {
     "data.synthetic.scene.paint_hair_front",
     "landmarks.scheme.Scheme.of",
     "evaluation.comparison.differences",
-    "tracking.connection.connect",
 }
 
 

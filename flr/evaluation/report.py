@@ -70,7 +70,7 @@ def log_result(result: Result, tracker: Tracker, folder: Path, step: int, prefix
     rows = result.rows[worst]
     points = transform(result.data.store.to_crop()[rows], result.points[worst].astype(np.float64))
     captions = [f"{100 * result.values[i]:.1f} %" for i in worst]
-    tracker.picture(face_sheet(result.data, rows, points, 240, captions), f"{prefix}worst_faces.png")
+    tracker.image(face_sheet(result.data, rows, points, 240, captions), f"{prefix}worst_faces.png")
 
 
 def show_result(result: Result) -> None:

@@ -17,7 +17,7 @@ from flr.evaluation.score import Result, restore, score, tester
 from flr.landmarks.scheme import SCHEMES
 from flr.module.checkpoints import RunFolder, find_checkpoint, load_checkpoint
 from flr.module.landmark_module import LandmarkModule
-from flr.tracking.connection import permitted
+from flr.tracking.connection import translate_auth_errors
 from flr.tracking.tracker import Tracker
 
 
@@ -114,7 +114,7 @@ def evaluate(stored: StoredModel, split: str, looks: int, output: Path) -> tuple
             stored.config.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"]
         )
         tracker.attach(note["run_id"])
-        with permitted(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
+        with translate_auth_errors(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
             log_result(result, tracker, where, stored.step, prefix="" if repeated else f"{where.name}/")
             tracker.save()
     return result, where

@@ -141,7 +141,7 @@ def refuse_dirty(besides: Sequence[str] = ()) -> None:
     Raises:
         UserError: another file is not as committed, or there is no commit.
     """
-    changed = provenance.changed(besides)
+    changed = provenance.changed_files(besides)
     if changed is None:
         raise UserError("record=true names a commit, and this code has none; run it in a checkout")
     if changed:

@@ -24,7 +24,7 @@ from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
 from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
 from flr.sweeps.grid import Grid, label_of
-from flr.tracking.connection import GRID, PREFIX, Away, find_runs, get_run, permitted
+from flr.tracking.connection import GRID, PREFIX, ServerUnavailable, find_runs, get_run, translate_auth_errors
 from flr.tracking.tracker import Tracker
 
 MAX_TAG = 5000  # characters of a tag, the limit of older servers
@@ -64,7 +64,7 @@ def connect_with_retry(tracker: Tracker) -> None:
     for wait in RETRY_WAITS:
         try:
             tracker.open()
-        except Away as error:
+        except ServerUnavailable as error:
             print(f"flr: {error}; asked again in {wait} s", file=sys.stderr)
             time.sleep(wait)
         else:
@@ -194,7 +194,7 @@ class SweepRecord:
     def discard_unused(self) -> None:
         """Delete the run if no job ever started, where this account may delete."""
         if not find_runs(self.tracker.client, self.tracker.experiment, self._query):
-            with contextlib.suppress(UserError), permitted(self.tracker.uri, "deleting"):
+            with contextlib.suppress(UserError), translate_auth_errors(self.tracker.uri, "deleting"):
                 self.tracker.discard()
 
 

@@ -244,7 +244,7 @@ class TrainingSession:
         known = self.job.run_id if self.job else self.folder.note()["run_id"] if self.folder else None
         run_id = self.tracker.start(self.name, self.tags, known)
         self.folder = self.folder or RunFolder(self.output / "runs" / run_id)
-        self.tracker.wait_in(self.folder.path / "outbox")
+        self.tracker.set_queue_dir(self.folder.path / "queue")
         print(f"run {run_id}; run={run_id} resumes it after a stop", flush=True)
         if self.data_change:
             print(
@@ -391,7 +391,7 @@ class TrainingSession:
         """
         try:
             if self.folder:
-                self.tracker.keep_checkpoints(self.folder.path)
+                self.tracker.upload_checkpoints(self.folder.path)
             if word:
                 exit_code, _, reason = word.partition(" ")
                 self.tracker.tag(end=reason or "another rank ended", exit=exit_code)

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from flr.inference.predictor import Predictor
 from flr.tracking.connection import connect
-from flr.tracking.registry import point_best, register
+from flr.tracking.registry import register, update_best_alias
 from tests.conftest import MODEL as NAME
 from tests.conftest import SERVER, Workspace
 
@@ -179,7 +179,7 @@ def add(store: tuple[MlflowClient, str, str], name: str, protocol: str, nme: flo
     tags = {"protocol": protocol} | ({} if nme is None else {"val/nme": f"{nme:.5g}"})
     run = client.create_run(experiment).info
     version = client.create_model_version(name, run.artifact_uri, run.run_id, tags=tags).version
-    point_best(client, name, protocol)
+    update_best_alias(client, name, protocol)
     return str(version)
 
 
