@@ -155,7 +155,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a file that is none is taken for a pickle, whose reader fails in any way
         reason = (
             "holds objects, which are never loaded"
-            if "unsupported" in str(error).lower()
+            if zipfile.is_zipfile(path) and "unsupported" in str(error).lower()
             else "damaged or not a checkpoint"
         )
         raise Damaged(f"{path}: {reason}; name another, or last.ckpt or best.ckpt of the same run") from error

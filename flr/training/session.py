@@ -27,7 +27,6 @@ from flr.evaluation.score import Result, score
 from flr.files import write_json, writing
 from flr.module.assembly import assemble
 from flr.module.checkpoints import VERSION, RunFolder
-from flr.reporting.figures import curves_figure
 from flr.system import cores, keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
@@ -345,7 +344,6 @@ class TrainingSession:
         if self.result:
             write_result(self.result, folder.path, str(folder.best))
             log_result(self.result, tracker, folder.path, step=self.trainer.global_step)
-        tracker.figure(curves_figure(tracker.history), "curves.png")
         if best is not None:
             tracker.tag(val_nme=f"{float(best):.5g}")  # the metric ends with the last epoch's
         if self.job and self.job.stop_reason:
