@@ -87,7 +87,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             source, plain = predictor_of(name), Path(folder) / "fp32.onnx"
             metadata = make_metadata(source, plain, {}, "fp32")
-            write_model(source, metadata, plain, "onnx", "fp32")
+            write_model(source, metadata, plain, "fp32")
             write_onnx(onnx.load(plain), metadata, Path(folder) / "int8.onnx", int8=True)
             for precision in PRECISIONS:
                 path = Path(folder) / f"{precision}.onnx"

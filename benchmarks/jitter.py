@@ -25,12 +25,42 @@ from rich.table import Table
 from benchmarks.common import record
 from flr.data.synthetic.renderer import render
 from flr.inference.predictor import Predictor
-from flr.inference.smoothing import OneEuro, jitter, lag
+from flr.inference.smoothing import OneEuro
 from flr.landmarks.geometry import similarity, tight_box, transform, warp
 
 FACES, SECONDS, RATE, SIDE, NOISE = 12, 5.0, 30, 240, 3.0
 CUTOFFS, BETAS, SPEEDS = (0.3, 0.5, 1.0, 2.0), (0.0, 5.0, 10.0, 20.0, 40.0), (1.0, 2.0, 4.0)
+SHIFTS = np.linspace(0, 0.4, 101)  # seconds that `lag` tries
 LOWER_LIP = [*range(55, 60), *range(65, 68)]
+
+
+def jitter(points: np.ndarray, distance: float) -> float:
+    """Compute the mean motion of points from frame to frame in percent of a distance; for a still face, it is jitter.
+
+    Args:
+        points: (T, K, 2) over T frames, pixels.
+        distance: Pixels, such as the distance between the outer eye corners.
+    """
+    return float(100 * np.linalg.norm(np.diff(points, axis=0), axis=-1).mean() / distance)
+
+
+def lag(points: np.ndarray, truth: np.ndarray, seconds: np.ndarray) -> float:
+    """Compute the delay of points in milliseconds: the shift in time at which they are nearest to the true points.
+
+    A constant offset of a point, its bias, is not counted.
+
+    Args:
+        points: (T, K, 2) over T frames, pixels.
+        truth: (T, K, 2) true points.
+        seconds: (T,) times of the frames, rising.
+    """
+    points, truth = (values.reshape(len(values), -1) for values in (points, truth))
+    late = seconds >= seconds[0] + SHIFTS[-1]  # frames for which earlier true points are known at each shift
+    errors = []
+    for shift in SHIFTS:
+        before = np.stack([np.interp(seconds[late] - shift, seconds, column) for column in truth.T], 1)
+        errors.append((points[late] - before).var(0).sum())
+    return float(1000 * SHIFTS[np.argmin(errors)])
 
 
 def path(seconds: np.ndarray) -> np.ndarray:

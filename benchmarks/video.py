@@ -80,7 +80,7 @@ def exported(checkpoint: Path, folder: Path) -> OnnxPredictor:
     predictor, out = Predictor.load(checkpoint, tta=False), folder / f"{checkpoint.parent.parent.name}.onnx"
     predictor.half = False
     metadata = make_metadata(predictor, checkpoint, load_checkpoint(checkpoint)["flr"]["protocol"], "fp32")
-    write_model(predictor, metadata, out, "onnx", "fp32")
+    write_model(predictor, metadata, out, "fp32")
     return OnnxPredictor.load(out)
 
 

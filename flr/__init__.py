@@ -7,11 +7,11 @@ from importlib.util import find_spec
 __version__ = "0.2.0"
 
 # OpenCV reads it once, when it is imported, which every module here does after this.
-MAX_PIXELS = 200_000_000  # a picture that claims more is refused before memory is asked for
+MAX_PIXELS = 200_000_000  # an image that claims more is refused before memory is allocated
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what a bad picture is, our own one line says
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own line reports a bad image
 
-# ONNX Runtime, when it is imported, would else send its maker what runs here, and leave a file in the temporary folder.
+# Otherwise ONNX Runtime sends its maker what runs here when it is imported, and leaves a file in the temporary folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

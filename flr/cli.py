@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import hydra
@@ -24,7 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flr.config.compose import CONF, compose_command, explain
 from flr.config.help import help_page
-from flr.errors import UserError
+from flr.errors import UserError, nearest
+
+SWEEP_OPTIONS = {"-m", "--multirun"}
+OPTIONS = {"-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", *SWEEP_OPTIONS}
+OPTIONS_WITH_VALUE = {
+    "-c", "--cfg", "-p", "--package", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name", "-cd",
+    "--config-dir", "--experimental-rerun", "-i", "--info",
+}  # fmt: skip
 
 # Context managers that are closed when the command exits, such as the sweep that it started.
 exit_stack = contextlib.ExitStack()
@@ -53,6 +60,7 @@ def run_command(work: Callable[[DictConfig], None], config_name: str, exit_on_si
             _refuse(str(error))  # before Hydra adds lines of its own
 
     try:
+        check_arguments(sys.argv[1:], config_name)
         with exit_stack:
             if {"-h", "--help"} & set(sys.argv[1:]):
                 overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
@@ -76,6 +84,27 @@ def run_command(work: Callable[[DictConfig], None], config_name: str, exit_on_si
     except KeyboardInterrupt:
         print("flr: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def check_arguments(words: Sequence[str], command: str) -> None:
+    """Check the form of a command line before Hydra parses it.
+
+    Raises:
+        UserError: An unknown option, a word that is no override, or a sweep of a command other than train.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        option = word.partition("=")[0]
+        if word.startswith("-"):
+            if option not in OPTIONS | OPTIONS_WITH_VALUE:
+                raise UserError(
+                    f"{option}: no such option{nearest(option, OPTIONS)}; flr {command} --help lists the keys"
+                )
+            if option in SWEEP_OPTIONS and command not in ("train", "tune"):
+                raise UserError(
+                    f"{option} sweeps over trainings only; leave it out, and run flr {command} once per value"
+                )
+        elif "=" not in word and not word.startswith("~") and before not in OPTIONS_WITH_VALUE:
+            raise UserError(f"'{word}' sets nothing; write KEY=VALUE, as {word.lstrip('+') or 'seed'}=VALUE")
 
 
 def _refuse(text: str) -> NoReturn:

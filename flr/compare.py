@@ -1,19 +1,16 @@
 """``python -m flr.compare``: is A better than B? Finished runs read back from MLflow, by group, with intervals."""
 
-from typing import cast
-
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from flr.cli import quiet, run_command
 from flr.config.schema import Compare
-from flr.config.validate import check
+from flr.config.validate import check_without_tracker
 from flr.errors import UserError
 
 
 def main(cfg: DictConfig) -> None:
     """Compare the runs that the config asks for."""
-    # Without the Tracker, which writes runs and brings torch.
-    check(cast(DictConfig, OmegaConf.merge(cfg, {"tracking": None})), Compare)
+    check_without_tracker(cfg, Compare)
     keys = [cfg.group] if isinstance(cfg.group, str) else list(cfg.group)
     if not keys:
         raise UserError("group=[]: name a tag or parameter, as group=model")

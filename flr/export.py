@@ -1,14 +1,13 @@
-"""``python -m flr.export run=ID|DIR|CKPT format=onnx|torchscript|pt2``: write a trained model as one checked file."""
+"""``python -m flr.export run=ID|DIR|CKPT``: write a trained model as one checked ONNX file."""
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from flr.cli import quiet, run_command
 from flr.config.compose import plain
 from flr.config.schema import Export
-from flr.config.validate import check
+from flr.config.validate import check_without_tracker
 from flr.errors import UserError
 
 
@@ -16,9 +15,7 @@ def main(cfg: DictConfig) -> None:
     """Export the run that the config names."""
     if cfg.run in (None, ""):  # an empty one would be the current folder
         raise UserError("give the run to export: run=ID, run=FOLDER or run=FILE.ckpt")
-    check(cfg, Export)
-    if cfg.precision == "int8" and cfg.format != "onnx":
-        raise UserError(f"precision=int8 needs format=onnx; format={cfg.format} takes fp32 or fp16")
+    check_without_tracker(cfg, Export)
     quiet()
     # They bring torch, which --help and --cfg do without.
     from flr.inference import export
@@ -26,15 +23,13 @@ def main(cfg: DictConfig) -> None:
     from flr.module.checkpoints import find_checkpoint, load_checkpoint
 
     best = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
-    path = export.output_file(best, cfg.format, cfg.precision, cfg.out, cfg.overwrite)
+    path = export.output_file(best, cfg.precision, cfg.out, cfg.overwrite)
     stored = load_checkpoint(best)["flr"]
     predictor = Predictor.load(best, cfg.tta)
-    sizes = [f"data.reader.{part}={size}" for part, size in (("train", 1), ("val", 1), ("test", cfg.faces))]
-    rendered = hydra.compose("train", ["data=synthetic", *sizes]).data
-    faces = export.load_test_faces(stored["config"], predictor, cfg.faces, cfg.paths, cfg.data.root, rendered)
+    faces = export.load_test_faces(stored["config"], predictor, cfg.faces, cfg.paths, cfg.data.root)
     metadata = export.make_metadata(predictor, best, stored["protocol"], cfg.precision)
     bounds = plain(cfg)["tolerance"][cfg.precision]
-    print(export.export_checked(predictor, metadata, path, cfg.format, cfg.precision, faces, bounds))
+    print(export.export_checked(predictor, metadata, path, cfg.precision, faces, bounds))
     print(path)
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from flr.cli import quiet, run_command
+from flr.config.compose import refine_passes
 from flr.config.instantiate import build
 from flr.config.schema import Predict
-from flr.config.validate import check
+from flr.config.validate import check_without_tracker
 from flr.errors import UserError
 
 
@@ -16,18 +17,14 @@ def main(cfg: DictConfig) -> None:
     if cfg.run in (None, ""):  # an empty one would be the current folder
         raise UserError("give the model: run=ID, run=FOLDER, run=FILE.ckpt, run=FILE.onnx or run=models:/NAME@best")
     if cfg.source in (None, ""):
-        raise UserError("give the images: source=PHOTO, FOLDER, 'GLOB', VIDEO, a camera's number or an address")
+        raise UserError("give the images: source=PHOTO, FOLDER, VIDEO, a camera's number or an address")
     print(f"finding faces in {cfg.source} with {cfg.run}", flush=True)
-    # An .onnx file needs no tracking store, and neither MLflow nor Lightning, which take seconds to import.
-    exported = Path(str(cfg.run)).suffix == ".onnx"
-    if not exported:
-        quiet()
-    checked = cfg.copy()
-    if exported:
-        checked.tracking = None
-    check(checked, Predict)
+    if Path(str(cfg.run)).suffix != ".onnx":
+        quiet()  # brings Lightning, which an exported file does without
+    check_without_tracker(cfg, Predict)
+    refine = refine_passes(cfg)
     # They bring OpenCV and ONNX Runtime, which --help, --cfg and the first line do without.
-    from flr.inference.loading import load_file, refine_passes
+    from flr.inference.loading import load_file
     from flr.inference.pipeline import PredictionPipeline
     from flr.inference.sources import Video, open_source
     from flr.inference.writer import PredictionWriter
@@ -40,7 +37,6 @@ def main(cfg: DictConfig) -> None:
     model = load_file(path, cfg.tta)
     for effect in effects:
         effect.check(model.scheme)
-    refine = refine_passes(cfg.refine, cfg.looks)
     # An interrupted prediction resumes only with the settings that the results depend on. Tables are made at the end.
     keys = ["source", "tta", "detector", "draw", *(["every", "patience", "smooth"] if is_video else [])]
     settings = {key: str(cfg[key]) for key in keys} | ({} if is_video else {"refine": str(refine)})
@@ -59,7 +55,6 @@ def main(cfg: DictConfig) -> None:
         every=cfg.every,
         patience=cfg.patience,
         smooth=cfg.smooth,
-        live=cfg.live,
         frames=cfg.frames,
     ).run(source)
 

@@ -2,14 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from flr.cli import quiet, run_command
-from flr.config.compose import CONF, task_overrides, under
+from flr.config.compose import CONF, key_of, task_overrides, under
 from flr.config.schema import Reproduce
-from flr.config.validate import check
+from flr.config.validate import check_without_tracker
 from flr.errors import UserError, nearest
 
 # What the user may set in every tier, and in each.
@@ -23,12 +22,11 @@ TAKES = {
 
 def main(cfg: DictConfig) -> None:
     """Reproduce the experiment that the config names."""
-    refuse_words(cfg)
-    # Without the Tracker, which writes runs and brings torch.
-    check(cast(DictConfig, OmegaConf.merge(cfg, {"tracking": None})), Reproduce)
-    refuse_values(cfg)
+    check_overrides(cfg)
+    check_without_tracker(cfg, Reproduce)
+    check_values(cfg)
     print(f"Reproducing {cfg.name}, tier {cfg.tier}", flush=True)
-    # It brings torch, which --help and --cfg do without.
+    # Brings torch, which --help and --cfg job do without.
     from flr.reproduction.verdict import reproduce
 
     quiet()
@@ -36,11 +34,10 @@ def main(cfg: DictConfig) -> None:
         sys.exit(code)
 
 
-def refuse_words(cfg: DictConfig) -> None:
-    """Raises `UserError` for a word that the tier does not take: none goes unheard, and none changes a recipe."""
+def check_overrides(cfg: DictConfig) -> None:
+    """Raise `UserError` for an override that the tier does not take, since none may change a recipe."""
     takes = COMMON + TAKES.get(cfg.tier, ())
-    for word in task_overrides():
-        key = word.lstrip("+~").split("=", 1)[0]
+    for key in map(key_of, task_overrides()):
         if cfg.tier in TAKES and not under(key, takes):
             raise UserError(
                 f"{key} is not for tier={cfg.tier}, which takes {', '.join(takes)}; a recipe is reproduced as it is, "
@@ -48,8 +45,8 @@ def refuse_words(cfg: DictConfig) -> None:
             )
 
 
-def refuse_values(cfg: DictConfig) -> None:
-    """Raises `UserError` for an experiment that is not there, and for what its tier needs and has not."""
+def check_values(cfg: DictConfig) -> None:
+    """Raise `UserError` for an unknown experiment, and for what its tier needs and lacks."""
     folder = CONF / "experiment"
     known = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
     if cfg.name is None:
@@ -59,7 +56,9 @@ def refuse_values(cfg: DictConfig) -> None:
     if cfg.tier == "eval" and not cfg.run:
         raise UserError("tier=eval scores what was trained: run=ID, run=DIR or run=FILE.ckpt, or a list, one a seed")
     if cfg.records is not None and Path(cfg.records).exists() and not Path(cfg.records).is_dir():
-        raise UserError(f"records={cfg.records} is no folder; name one, or leave it out for experiments/ of a checkout")
+        raise UserError(
+            f"records={cfg.records}: not a folder; name one, or leave it out for experiments/ of a checkout"
+        )
     if cfg.seeds is not None and (not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds)):
         raise UserError(f"seeds={list(cfg.seeds)}: name one at least and each once, as seeds=[0,1,2]")
 

@@ -16,7 +16,7 @@ from flr.sweeps.launchers.base import PARENT
 
 def main(cfg: DictConfig) -> None:
     """Train from a composed config, as a job of a sweep, or as a rank of a training that another process has started."""
-    # Imports that bring torch come after the first line is printed.
+    # The imports below bring torch or OpenCV, which --help and --cfg job do without; they follow the first line that is printed.
     if folder := os.environ.pop("FLR_RUN_FOLDER", None):
         from flr.training.resume import worker_session
 

@@ -18,10 +18,10 @@ from flr.errors import UserError
 def main(cfg: DictConfig) -> None:
     """Run trials until the study has them all, then print the results."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError("a study takes neither -m nor sweep=: what varies is in tune.space")
+        raise UserError("a study takes neither -m nor sweep=; name what varies in tune.space")
     check(cfg, Tune, trusted=False)
     if cfg.run is not None:
-        raise UserError(f"run={cfg.run} goes on with one run by flr.train; a study goes on by its own command")
+        raise UserError(f"run={cfg.run} resumes one run by flr.train; a study resumes by its own command")
     # These import torch and Optuna, which --help does without.
     from optuna.trial import TrialState
 

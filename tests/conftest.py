@@ -24,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 
 from flr.cli import run_command
+from flr.tracking.provenance import code_digest
 
 # Two cores and two test workers: threads of one would wait for those of the other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -222,6 +223,28 @@ def no_module_of_another_test() -> Iterator[None]:
 @pytest.fixture
 def workspace(tmp_path: Path, shared_cache: Path) -> Workspace:
     return Workspace(tmp_path, shared_cache)
+
+
+@pytest.fixture
+def own(workspace: Workspace, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """A workspace with a user's module in it, own.py, whose text is ``OWN`` of the test file."""
+    (workspace.path / "own.py").write_text(request.module.OWN)
+    monkeypatch.syspath_prepend(workspace.path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    code_digest.cache_clear()
+    yield workspace
+    code_digest.cache_clear()
+
+
+def wait_for_file(process: "subprocess.Popen[str]", file: Path) -> None:
+    """Wait until a process has created a file, and remove the file."""
+    for _ in range(2400):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        if file.exists():
+            file.unlink()
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {file.name}")
 
 
 @pytest.fixture(scope="session")

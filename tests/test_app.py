@@ -1,9 +1,6 @@
 """`flr.app` as it is used: a server of its own process, asked over HTTP and by a real browser."""
 
-import base64
-import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import requests
@@ -24,8 +20,8 @@ from PIL import Image
 
 from flr.config.compose import CONF
 from flr.data.synthetic.renderer import render
-from flr.inference.app.service import PhotoResult, mean_distance, run_label
-from flr.inference.faces import Face
+from flr.inference.app.service import AppService, run_label
+from flr.inference.detectors import WholeImage
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import get_scheme
 from flr.module.checkpoints import load_checkpoint
@@ -89,7 +85,7 @@ def served(
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    # gradio tells at length of what it refuses to those who go past the page, and nothing else is told.
+    # gradio tells at length of what it refuses to those who go past the page, and nothing else is printed.
     assert process.returncode == 143 and err.count("Traceback") == err.count("was not uploaded by a user"), err[-3000:]
     assert not list(temporary.iterdir())
 
@@ -112,11 +108,11 @@ def find(served: Served, tmp_path: Path) -> Find:
     from gradio_client import Client, handle_file
 
     client = Client(served.url, verbose=False, download_files=str(tmp_path / "client"), analytics_enabled=False)
-    parts = ("picture", "files", "line", "picture2", "files2", "line2", "distance", "table")
+    parts = ("picture", "files", "line", "table")
 
     def press(photo: Path | None, **words: Any) -> dict[str, Any]:
         given = {
-            "run": str(served.checkpoint), "other": "", "detector": "haar", "effects": [], "draw": ["boxes", "points"]
+            "run": str(served.checkpoint), "detector": "haar", "effects": [], "draw": ["boxes", "points"]
         }  # fmt: skip
         file = None if photo is None else handle_file(str(photo))
         return dict(zip(parts, client.predict(photo=file, api_name="/find", **given | words), strict=True))
@@ -140,39 +136,13 @@ def test_a_photo_gets_the_files_of_flr_predict(find: Find, served: Served, photo
     assert found["table"]["headers"] == ["face", "point", "x", "y"]
     assert [row[:2] for row in found["table"]["data"]] == [[0, name] for name in get_scheme("ibug68").names]
     np.testing.assert_allclose([row[2:] for row in found["table"]["data"]], points_of(face), atol=0.006)
-    assert re.match(r"1 face in 240 x 240 pixels, 68 points each; detector \d+ ms, model \d+ ms", found["line"])
-    assert found["files2"] is None and not found["line2"] and not found["distance"]
-
-
-def test_two_runs_on_one_photo(find: Find, served: Served, photo: Path) -> None:
-    same = find(photo, other=str(served.exported))
-    (distance,) = re.findall(r"of the interocular distance: face 0: (\S+) %", same["distance"])
-    assert float(distance) < 0.5  # the crop of the second pass differs slightly
-    assert [row[0] for row in same["table"]["data"]] == [1] * 68 + [2] * 68
-    assert same["table"]["headers"][0] == "run" and "68 points" in same["line2"]
-    other = find(photo, other=served.five)
-    assert "other points (ibug68, celeba5)" in other["distance"] and "5 points" in other["line2"]
-    assert len(other["table"]["data"]) == 73
-    coco = json.loads(next(Path(path) for path in other["files2"] if path.endswith(".json")).read_text())
-    assert coco["annotations"][0]["num_keypoints"] == 5
+    assert found["line"] == "1 face in 240 x 240 pixels, 68 points each"
 
 
 def test_a_run_is_called_by_the_error_of_the_checkpoint_that_it_loads(served: Served) -> None:
     (run,) = [run for run in usable_runs(served.workspace.client(), 10) if run.run_id == served.five]
     history = served.workspace.client().get_metric_history(run.run_id, "val/nme")
     assert f"val {min(point.value for point in history):.2f} %" in run_label(run)
-
-
-def test_the_distance_of_two_nets() -> None:
-    scheme = get_scheme("celeba5")
-    points = np.array([[30.0, 40], [70, 40], [50, 60], [35, 80], [65, 80]])
-
-    def result(*faces: np.ndarray) -> PhotoResult:
-        return PhotoResult(scheme, [Face(face, np.zeros(4), 1.0, np.zeros(5)) for face in faces], Path(), [], "")
-
-    told = mean_distance(result(points, 2 * points), result(points + [3, 4], 2 * points))
-    assert told.endswith(f"of the {scheme.normaliser} distance: face 0: 12.50 %, face 1: 0.00 %")
-    assert not mean_distance(result(), result())
 
 
 def test_what_cannot_be_is_one_line_and_the_server_lives_on(
@@ -182,7 +152,7 @@ def test_what_cannot_be_is_one_line_and_the_server_lives_on(
 
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:3000])
-    for path, words, told in (
+    for path, words, message in (
         (None, {}, "there is no photo"),
         (tmp_path / "text.jpg", {}, "text.jpg: not a picture"),
         (tmp_path / "cut.jpg", {}, "cut.jpg: a truncated JPEG"),
@@ -191,32 +161,24 @@ def test_what_cannot_be_is_one_line_and_the_server_lives_on(
         (photo, {"run": "x" * 5000}, "File name too long"),
         (photo, {"run": "/etc/passwd"}, "/etc/passwd: damaged or not a checkpoint"),
         (photo, {"run": "<img src=x>/a.ckpt"}, "run=&lt;img src=x&gt;/a.ckpt: no such file"),
-        (photo, {"other": str(photo)}, "face.jpg: holds objects, which are never loaded"),
+        (photo, {"run": str(photo)}, "face.jpg: "),
         (photo, {"run": served.five, "effects": ["lips"]}, "outer_lip"),
     ):  # fmt: skip
         with pytest.raises(AppError) as caught:
             find(path, **words)
         line = str(caught.value)
-        assert told in line and "\n" not in line and str(served.temporary) not in line, (words, line)
+        assert message in line and "\n" not in line and str(served.temporary) not in line, (words, line)
     assert "1 face" in find(photo, run=served.five, effects=["sunglasses"])["line"]
-
-
-def test_a_photo_without_a_face(find: Find, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "grey.png"), np.full((120, 160), 90, np.uint8))
-    found = find(tmp_path / "grey.png")
-    assert found["line"].startswith("0 faces in 160 x 120") and not found["table"]["data"]
-    assert [Path(path).name for path in found["files"]] == ["points.csv", "points.json"]
-    assert "1 face in 160 x 120" in find(tmp_path / "grey.png", detector="whole")["line"]
 
 
 def test_a_picture_of_the_machine_that_was_not_uploaded_is_refused(served: Served, photo: Path) -> None:
     """As a page never asks, but whoever reaches the server can."""
     call = f"{served.url}gradio_api/call/find"
     for given in ({"path": str(photo)}, {"path": "/etc/passwd"}, {"path": "x", "url": f"file://{photo}"}):
-        words = [given | {"meta": {"_type": "gradio.FileData"}}, str(served.checkpoint), "", "haar", [], ["points"]]
+        words = [given | {"meta": {"_type": "gradio.FileData"}}, str(served.checkpoint), "haar", [], ["points"]]
         event = requests.post(call, json={"data": words}, timeout=20).json()["event_id"]
-        told = requests.get(f"{call}/{event}", timeout=60).text
-        assert "event: error" in told and "event: complete" not in told, told[:300]
+        message = requests.get(f"{call}/{event}", timeout=60).text
+        assert "event: error" in message and "event: complete" not in message, message[:300]
     kept = {path.read_bytes() for path in served.temporary.rglob("*") if path.is_file()}
     assert Path("/etc/passwd").read_bytes() not in kept  # from where it could be fetched
 
@@ -241,76 +203,13 @@ def test_who_is_answered(served: Served) -> None:
         assert status(f"{ours}/gradio_api/file={path}") == 403
 
 
-# -- in a browser ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium, whose camera films a rendered face."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on this machine; apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    film = tmp_path_factory.mktemp("film") / "face.mjpeg"
-    face = cv2.resize(render(1, 0, 240, 3, 0.5).image, (480, 480))
-    frame = cv2.copyMakeBorder(face, 0, 0, 80, 80, cv2.BORDER_REPLICATE)
-    film.write_bytes(cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes() * 5)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-                  f"--use-file-for-fake-video-capture={film}"],
-        )  # fmt: skip
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser: Any, served: Served) -> Iterator[Any]:
-    """The page in a new tab, which asks nobody else for anything."""
-    tab = browser.new_page(viewport={"width": 1400, "height": 1000})
-    asked: list[str] = []
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(served.url)
-    tab.get_by_role("button", name="Find points").wait_for()
-    yield tab
-    tab.close()
-    assert asked and all(url.startswith((served.url, "data:", f"blob:{served.url}")) for url in asked)
-
-
-def test_a_photo_in_a_browser(tab: Any, photo: Path, tmp_path: Path) -> None:
-    tab.get_by_role("button", name="Find points").click()
-    tab.get_by_text("there is no photo").wait_for()
-    tab.locator("input[type=file]").first.set_input_files(photo)
-    tab.get_by_role("img").first.wait_for()
-    tab.get_by_role("button", name="Find points").click()
-    tab.get_by_text("1 face in 240 x 240 pixels").wait_for()
-    tab.get_by_text("nose", exact=True).locator("visible=true").first.wait_for()
-    shown = tab.locator("img[src*='face.jpg.jpg']")
-    shown.wait_for()
-    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 240
-    with tab.expect_download() as download:
-        tab.locator("a[href*='points.csv']").first.click()
-    download.value.save_as(tmp_path / "points.csv")
-    (face,) = rows(tmp_path / "points.csv")
-    assert face["image"] == "face.jpg" and len(points_of(face)) == 5
-
-
-def test_a_camera_in_a_browser(tab: Any, served: Served) -> None:
-    tab.get_by_label("Run", exact=True).click()
-    tab.get_by_role("option", name="five").click()
-    tab.get_by_role("tab", name="Camera").click()
-    tab.get_by_text("Click to Access Webcam").locator("visible=true").click()
-    tab.get_by_label("capture photo").locator("visible=true").click()
-    tab.get_by_text(re.compile(r"^1 face; [1-9]\d* frames/s$")).wait_for()
-    # Of one moment: the next frame takes its place while a browser decodes it.
-    shown = tab.locator("img[src^='data:image/jpeg']").get_attribute("src")
-    data = np.frombuffer(base64.b64decode(shown.partition(",")[2]), np.uint8)
-    assert cv2.imdecode(data, cv2.IMREAD_COLOR).shape == (480, 640, 3)
-    tab.get_by_label("Effects").click()
-    tab.get_by_role("option", name="lips").click()
-    tab.get_by_text("outer_lip").wait_for()  # which this net lacks
-    assert not list(served.temporary.rglob("image.*"))  # frames are not kept
+def test_a_camera_keeps_the_number_of_a_face(served: Served, tmp_path: Path) -> None:
+    service = AppService(tmp_path, {"whole": WholeImage()}, {}, served.workspace.uri, tmp_path, str(served.checkpoint))
+    state, image = None, render(1, 0, 240, 3, 0.5).image
+    for _ in range(3):
+        shown, state, line = service.track_frame(image, state, str(served.checkpoint), "whole", [], ["points"])
+        assert line.startswith("1 face") or line.startswith("0 faces")
+    assert shown.shape == image.shape and not list(tmp_path.iterdir())  # frames are not kept
 
 
 # -- starting and ending -----------------------------------------------------------------------------------------------

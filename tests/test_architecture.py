@@ -60,8 +60,6 @@ LONG_FUNCTIONS = {
     "data.synthetic.paint.paint_mouth",
     "data.synthetic.scene.paint_hair_front",
     "landmarks.scheme.Scheme.of",
-    "evaluation.comparison.differences",
-    "tracking.connection.connect",
 }
 
 

@@ -3,11 +3,9 @@
 import csv
 import html
 import html.parser
-import json
 import re
 import shutil
 import statistics
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -163,12 +161,6 @@ def regrouped(name: Callable[[int], str]) -> dict[str, Callable[[str], str]]:
     return {"errors.csv": edit}
 
 
-def without_groups(text: str) -> str:
-    rows = list(csv.reader(text.splitlines()))
-    at = rows[0].index("group")
-    return "".join(",".join(row[:at] + row[at + 1 :]) + "\n" for row in rows)
-
-
 def test_faces_of_one_person_are_drawn_together(runs: Workspace, tmp_path: Path) -> None:
     for run in with_result(runs):
         copy_of(runs, run, "people", edit=regrouped(lambda row: f"person {row // 3}"))
@@ -183,25 +175,12 @@ def test_faces_of_one_person_are_drawn_together(runs: Workspace, tmp_path: Path)
     listed = list(errors(runs, with_result(runs)[0]))
     person = np.array([listed.index(face) // 3 for face in sorted(listed)])
     (expected,) = differences(order, [(row["first"], row["second"])], 2000, 3, person)
-    (single,) = differences(order, [(row["first"], row["second"])], 2000, 3)
     assert (float(row["low"]), float(row["high"])) == pytest.approx((expected.low, expected.high))
     assert "9 faces of 3 persons, clips or photos" in (tmp_path / "comparison.md").read_text()
-    compare(runs, tmp_path, *words, "resample=face")
-    (row,) = table(tmp_path / "pairs.csv")
-    assert (float(row["low"]), float(row["high"])) == pytest.approx((single.low, single.high))
-    assert "as if independent" in (tmp_path / "comparison.md").read_text()
-
-
-@pytest.mark.parametrize("form", ["old", "one clip"])
-def test_without_groups_to_draw_faces_are_drawn_and_said_to_be(runs: Workspace, tmp_path: Path, form: str) -> None:
-    edit = {"errors.csv": without_groups} if form == "old" else regrouped(lambda row: "one clip")
     for run in with_result(runs):
-        copy_of(runs, run, f"as {form}", edit=edit)
-    words = (f"tracking.experiment=as {form}", "group=model.widths", "faces=0")
-    done = compare(runs, tmp_path, *words)
+        copy_of(runs, run, "one clip", edit=regrouped(lambda row: "one clip"))
+    done = compare(runs, tmp_path, "tracking.experiment=one clip", "group=model.widths", "faces=0")
     assert "as if independent" in done.stdout
-    line = runs.refuse("flr.compare", *words, "resample=group", f"out={tmp_path}")
-    assert "resample=face" in line
 
 
 def test_runs_that_group_the_same_faces_differently_are_refused(runs: Workspace, tmp_path: Path) -> None:
@@ -211,34 +190,10 @@ def test_runs_that_group_the_same_faces_differently_are_refused(runs: Workspace,
     assert "group the same faces differently" in line
 
 
-def test_rates_count_the_faces_on_each_side_of_the_limit(runs: Workspace, tmp_path: Path) -> None:
-    """The same runs, with errors that lie about 8 %."""
-    for run in with_result(runs):
-        shrink = 8 / run.data.metrics["test/nme"]
-        halves = {"errors.csv": lambda text, by=shrink: re.sub(
-            r"(\n[^,]+,)([^,]+)", lambda row: f"{row[1]}{by * float(row[2]):.5f}", text
-        )}  # fmt: skip
-        copy_of(runs, run, "near", metrics={"test/nme": 8.0}, edit=halves)
-    compare(runs, tmp_path, "tracking.experiment=near", "group=model.widths", "faces=0", "metric=fr8")
-    for row in table(tmp_path / "groups.csv"):
-        nmes = []
-        for run in by_widths(runs)[row["group"]]:
-            values = np.array(list(errors(runs, run).values()))
-            nmes.append(8 * values / values.mean())
-        fr = [100 * (values > 8).mean() for values in nmes]
-        auc = [100 * np.clip(1 - values / 8, 0, None).mean() for values in nmes]
-        assert 0 < statistics.mean(fr) < 100 and statistics.mean(auc) > 0
-        assert float(row["test/fr8"]) == pytest.approx(statistics.mean(fr))
-        assert float(row["test/auc8"]) == pytest.approx(statistics.mean(auc), abs=1e-3)
-    (pair,) = table(tmp_path / "pairs.csv")
-    first, second = table(tmp_path / "groups.csv")
-    assert float(pair["mean"]) == pytest.approx(float(first["test/fr8"]) - float(second["test/fr8"]), abs=1e-9)
-
-
 def test_what_has_no_result_is_named_and_counted(runs: Workspace, tmp_path: Path) -> None:
     done = compare(runs, tmp_path, "group=model.widths", "faces=0")
     for text in (done.stdout, *((tmp_path / f"comparison.{kind}").read_text() for kind in ("md", "html"))):
-        assert "Left out 2 run(s)" in text
+        assert "Skipped 2 run(s)" in text
         assert re.search(r"runs still \(\w+\): not finished \(RUNNING\)", text)
         assert re.search(r"only trained \(\w+\): no test result", text)
 
@@ -249,7 +204,6 @@ def test_what_has_no_result_is_named_and_counted(runs: Workspace, tmp_path: Path
         (["where={seed: 0}"], 2),
         (["+where.seed=1", "+where.data=synthetic"], 2),
         (["where={model.widths: ['[8, 8, 8, 8]', '[4, 4, 4, 4]'], seed: [0, 1]}"], 4),
-        (['filter=\'params.seed = "0" and tags.`flr.data` = "synthetic"\''], 2),
         (["group=[model,seed]"], 4),
         (["metric=fr10"], 4),
     ],
@@ -270,7 +224,7 @@ def test_runs_by_id_count_also_where_they_were_stopped(runs: Workspace, tmp_path
     stopped = copy_of(runs, other, "stopped", status="KILLED")
     done = compare(runs, tmp_path, f"runs=[{one.info.run_id},{stopped}]", "group=model.widths", "faces=0")
     assert {row["run"] for row in table(tmp_path / "runs.csv")} == {one.info.run_id, stopped}
-    assert "one seed: " in done.stdout and "another seed may turn" in done.stdout
+    assert "one seed: " in done.stdout and "another seed may reverse" in done.stdout
     line = runs.refuse("flr.compare", "tracking.experiment=stopped", "group=model.widths")
     assert "none of 1 run(s) can be compared" in line and "KILLED" in line
 
@@ -279,7 +233,10 @@ def test_what_spoils_a_spread_is_said(runs: Workspace, tmp_path: Path) -> None:
     """By model both nets are one group, which is then no group of seeds; a repeated run is no second seed."""
     done = compare(runs, tmp_path, "faces=0")
     assert "one group only, HeatmapFPN" in done.stdout
-    assert "several runs of seed 0, 1" in done.stdout and "differ in more than the seed: model.widths" in done.stdout
+    assert (
+        "several runs of seed 0, 1" in done.stdout
+        and "group=model pools runs that differ in more than the seed: model.widths" in done.stdout
+    )
     assert not (tmp_path / "pairs.csv").exists() and "2 (4 runs)" in done.stdout
     first = with_result(runs)[0]
     for _ in range(2):
@@ -314,12 +271,6 @@ def test_protocols_never_share_a_column(two_protocols: Workspace, tmp_path: Path
     assert len(list(tmp_path.glob("pairs-*.csv"))) == 1  # the other has one group
 
 
-def test_a_pair_across_protocols_is_refused(two_protocols: Workspace, tmp_path: Path) -> None:
-    words = ["tracking.experiment=two", "group=model.widths", f"baseline='{NARROW}'"]
-    line = two_protocols.refuse("flr.compare", *words)
-    assert NARROW in line and WIDE in line and "differ in counts, fingerprint" in line
-
-
 def test_one_protocol_but_other_faces_is_refused(runs: Workspace) -> None:
     one, other = with_result(runs)[0], with_result(runs)[2]
     name = sorted(errors(runs, one))[0]
@@ -350,7 +301,7 @@ def test_the_page_stands_alone_and_shows_the_faces(runs: Workspace, tmp_path: Pa
     compare(runs, tmp_path, "group=model.widths", "faces=4")
     text = (tmp_path / "comparison.html").read_text()
     page = Page(text)
-    assert len(page.sources) == 3 + 4 and all(source.startswith("data:image/") for source in page.sources)
+    assert len(page.sources) == 2 + 4 and all(source.startswith("data:image/") for source in page.sources)
     assert not {"script", "link", "iframe"} & set(page.tags) and "http" not in text
     best = [min(found, key=lambda run: run.data.metrics["test/nme"]) for found in by_widths(runs).values()]
     one, other = (errors(runs, run) for run in best)
@@ -368,13 +319,13 @@ def test_a_face_is_predicted_as_it_was_scored(runs: Workspace, tmp_path: Path, m
 
     seen = []
 
-    def look(*arguments: Any) -> Any:
+    def record(*arguments: Any) -> Any:
         found = predict(*arguments)
         seen.append((arguments[1], arguments[2], found))
         return found
 
     predict = comparison_faces.predict
-    monkeypatch.setattr(comparison_faces, "predict", look)
+    monkeypatch.setattr(comparison_faces, "predict", record)
     folders = runs.outputs / "runs"
     folders.rename(runs.outputs / "away")
     try:
@@ -408,7 +359,7 @@ def test_the_page_says_why_it_has_no_faces(
     done = compare(runs, tmp_path, f"tracking.experiment={name}", "group=model.widths")
     text = (tmp_path / "comparison.html").read_text()
     assert "no faces" in done.stdout and said in done.stdout and said in text
-    assert text.count("data:image/") == 3
+    assert text.count("data:image/") == 2
 
 
 def test_names_from_outside_are_words_only(runs: Workspace, tmp_path: Path) -> None:
@@ -424,27 +375,6 @@ def test_names_from_outside_are_words_only(runs: Workspace, tmp_path: Path) -> N
     assert cells == {8, 10}  # no cell more for the bar in the name
 
 
-def test_the_page_looks_right_in_a_browser(runs: Workspace, tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no browser here")
-    compare(runs, tmp_path, "group=model.widths", "faces=4")
-    shot = tmp_path / "page.png"
-    subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
-         "--window-size=1200,2400", f"--screenshot={shot}", (tmp_path / "comparison.html").as_uri()],
-        capture_output=True, timeout=120, check=True,
-    )  # fmt: skip
-    import cv2
-
-    picture = cv2.imread(str(shot))
-    blue = (np.abs(picture.astype(int) - (180, 119, 31)).max(2) < 8).any(1)  # matplotlib's first colour, BGR
-    green = (np.abs(picture.astype(int) - (60, 220, 60)).max(2) < 50).any(1)
-    assert blue.sum() > 100 and green.sum() > 100  # curves and bars; true points
-    assert np.flatnonzero(green).mean() > np.flatnonzero(blue).mean()  # the faces below
-
-
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -455,8 +385,6 @@ def test_the_page_looks_right_in_a_browser(runs: Workspace, tmp_path: Path) -> N
             ["tracking.experiment=flrr"], "no such experiment there (did you mean 'flr'?)",
             marks=pytest.mark.sqlite("no other test's experiments beside it"),
         ),
-        (["filter=metrics.`test/nme` < 0"], "no run fits filter="),
-        (["filter=metrics >"], "filter=metrics >: the tracking store says"),
         (["group=modle"], "group: no run has a tag or parameter 'modle' (did you mean 'model'?)"),
         (["group=[model,sede]"], "(did you mean 'seed'?)"),
         (["group=[]"], "group=[]"),
@@ -465,27 +393,15 @@ def test_the_page_looks_right_in_a_browser(runs: Workspace, tmp_path: Path) -> N
         (["where={seed: 0, model.widths: '[4, 4, 4, 4]', data: synthetic}", "baseline=x"], "baseline=x: no such group"),
         (["where={model: [HeatmapFPN, {a: b}]}"], "expected"),
         (["runs=[0123456789abcdef0123456789abcdef]"], "no run 0123456789abcdef0123456789abcdef"),
-        (["runs=[a]", "filter=x"], "set one of them"),
         (["runs=a"], "runs=a: expected"),
-        (["metric=nmee"], "metric=nmee: expected"),
         (["samples=10"], "samples=10: expected"),
-        (["smaples=2000"], "did you mean 'samples'"),
-        (["group=model.widths", "baseline=[8,8,8]"], "baseline=[8, 8, 8]"),
         (["group=model.widths", "baseline='[8, 8, 8]'"], "baseline=[8, 8, 8]: no such group (did you mean '[8, 8, 8, 8]'?)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
 def test_bad_words(runs: Workspace, words: list[str], said: str) -> None:
-    quoted = [word if "`" not in word and ">" not in word else word.replace("=", "='", 1) + "'" for word in words]
-    assert said in runs.refuse("flr.compare", *quoted)
+    assert said in runs.refuse("flr.compare", *words)
     assert not (runs.outputs / "comparisons").exists()
-
-
-def test_where_that_leaves_nothing(runs: Workspace) -> None:
-    copy_of(runs, with_result(runs)[0], "lonely")
-    copy_of(runs, with_result(runs)[3], "lonely")
-    words = ["tracking.experiment=lonely", f"where={{seed: 0, model.widths: '{NARROW}'}}"]
-    assert "no run fits all of where=" in runs.refuse("flr.compare", *words)
 
 
 @pytest.mark.sqlite("a file that is not there")
@@ -504,15 +420,13 @@ def test_a_store_that_is_not_there(workspace: Workspace, free_port: int) -> None
     [
         ("errors.csv", {}, "errors.csv is not in the tracking store"),
         ("evaluation.json", {}, "evaluation.json is not in the tracking store"),
-        ("", {"errors.csv": lambda text: text.replace(",", ";")}, "errors.csv is damaged"),
         ("", {"errors.csv": lambda text: re.sub(r"(\n[^,]*),[^,]*", r"\1,much", text, count=1)}, "errors.csv is damaged"),
         ("", {"errors.csv": lambda text: re.sub(r"\n([^,]*,[^,]*),[^\n]*\n$", r"\n\1\n", text)}, "cut before its group"),
         ("", {"errors.csv": lambda text: text + text.splitlines()[-1] + "\n"}, "names a face twice"),
         ("", {"errors.csv": lambda text: "\n".join(text.splitlines()[:4])}, "not of one evaluation"),
         ("", {"evaluation.json": lambda text: text[:100]}, "evaluation.json is damaged"),
-        ("", {"evaluation.json": lambda text: json.dumps([text])}, "evaluation.json is damaged"),
     ],
-    ids=range(9),
+    ids=range(7),
 )  # fmt: skip
 def test_a_run_whose_files_are_gone_or_damaged_is_named(
     runs: Workspace, tmp_path: Path, without: str, edit: dict[str, Callable[[str], str]], said: str
@@ -523,7 +437,7 @@ def test_a_run_whose_files_are_gone_or_damaged_is_named(
     assert said in line and bad in line
     copy_of(runs, with_result(runs)[1], name)
     done = compare(runs, tmp_path, f"tracking.experiment={name}", "faces=0")
-    assert "Left out 1 run(s)" in done.stdout and said in done.stdout
+    assert "Skipped 1 run(s)" in done.stdout and said in done.stdout
 
 
 def test_reading_needs_no_torch(runs: Workspace, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hydra.types import RunMode
 
 from flr.config.compose import CONF
 from flr.errors import UserError
-from flr.sweeps.grid import Grid, grid_of
+from flr.sweeps.grid import Grid, grid_of, label_of
 
 
 def grid(*overrides: str) -> Grid:
@@ -36,3 +36,9 @@ def test_the_last_override_of_a_key_counts() -> None:
 def test_a_range_without_steps_is_refused() -> None:
     with pytest.raises(UserError, match=r"^optim.lr=interval\(1e-4,1e-2\): .*list them with commas"):
         grid("optim.lr=interval(1e-4,1e-2)")
+
+
+def test_a_job_is_named_by_what_varies() -> None:
+    found = grid("seed=0,1", "model=sepconv,ytf_cnn", "+trainer.limit_train_batches=1,2", "optim.lr=0.5")
+    names = [label_of(overrides, found.values) for overrides in found.jobs]
+    assert names[0] == "sepconv seed 0 limit_train_batches 1" and len(set(names)) == 8

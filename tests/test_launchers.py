@@ -13,8 +13,6 @@ import pytest
 
 from flr.errors import UserError
 from flr.sweeps.launchers import local
-from flr.sweeps.launchers.slurm import Slurm
-from flr.tracking.provenance import code_digest
 from tests.conftest import Done, Workspace
 from tests.test_ranks import none_is_left, processes_of, told
 from tests.test_sweep import runs, table, typed
@@ -57,17 +55,6 @@ class Own(pl.Callback):
 """
 ROOT = Path(local.__file__).parents[3]
 WORDS = ("hydra/launcher=joblib", "+callbacks.own._target_=own.Own")
-
-
-@pytest.fixture
-def own(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace with the user's module in it."""
-    (workspace.path / "own.py").write_text(OWN)
-    monkeypatch.syspath_prepend(workspace.path)
-    monkeypatch.delitem(sys.modules, "own", raising=False)
-    code_digest.cache_clear()
-    yield workspace
-    code_digest.cache_clear()
 
 
 def sweep(workspace: Workspace, *words: str, code: int = 0, **env: str) -> Done:
@@ -179,10 +166,7 @@ def test_what_a_launcher_refuses(workspace: Workspace, monkeypatch: pytest.Monke
         return workspace.refuse("flr.train", "-m", "seed=0,1", *words, **env)
 
     assert "did you mean 'hydra.launcher.gpus'" in refuse("hydra/launcher=joblib", "hydra.launcher.gpu=1")
-    assert "did you mean 'gpus'" in refuse("hydra/launcher=joblib", "+hydra.launcher.gpu=1")
     assert "hydra.launcher.jobs=0: expected" in refuse("hydra/launcher=joblib", "hydra.launcher.jobs=0")
-    assert "hydra.launcher.minutes=1h: expected" in refuse("hydra/launcher=slurm", "hydra.launcher.minutes=1h")
-    assert "did you mean 'joblib'" in refuse("hydra/launcher=jobli")
     line = refuse("hydra/launcher=joblib", "hydra.launcher.jobs=2", CUDA_VISIBLE_DEVICES="0")
     assert "2 job(s) of 1 GPU(s) at once, and this machine has 1" in line
     for launcher, module in (("slurm", "submitit"), ("ray", "ray")):
@@ -209,16 +193,8 @@ def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares(monkeypatch, ranks=2, jobs=3) == [([4, 5], None), ([6, 7], None), ([8, 9], None)]
     assert shares(monkeypatch, gpus="0,2") == [([4, 5, 6, 7], ["0"]), ([8, 9, 10, 11], ["2"])]
     assert shares(monkeypatch, ranks=2, gpus="0,1,2") == [([*range(4, 12)], ["0", "1"])]
-    assert len(shares(monkeypatch, jobs=9)) == 9
     with pytest.raises(UserError, match="has 8; set that or fewer"):
         shares(monkeypatch, cores=9)
-
-
-def test_without_sbatch_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("submitit")
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="no sbatch here"):
-        Slurm().prepare(1, "auto")
 
 
 def test_hydra_loads_the_launchers_at_no_cost() -> None:

@@ -9,11 +9,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -27,7 +26,7 @@ from flr.errors import UserError
 from flr.inference.annotation import annotate
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
-from flr.inference.sources import Photos, Video, open_source
+from flr.inference.sources import Video, open_source
 from flr.inference.writer import PredictionWriter, open_video
 from flr.landmarks.geometry import transform
 from flr.landmarks.scheme import get_scheme
@@ -149,26 +148,6 @@ def test_a_crashed_folder_goes_on_where_it_stopped(workspace: Workspace, checkpo
     assert "another run, source or detector" in refused(workspace, checkpoint, photos, "detector=whole")
 
 
-@pytest.mark.long
-def test_a_killed_command_goes_on(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
-    for i in range(300):
-        write(photos / f"more{i:03}.png", photo(i))
-    words = (f"run={checkpoint}", f"source={photos}", "out=out", "detector=whole")
-    process = workspace.start("flr.predict", *words)
-    journal = workspace.path / "out" / "faces.jsonl"
-    for _ in range(2400):
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        if journal.exists() and journal.read_text().count("\n") > 20:
-            break
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    done = predict(workspace, checkpoint, photos, "detector=whole")
-    assert "resuming with" in done.stdout and "303 faces in 303 images" in done.stdout
-    names = [row["image"] for row in rows(workspace.path / "out" / "points.csv")]
-    assert len(names) == len(set(names)) == 303
-
-
 def test_what_is_there_is_kept(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
     predict(workspace, checkpoint, photos)
     assert "holds a finished prediction" in refused(workspace, checkpoint, photos)
@@ -199,8 +178,8 @@ def test_odd_pictures_are_read_or_skipped_by_name(workspace: Workspace, checkpoi
     (folder / "turned.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + data[2:])
     done = predict(workspace, checkpoint, folder, "detector=whole")
     assert "5 faces in 5 images, 3 images skipped" in done.stdout
-    for name, told in (("empty", "empty file"), ("cut", "truncated JPEG"), ("page", "HTML")):
-        assert any(name in line and told in line for line in done.stderr.splitlines() if "skipped" in line)
+    for name, message in (("empty", "empty file"), ("cut", "truncated JPEG"), ("page", "HTML")):
+        assert any(name in line and message in line for line in done.stderr.splitlines() if "skipped" in line)
     coco = json.loads((workspace.path / "out" / "points.json").read_text())
     sizes = {image["file_name"]: (image["width"], image["height"]) for image in coco["images"]}
     assert sizes == {
@@ -213,13 +192,6 @@ def test_odd_pictures_are_read_or_skipped_by_name(workspace: Workspace, checkpoi
     assert "no image of it can be used" in refused(
         workspace, checkpoint, folder / "empty.jpg", "detector=whole", "out=other"
     )
-
-
-def test_no_face_is_no_failure(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
-    (workspace.path / "boxes.csv").write_text("image,left,top,right,bottom\n")
-    done = predict(workspace, checkpoint, photos)
-    assert "0 faces in 3 images, 3 of them without a face" in done.stdout
-    assert len((workspace.path / "out" / "points.csv").read_text().splitlines()) == 1
 
 
 def test_an_exported_net_gives_the_same(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
@@ -321,19 +293,15 @@ def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: P
     (workspace.path / "none").mkdir()
     (workspace.path / "sheet.csv").write_text("image,left,top\n")
     (workspace.path / "odd.csv").write_text(f"image,left,top,right,bottom\na.png,{BOX}\nb.png,9,9,8,9\n")
-    for source, words, told in (
+    for source, words, message in (
         ("nothing.jpg", [], "no such file, folder or camera"),
-        ("'*.gif'", [], "no image matches it"),
-        ("none", [], "no image in it or below"),
         ("void.mp4", [], "neither an image nor a video"),
         ("text.mp4", [], "neither an image nor a video"),
         (97, [], "no such camera"),
-        (10**20, [], "no such camera"),
         ("", [], "give the images"),
         (photos, ["run="], "give the model"),
         (photos, ["run=/etc/passwd"], "not a checkpoint"),
         (photos, ["effect=[blurr]"], "did you mean 'blur'"),
-        ("'photos/a**'", [], "not a glob"),
         (photos, ["detector.file=sheet.csv"], "lacks bottom, right"),
         (photos, ["detector.file=odd.csv"], "line 3: not a box"),
         (photos, ["detector.file=gone.csv"], "cannot be read"),
@@ -341,12 +309,11 @@ def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: P
         (photos, ["detector=yunet", "detector.model=text.mp4"], "not a YuNet model"),
         (photos, ["detector=harr"], "no config 'detector/harr'"),
         (photos, ["detector=haar", "detector.stepp=2"], "detector.step"),
-        (photos, ["save=[pictures,cvs]"], "save"),
-        (photos, ["every=0"], "every"),
-        (film, ["live=99999"], "live"),
+        (photos, ["looks=2", "refine=1"], "old name of refine="),
+        (photos, ["-m"], "sweeps over trainings only"),
     ):  # fmt: skip
         line = refused(workspace, checkpoint, source, *words)
-        assert told in line and line.startswith("flr: "), (words, line)
+        assert message in line and line.startswith("flr: "), (words, line)
     assert not (workspace.path / "out").exists()
     assert "give the model" in workspace.refuse("flr.predict", "source=1")
     assert "give the images" in workspace.refuse("flr.predict", f"run={checkpoint}")
@@ -367,33 +334,16 @@ def test_pictures_after_which_no_file_can_be_called_are_skipped(
     write(photos / "wide.png", np.zeros((1, 40_000), np.uint8))
     done = predict(workspace, checkpoint, photos, "detector=whole", "save=[csv,pts,crops,pictures]")
     assert "4 faces in 4 images, 3 images skipped" in done.stdout
-    for told in ("too long for the names", "not UTF-8", "40000 x 1 pixels"):
-        assert any("skipped" in line and told in line for line in done.stderr.splitlines())
+    for message in ("too long for the names", "not UTF-8", "40000 x 1 pixels"):
+        assert any("skipped" in line and message in line for line in done.stderr.splitlines())
 
 
 def test_a_folders_own_results_are_no_pictures_of_it(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
     (photos / "below" / "loop").symlink_to(photos)
     (photos / "loop").symlink_to(".")
-    for source in (photos, f"'{photos}/**/*.*'", f"'{photos}/**'"):
-        for _ in range(2):
-            done = predict(workspace, checkpoint, source, f"out={photos}/sub/out", "detector=whole", "overwrite=true")
-            assert "3 faces in 3 images" in done.stdout
-    assert (
-        "2 faces in 2 images"
-        in predict(workspace, checkpoint, f"{photos}/sub/out/pictures/*.jpg", "detector=whole").stdout
-    )
-
-
-def test_a_folder_that_cannot_be_read_is_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def closed(root: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
-        onerror(PermissionError(13, "Permission denied", f"{root}/closed"))
-        yield from walk(root)
-
-    walk = os.walk
-    with patch("os.walk", closed):  # root may read everything
-        found = open_source(str(photos))
-    assert isinstance(found, Photos) and len(found.names) == 3
-    assert f"skipped {photos}/closed: cannot be read (Permission denied)" in capsys.readouterr().err
+    for _ in range(2):
+        done = predict(workspace, checkpoint, photos, f"out={photos}/sub/out", "detector=whole", "overwrite=true")
+        assert "3 faces in 3 images" in done.stdout
 
 
 def test_a_line_cut_after_a_face_is_no_damage(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
@@ -477,8 +427,8 @@ def test_a_video_that_is_stopped_leaves_no_half_film(
     frames = tmp_frames(film, 3000)
     process = started(workspace, checkpoint, frames)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == code and "Traceback" not in told
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in message
     assert {path.name for path in (workspace.path / "out").iterdir()} == {"faces.jsonl"}
     assert "in 4 images" in predict(workspace, checkpoint, frames, "detector=whole", "frames=4").stdout
 
@@ -489,8 +439,8 @@ def test_a_camera_ends_with_ctrl_c(workspace: Workspace, checkpoint: Path, numbe
     with stream() as address:
         process = started(workspace, checkpoint, address)
         process.send_signal(number)
-        out, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
+        out, message = process.communicate(timeout=60)
+    assert process.returncode == 0, message
     results = workspace.path / "out"
     count = len((results / "faces.jsonl").read_text().splitlines()) - 2
     assert f"in {count} images" in out and len(rows(results / "points.csv")) <= count
@@ -542,7 +492,7 @@ def started(workspace: Workspace, checkpoint: Path, source: object) -> "subproce
         assert process.poll() is None, process.communicate()[1][-2000:]
         if journal.exists() and journal.read_text().count("\n") > 5:
             return process
-        time.sleep(0.01)
+        time.sleep(0.02)
     raise AssertionError("nothing is looked at")
 
 

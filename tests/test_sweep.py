@@ -1,26 +1,23 @@
 """A sweep in MLflow: its run, its jobs, its table; what is done stays done, what failed or was stopped goes on."""
 
 import csv
-import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import hydra
 import pytest
 from filelock import FileLock
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 
 from flr.config.compose import CONF
 from flr.config.schema import Train
 from flr.config.validate import check
 from flr.errors import UserError
-from flr.sweeps.grid import Grid, grid_of, label_of
+from flr.sweeps.grid import label_of
 from flr.sweeps.record import sweep_name
 from flr.tracking.provenance import code_digest
-from tests.conftest import SMALL_SET, TINY, Done, Workspace
+from tests.conftest import SMALL_SET, TINY, Done, Workspace, wait_for_file
+from tests.test_grid import grid
 
 WORDS = (*TINY, *SMALL_SET, "data.batch_size=24", "tracking.register=false")
 
@@ -44,17 +41,6 @@ class Fails(pl.Callback):
             raise ArithmeticError("seed 1 broke")
 """
 FAILS = "+callbacks.own._target_=own.Fails"
-
-
-@pytest.fixture
-def own(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace with the user's module in it."""
-    (workspace.path / "own.py").write_text(OWN)
-    monkeypatch.syspath_prepend(workspace.path)
-    monkeypatch.delitem(__import__("sys").modules, "own", raising=False)
-    code_digest.cache_clear()
-    yield workspace
-    code_digest.cache_clear()
 
 
 def typed(words: tuple[str, ...]) -> list[str]:
@@ -116,7 +102,7 @@ def test_jobs_fail_alone_and_the_same_command_goes_on(own: Workspace) -> None:
     assert steps == [1, 3]  # from its checkpoint on
     assert not {"flr.end", "flr.exit"} & set(after["seed 1"].data.tags)
     assert again.data.metrics["jobs/finished"] == 3
-    assert [row["kept"] for row in table(own, again.data.tags["flr.sweep"]).values()] == ["True", "False", "False"]
+    assert [row["reused"] for row in table(own, again.data.tags["flr.sweep"]).values()] == ["True", "False", "False"]
 
     # Another grid takes what the first has trained; one that is forced does not.
     sweep(own, "-m", "seed=1,0", FAILS)
@@ -163,15 +149,9 @@ def test_jobs_that_are_refused_say_so_once(workspace: Workspace) -> None:
 
 def waiting(workspace: Workspace, *words: str) -> "subprocess.Popen[str]":
     """A sweep whose second job has come to its second epoch and stays there."""
-    path = os.pathsep.join(filter(None, (str(workspace.path), os.environ.get("PYTHONPATH"))))
-    process = workspace.start("flr.train", *typed(words), FLR_TRUST="own", PYTHONPATH=path)
-    for _ in range(2400):
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        if (workspace.path / "waits").exists():
-            (workspace.path / "waits").unlink()
-            return process
-        time.sleep(0.05)
-    raise AssertionError("it never came so far")
+    process = workspace.start("flr.train", *typed(words), FLR_TRUST="own", PYTHONPATH=workspace.python_path)
+    wait_for_file(process, workspace.path / "waits")
+    return process
 
 
 @pytest.mark.long
@@ -207,14 +187,6 @@ def test_a_sweep_that_was_stopped_or_killed_goes_on(own: Workspace) -> None:
 # -- the grid ----------------------------------------------------------------------------------------------------------
 
 
-def grid(*words: str) -> Grid:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        loaded = GlobalHydra.instance().hydra
-        assert loaded
-        cfg = loaded.compose_config("train", list(words), RunMode.MULTIRUN, validate_sweep_overrides=False)
-        return grid_of(cfg)
-
-
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 
 
@@ -228,31 +200,13 @@ def test_every_job_of_a_preset_fits(preset: str, tmp_path: Path) -> None:
             check(hydra.compose("train", words), Train, trusted=False)
 
 
-def test_presets_hold_what_there_is() -> None:
-    assert PRESETS == ["architectures", "augmentations", "published", "seeds"]
-    named = {preset: next(iter(grid(f"sweep={preset}").values.values())) for preset in PRESETS}
-    nets = {path.stem for path in (CONF / "model").glob("*.yaml")} - {"timm"}
-    assert set(named["architectures"]) == nets
-    assert set(named["published"]) == {
-        f"published/{p.stem}" for p in (CONF / "experiment" / "published").glob("*.yaml")
-    }
-
-
-def test_a_job_is_named_by_what_varies() -> None:
-    found = grid("seed=0,1", "model=sepconv,ytf_cnn", "+trainer.limit_train_batches=1,2", "optim.lr=0.5")
-    names = [label_of(words, found.values) for words in found.jobs]
-    assert names[0] == "sepconv seed 0 limit_train_batches 1" and len(set(names)) == 8
-
-
 def test_the_same_jobs_are_the_same_sweep() -> None:
     def name(*words: str, experiment: str = "flr", again: bool = False) -> str:
         return sweep_name(grid(*words), experiment, again)
 
     first = name("seed=0,1", "model=sepconv,ytf_cnn")
     assert first.startswith("model-seed-")
-    assert first == name("model=ytf_cnn,sepconv", "seed=range(2)")
-    assert first == name("sweep=seeds", "seed=0,1", "model=sepconv,ytf_cnn")
-    assert first == name("seed=0,1", "model=sepconv,ytf_cnn", "data.workers=1", "paths.data_dir=/x")
+    assert first == name("sweep=seeds", "model=ytf_cnn,sepconv", "seed=range(2)", "data.workers=1", "paths.data_dir=/x")
     others = [
         name("seed=0,2", "model=sepconv,ytf_cnn"),
         name("seed=0,1", "model=sepconv,ytf_cnn", "optim.lr=0.5"),
@@ -265,13 +219,13 @@ def test_the_same_jobs_are_the_same_sweep() -> None:
 def test_what_is_no_sweep_is_refused(workspace: Workspace) -> None:
     with pytest.raises(UserError, match="matches nothing"):
         grid("experiment=glob(published/*)")
-    for words, told in (
+    for words, message in (
         (["experiment=glob(published/*)"], "matches nothing"),
         (["tracking.experiment=a,b"], "tracking.experiment cannot vary"),
         (["model=sepconv,nosuch"], "no config 'model/nosuch'"),
         (["optim.rl=1,2"], "no config key 'optim.rl'"),
     ):
-        assert told in workspace.refuse("flr.train", "-m", *words)
+        assert message in workspace.refuse("flr.train", "-m", *words)
     assert runs(workspace) == ([], {})
     folder = workspace.outputs / "sweeps" / sweep_name(grid("seed=0,1"), workspace.experiment, False)
     folder.mkdir(parents=True)

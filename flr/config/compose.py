@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -67,6 +67,21 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+def refine_passes(cfg: DictConfig) -> int:
+    """Return the number of refinement passes, from ``refine=`` or from its old name ``looks=``, which counts one more.
+
+    Raises:
+        UserError: The command line has both.
+    """
+    if cfg.looks is None:
+        return int(cfg.refine)
+    if any(key_of(override) == "refine" for override in task_overrides()):
+        raise UserError(f"looks={cfg.looks} is the old name of refine=, which is set too; leave looks= out")
+    passes = int(cfg.looks) - 1
+    print(f"flr: looks={cfg.looks} is now refine={passes}; looks= will be removed in the next release", file=sys.stderr)
+    return passes
+
+
 def key_of(override: str) -> str:
     """Return the key of an override."""
     return override.lstrip("+~").partition("=")[0]
@@ -103,6 +118,17 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def spell(value: Any) -> str:
+    """Write a value as in an override; a float with six digits."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {spell(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(spell, value))}]"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def compose_training(overrides: Sequence[str]) -> DictConfig:
     """Compose a training's config inside another command, whose Hydra is initialised."""
     return hydra.compose("train", list(overrides))
@@ -124,6 +150,10 @@ def as_config(values: Mapping[str, Any]) -> DictConfig:
 
 def explain(error: Exception, config_name: str) -> str:
     """Shorten Hydra's message to one line, with the nearest name that exists."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as KEY=VALUE; put a value with special signs in quotes: 'KEY=\"VALUE\"'"
+        )
     text = " ".join(str(error).split())
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__

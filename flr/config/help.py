@@ -1,5 +1,6 @@
 """Write the help page of a command from its schema, its config and the docstrings of what the config builds."""
 
+import re
 import shutil
 import textwrap
 import typing
@@ -8,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config.compose import CONF
+from flr.config.compose import CONF, spell
 from flr.config.describe import describe_type, document_target, split_docstring
 from flr.config.schema import COMMANDS
 
@@ -29,7 +30,7 @@ def help_page(command: str, cfg: DictConfig) -> str:
     }  # fmt: skip
     values = {str(key): value for key, value in OmegaConf.to_container(cfg).items() if key != "hydra"}  # type: ignore[union-attr]
     sections = [
-        f"Usage: flr {command} [-m] [--cfg job] [KEY=VALUE ...]",
+        f"Usage: flr {command} {'[-m] ' if command == 'train' else ''}[--cfg job] [KEY=VALUE ...]",
         summary,
         *(_wrap(paragraph) for paragraph in body.split("\n\n") if paragraph),
         *_group_lines(selected),
@@ -38,9 +39,7 @@ def help_page(command: str, cfg: DictConfig) -> str:
     for key, node in values.items():
         if isinstance(node, dict) and (lines := list(_node_lines(node, f"{key}."))):
             sections.append("\n".join([f"Keys of {key}:", *lines]))
-    sections.append(
-        "--cfg job prints the config, -m runs a sweep; --hydra-help describes the other options, which are Hydra's."
-    )
+    sections.append("--cfg job prints the config; --hydra-help describes the other options, which are Hydra's.")
     return "\n\n".join(sections)
 
 
@@ -66,7 +65,7 @@ def _key_lines(schema: type, values: Mapping[str, Any], selected: Mapping[str, A
         kind = "config group" if key in selected else describe_type(hint)
         if key not in selected:
             optional = value is not None or hint is Any or type(None) in typing.get_args(hint)
-            kind += f", default {_spell(value)}" if optional else ", required"
+            kind += f", default {spell(value)}" if optional else ", required"
         yield f"  {key}: {kind}"
         yield _wrap(meanings[key], "      ")
 
@@ -82,24 +81,15 @@ def _node_lines(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
                 yield _wrap(meanings[key], f"  {prefix}{key}: ", "      ")
             yield from _node_lines(value, f"{prefix}{key}.")
         elif key not in ("_target_", "_partial_"):
-            yield f"  {prefix}{key}={_spell(value)}"
+            yield f"  {prefix}{key}={spell(value)}"
             if key in meanings:
                 yield _wrap(meanings[key], "      ")
-
-
-def _spell(value: Any) -> str:
-    """Write a value as on the command line."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_spell(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_spell, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _wrap(text: str, first: str = "", rest: str | None = None) -> str:
     width = min(shutil.get_terminal_size().columns, 120)
     indent = first if rest is None else rest
     return textwrap.fill(
-        " ".join(text.replace("``", "").split()), width, initial_indent=first, subsequent_indent=indent,
+        " ".join(re.sub(r"\bNone\b", "null", text.replace("``", "")).split()), width, initial_indent=first, subsequent_indent=indent,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip

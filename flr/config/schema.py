@@ -95,7 +95,6 @@ class Search:
         study: Name of the study; null makes one from what is tuned, so that the same command resumes it.
         storage: Database that all processes of the study share: sqlite:/// with an absolute path, or postgresql://.
         seed: Seed of the sampler.
-        enqueue: Whether the first trial takes the config's own values.
     """
 
     space: dict[str, Any]
@@ -106,7 +105,6 @@ class Search:
     study: str | None
     storage: str
     seed: Seed
-    enqueue: bool
 
 
 @dataclass(frozen=True)
@@ -126,20 +124,11 @@ class Tune(Train):
 
 @dataclass(frozen=True)
 class Net:
-    """The part of a training config from which its model is rebuilt without the data.
+    """The part of a training config from which its model is rebuilt without the data, and two values of the checkpoint.
 
     Attributes:
-        seed: ``seed``.
-        ema: ``ema``.
-        tta: ``tta``.
-        crop: ``data.crop``.
-        pixels: ``data.pixels``, the values of black and white.
-        offset: Of the checkpoint, see `flr.data.boxes.Haar.offset`.
-        doubt: Of the checkpoint, see `flr.inference.landmarker.Landmarker`.
-        model: ``model``.
-        objective: ``objective``.
-        optim: ``optim``.
-        schedule: ``schedule``.
+        offset: See `flr.data.boxes.Haar.offset`.
+        doubt: The ``uncertainty_threshold`` of `flr.inference.landmarker.Landmarker`.
     """
 
     seed: int
@@ -165,7 +154,8 @@ class Evaluate:
         run: Run to score: its MLflow id, its folder, a checkpoint file, or a model version as models:/NAME@best.
         split: Split that is scored.
         tta: Whether each image is averaged with its mirror image. null takes the run's own setting.
-        looks: Passes over each face; each pass after the first crops around the points of the previous one.
+        refine: Refinement passes over each face, each on a crop around the points of the previous one.
+        looks: Old name of `refine`, which counts one more; null for none.
         submission: File to write for Kaggle with the points of its test.csv, in place of a score; null for none.
         data: Another dataset, or only another data.root for the run's own dataset.
         tracking: MLflow store that knows the run's id.
@@ -175,7 +165,8 @@ class Evaluate:
     run: str
     split: Literal["train", "val", "test"]
     tta: bool | None
-    looks: Passes
+    refine: RefinePasses
+    looks: Passes | None
     submission: str | None
     data: Any
     tracking: Any
@@ -190,7 +181,7 @@ class Predict:
 
     Attributes:
         run: Model: a run's MLflow id, its folder, a checkpoint file, or a model version as models:/NAME@best.
-        source: A photo, a folder, a glob, a video, a camera's number or a stream's address.
+        source: A photo, a folder, a video, a camera's number or a stream's address.
         detector: Face detector.
         out: Folder of the results. null makes one under paths.output_dir.
         effect: Effects on the faces, by name, applied in order; [] for none.
@@ -204,7 +195,6 @@ class Predict:
         every: Video frames between two runs of the detector.
         patience: Seconds that a face of a video is kept without being detected.
         smooth: Whether a video's points are smoothed.
-        live: Port of a page with the annotated frames, on this machine; 0 takes a free one, null shows none.
         frames: Number of video frames after which to stop; null for all.
         tracking: MLflow store that knows the run's id.
         paths: Folders of data, outputs and caches.
@@ -223,7 +213,6 @@ class Predict:
     every: Annotated[int, Ge(1), Lt(10**6)]
     patience: Annotated[float, Ge(0), Lt(10**6)]
     smooth: bool
-    live: Port | None
     frames: Annotated[int, Ge(1)] | None
     tracking: Any
     paths: Any
@@ -263,14 +252,11 @@ class Compare:
 
     Attributes:
         runs: MLflow ids. null takes all finished runs of tracking.experiment.
-        filter: Condition on those runs, in MLflow's search syntax; null for none.
         where: Tag or parameter -> the value, or a list of values, that a run must have; null for any.
         group: Tag or parameter, or a list of them, whose values form the groups of seeds.
         metric: Metric that is tested.
         baseline: Group that all others are compared with. null compares every pair.
         samples: Number of bootstrap draws.
-        resample: What a draw takes: "group", all faces of a person, clip or photo together, or "face", one by one. null
-            takes groups where errors.csv names at least two, since their faces are not independent.
         seed: Seed of the draws.
         faces: Number of faces to show on which two groups differ most; 0 for none.
         out: Folder of the tables and the page. null makes one under paths.output_dir.
@@ -279,13 +265,11 @@ class Compare:
     """
 
     runs: list[str] | None
-    filter: str | None
     where: dict[str, str | int | float | bool | list[str | int | float | bool]] | None
     group: str | list[str]
     metric: Literal["nme", "fr8", "auc8", "fr10", "auc10"]
     baseline: str | int | float | bool | None
     samples: Annotated[int, Ge(1000), Lt(10**6)]
-    resample: Literal["face", "group"] | None
     seed: Seed
     faces: Annotated[int, Ge(0), Lt(200)]
     out: str | None
@@ -330,11 +314,10 @@ class Reproduce:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained model as one file: ONNX, TorchScript or pt2.
+    """Write a trained model as an ONNX file.
 
     Attributes:
         run: Run to export: its MLflow id, its folder, a checkpoint file, or a model version as models:/NAME@best.
-        format: Format of the file.
         precision: Precision of the network; points are always decoded in 32 bit.
         tta: Whether each crop is averaged with its mirror image. null takes the run's own setting.
         out: File to write. null writes it to the run's folder.
@@ -347,7 +330,6 @@ class Export:
     """
 
     run: str
-    format: Literal["onnx", "torchscript", "pt2"]
     precision: Precision
     tta: bool | None
     out: str | None

@@ -92,6 +92,17 @@ def check(cfg: DictConfig, schema: type, trusted: bool = True, path: str = "") -
     _bind(values, schema, path, trusted)
 
 
+def check_without_tracker(cfg: DictConfig, schema: type) -> None:
+    """Check a config except for its tracker, which brings torch and MLflow.
+
+    Raises:
+        UserError: As of `check`.
+    """
+    without_tracker = cfg.copy()
+    without_tracker.tracking = None
+    check(without_tracker, schema)
+
+
 def check_launcher(config: DictConfig) -> None:
     """Check the keys of ``hydra.launcher`` against its signature.
 

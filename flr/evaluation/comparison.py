@@ -1,8 +1,8 @@
-"""Is one group of runs better than another? A paired bootstrap over faces, or who they are of, and seeds.
+"""Test whether one group of runs is better than another: a paired bootstrap over faces, or the persons they show, and seeds.
 
 Sources: percentile interval, Efron and Tibshirani 1993, ch. 13; p with one draw added, Davison and Hinkley 1997, 4.2.3;
 degrees of freedom, Satterthwaite 1946 (doi:10.2307/3002019); correction, Holm 1979; drawing whole clusters, Davison and
-Hinkley 1997, 3.8; how many equal ones unequal clusters are worth, Kish 1965, 8.2.
+Hinkley 1997, 3.8; the effective number of clusters of unequal size, Kish 1965, 8.2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,16 @@ from flr.errors import UserError
 from flr.metrics.functional import THRESHOLDS
 
 METRICS = ("nme", *(f"{kind}{100 * threshold:.0f}" for threshold in THRESHOLDS for kind in ("fr", "auc")))
-CELLS = 4_000_000  # counts held at once: 32 MB
+MAX_COUNTS = 4_000_000  # counts in memory at once: 32 MB
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two groups lie apart, in the metric's own unit.
+    """Mean difference between two groups, in the metric's own unit.
 
     Attributes:
-        first: the one group.
-        second: the other.
-        mean: of `first`, less that of `second`.
-        low: the lower end of its 95 % interval.
-        high: the upper end.
-        p: two-sided, of no difference.
+        low, high: The ends of its 95 % interval.
+        p: Two-sided, of no difference.
     """
 
     first: str
@@ -38,22 +34,22 @@ class Difference:
     p: float
 
 
-def of_faces(nme: np.ndarray, metric: str) -> np.ndarray:
-    """Each face's part in a metric, percent: what is quoted is the mean over faces.
+def face_scores(nme: np.ndarray, metric: str) -> np.ndarray:
+    """Return each face's contribution to a metric, percent; the metric is the mean over faces.
 
     Args:
-        nme: (..., N) shares; NaN where undefined, and so is its part.
-        metric: one of `METRICS`.
+        nme: (..., N) shares; NaN where undefined, and so is the contribution.
+        metric: One of `METRICS`.
     """
     if metric == "nme":
         return 100 * nme
     kind, threshold = metric.rstrip("0123456789"), int(metric.lstrip("frauc")) / 100
-    parts = nme > threshold if kind == "fr" else np.clip(1 - nme / threshold, 0, None)
-    return np.where(np.isnan(nme), np.nan, 100 * parts)
+    scores = nme > threshold if kind == "fr" else np.clip(1 - nme / threshold, 0, None)
+    return np.where(np.isnan(nme), np.nan, 100 * scores)
 
 
 def better(metric: str, first: float, second: float) -> bool:
-    """Whether the first value of a metric is the better one."""
+    """Return whether the first value of a metric is better than the second."""
     return first > second if metric.startswith("auc") else first < second
 
 
@@ -64,73 +60,75 @@ def differences(
     seed: int = 0,
     units: np.ndarray | None = None,
 ) -> list[Difference]:
-    """The difference of the means over faces of each pair, with a bootstrap interval and p.
+    """Test the difference of the means over faces of each pair, with a bootstrap interval and p.
 
-    A draw takes as many units as there are, with replacement, the same for all groups, and R runs of each group. Few
-    tell little of their own spread (two or three seeds would give intervals that cover 80 %), so the mean of R drawn
-    runs or U units is stretched by sqrt(R / (R - 1)) about the observed one, and the difference by sqrt(f / chi2(f)),
-    which gives it the tails of Student's t with Satterthwaite's f degrees of freedom. With one run a group the
-    interval covers the faces alone.
+    A draw takes as many units as there are, with replacement, the same for all groups, and R runs of each group. A mean of
+    few values varies less than the mean that it estimates (two or three seeds would give intervals that cover 80 %), so the
+    mean of R drawn runs or U units is stretched by sqrt(R / (R - 1)) about the observed one, and the difference by
+    sqrt(f / chi2(f)), which gives it the tails of Student's t with Satterthwaite's f degrees of freedom. With one run a
+    group the interval covers the faces alone.
 
     Args:
-        groups: name -> (R, N) of R runs, one column a face, the same for all; NaN, where undefined, in all runs.
-        pairs: of names.
-        samples: draws.
-        seed: of the draws.
-        units: (N,) whom or what each face is of; its faces are drawn together, since they are not independent. None
-            for units of a face each.
+        groups: Name -> (R, N) of R runs, one column a face, the same for all; NaN, where undefined, in all runs.
+        pairs: Pairs of names.
+        samples: Number of draws.
+        seed: Seed of the draws.
+        units: (N,) the person, clip or photo of each face, whose faces are drawn together; None to draw single faces.
 
     Raises:
-        UserError: fewer than two faces or units are defined.
-    """  # fmt: skip
+        UserError: Fewer than two faces or units are defined.
+    """
     rng = np.random.default_rng(seed)
     defined = ~np.isnan(np.concatenate(list(groups.values()))).any(0)
     faces = int(defined.sum())
-    if faces < 2:
-        raise UserError(f"{faces} face(s) with a defined error: nothing to compare; name runs of a larger test part")
     unit = np.arange(faces) if units is None else np.unique(units[defined], return_inverse=True)[1]
     sizes = np.bincount(unit)
     if len(sizes) < 2:
         raise UserError(
-            "all test faces are of one group, which tells nothing of others; resample=face counts them apart"
+            f"{faces} face(s) with a defined error, of {len(sizes)} person(s), clip(s) or photo(s): nothing to compare; "
+            "name runs of a larger test part"
         )
     by_face = {name: values[:, defined].mean(0) for name, values in groups.items()}
     sums = np.stack([np.bincount(unit, values) for values in by_face.values()])
     drawn = dict(zip(by_face, _drawn_means(sums, sizes, samples, rng), strict=True))
-    worth = max(2.0, faces**2 / float((sizes**2).sum()))
-    spread: dict[str, tuple[float, int]] = {}
+    effective_units = max(2.0, faces**2 / float((sizes**2).sum()))
+    run_variances: dict[str, tuple[float, int]] = {}
     for name, values in groups.items():
         means = values[:, defined].mean(1)
         runs = len(means)
         if runs > 1:
             picked = means[rng.integers(runs, size=(samples, runs))].mean(1)
             drawn[name] = drawn[name] + np.sqrt(runs / (runs - 1)) * (picked - means.mean())
-            spread[name] = float(means.var(ddof=1)) / runs, runs
+            run_variances[name] = float(means.var(ddof=1)) / runs, runs
     found = []
     for first, second in pairs:
         difference = by_face[first] - by_face[second]
         mean = float(difference.mean())
-        apart = np.bincount(unit, difference - mean)
-        variance = float((apart**2).sum()) / faces**2 * len(sizes) / (len(sizes) - 1)
-        parts = [(variance, worth), *(spread[g] for g in (first, second) if g in spread)]
-        draws = mean + (drawn[first] - drawn[second] - mean) * _stretch(parts, samples, rng)
-        low, high = np.quantile(draws, (0.025, 0.975))
-        past = 1 + min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-        found.append(Difference(first, second, mean, float(low), float(high), min(1.0, 2 * past / (samples + 1))))
+        deviations = np.bincount(unit, difference - mean)
+        variance = float((deviations**2).sum()) / faces**2 * len(sizes) / (len(sizes) - 1)
+        parts = [(variance, effective_units), *(run_variances[g] for g in (first, second) if g in run_variances)]
+        draws = mean + (drawn[first] - drawn[second] - mean) * _student_stretch(parts, samples, rng)
+        found.append(_summarise(first, second, mean, draws))
     return found
 
 
+def _summarise(first: str, second: str, mean: float, draws: np.ndarray) -> Difference:
+    low, high = np.quantile(draws, (0.025, 0.975))
+    beyond_zero = 1 + min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return Difference(first, second, mean, float(low), float(high), min(1.0, 2 * beyond_zero / (len(draws) + 1)))
+
+
 def _drawn_means(sums: np.ndarray, sizes: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """(G, samples) the means over the faces of units drawn with replacement, in chunks that bound the memory.
+    """Draw units with replacement and return the means (G, samples) over their faces.
 
     Args:
         sums: (G, U) over the faces of each unit.
         sizes: (U,) faces.
-        samples: draws.
-        rng: of the draws.
+        samples: Number of draws.
+        rng: Generator of the draws.
     """
     units = len(sizes)
-    chunk = max(1, CELLS // units)
+    chunk = max(1, MAX_COUNTS // units)
     means = np.empty((len(sums), samples))
     for start in range(0, samples, chunk):
         size = min(chunk, samples - start)
@@ -142,8 +140,14 @@ def _drawn_means(sums: np.ndarray, sizes: np.ndarray, samples: int, rng: np.rand
     return observed + np.sqrt(units / (units - 1)) * (means - observed)
 
 
-def _stretch(parts: Sequence[tuple[float, float]], samples: int, rng: np.random.Generator) -> np.ndarray:
-    """(samples,) what turns normal tails into Student's, for a sum of variances, each known from so many values."""
+def _student_stretch(parts: Sequence[tuple[float, float]], samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return factors (samples,) that turn normal tails into Student's.
+
+    Args:
+        parts: Variances that are summed, each with the number of values that it was estimated from.
+        samples: Number of draws.
+        rng: Generator of the draws.
+    """
     total = sum(variance for variance, _ in parts)
     if total == 0:
         return np.ones(samples)
@@ -152,7 +156,7 @@ def _stretch(parts: Sequence[tuple[float, float]], samples: int, rng: np.random.
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p of several tests, each corrected so that one false alarm among all of them stays as rare as in one test."""
+    """Correct the p of several tests so that a false alarm in any of them stays as rare as in one test."""
     order = np.argsort(p)
     corrected = np.empty(len(p))
     corrected[order] = np.maximum.accumulate(np.asarray(p, float)[order] * np.arange(len(p), 0, -1))

@@ -1,4 +1,4 @@
-"""The faces on which two groups of runs differ most, predicted again."""
+"""Predict the faces again on which two groups of runs differ most."""
 
 import html
 from pathlib import Path
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from flr.config.compose import as_config
 from flr.errors import UserError
-from flr.evaluation.results import Section, Tested, spread
+from flr.evaluation.results import Section, TestedRun, mean_and_deviation
 from flr.evaluation.score import restore
 from flr.landmarks.draw import draw_face, sheet
 from flr.module.checkpoints import load_checkpoint
@@ -25,53 +25,55 @@ SIDE = 240  # pixels of a face on the page
 
 
 def face_pairs(section: Section, cfg: DictConfig, client: "MlflowClient", folder: Path) -> str:
-    """The faces on which two groups differ most, the best seed of each predicting them anew, side by side, as HTML.
+    """Show the faces on which two groups differ most, as HTML, each predicted by the best seed of both.
 
     The two are the baseline, or else the best group, and the group nearest to it.
     """
-
     one = (cfg.baseline is not None and section.group(str(cfg.baseline))) or section.groups[0]
-    means = {group.name: spread(group.numbers(cfg.metric))[0] for group in section.groups}
-    other = min((g for g in section.groups if g is not one), key=lambda g: abs(means[g.name] - means[one.name]))
+    means = {group.name: mean_and_deviation(group.values(cfg.metric))[0] for group in section.groups}
+    others = [group for group in section.groups if group is not one]
+    other = min(others, key=lambda group: abs(means[group.name] - means[one.name]))
     best = [min(group.runs, key=lambda result: float(np.nanmean(result.nme))) for group in (one, other)]
     nme = np.stack([result.nme for result in best])
     gap = np.nan_to_num(nme[0] - nme[1])
     most = np.argsort(-np.abs(gap), kind="stable")[: cfg.faces]
     most = most[np.argsort(gap[most], kind="stable")]
-    words = f"<h3>Where {html.escape(one.name)} (left) and {html.escape(other.name)} (right) differ most</h3>"
+    page = f"<h3>Where {html.escape(one.name)} (left) and {html.escape(other.name)} (right) differ most</h3>"
     try:
         drawn = [predict(client, result, most, cfg.paths, folder / result.run.run_id) for result in best]
     except UserError as error:
         reason = str(error).replace(f"{folder}/", "")
         print(f"note: no faces on the page: {reason}")
-        return words + notes([f"no faces here: {reason}"])
-    words += "<p>The best seed of each; truth green, prediction magenta.</p>"
+        return page + notes([f"no faces here: {reason}"])
+    page += "<p>The best seed of each; truth green, prediction magenta.</p>"
     for i, face in enumerate(most):
         name, (left, right) = str(best[0].faces[face]), 100 * nme[:, face]
         crops = [
             draw_face(*faces[i], SIDE, f"{value:.1f} %") for faces, value in zip(drawn, (left, right), strict=True)
         ]
         line = f"{html.escape(name)}<br>NME {left:.2f} % and {right:.2f} %"
-        words += f"<figure>{embed(jpeg(sheet(crops, 2)), 'jpeg', name)}<figcaption>{line}</figcaption></figure>"
-    return words
+        page += f"<figure>{embed(jpeg(sheet(crops, 2)), 'jpeg', name)}<figcaption>{line}</figcaption></figure>"
+    return page
 
 
 def predict(
-    client: "MlflowClient", result: Tested, chosen: np.ndarray, paths: Any, folder: Path
+    client: "MlflowClient", result: TestedRun, chosen: np.ndarray, paths: Any, folder: Path
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Some faces (indices of a result's) by the run's best checkpoint: picture, truth, points (crop pixels), labelled.
+    """Predict some faces, by index, with a run's best checkpoint.
+
+    Returns:
+        The crop, the true points, the predicted points (crop pixels) and which points are labelled, of each face.
 
     Raises:
-        UserError: the checkpoint or the data are not here, or no longer what they were.
+        UserError: The checkpoint or the data are missing, or have changed.
     """
-
     print(f"Predicting {len(chosen)} faces by {result.run.name}")
     best = fetch(client, result.run, "checkpoints/best.ckpt", folder)
     checkpoint = load_checkpoint(best)
-    own = as_config(checkpoint["flr"]["config"])
-    own.paths = paths
-    module, data = restore(own, checkpoint, best)
-    if data.protocol.fingerprint != result.about["fingerprint"]:
+    config = as_config(checkpoint["flr"]["config"])
+    config.paths = paths
+    module, data = restore(config, checkpoint, best)
+    if data.protocol.fingerprint != result.parts["fingerprint"]:
         raise UserError(f"the data at {data.root} are no longer those of run {result.run.run_id}")
     table = data.prepare()
     row_of = {str(table.name[row]): row for row in data.rows("test")}

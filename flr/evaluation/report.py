@@ -1,12 +1,10 @@
-"""Where the result of an evaluation goes: its folder, the run in the tracking store, the terminal."""
+"""Write the result of an evaluation to its folder, its run in the tracking store and the terminal."""
 
 import csv
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from flr.data.datamodule import FaceData
 from flr.evaluation.score import Result
@@ -15,33 +13,33 @@ from flr.landmarks.draw import draw_face, sheet
 from flr.landmarks.geometry import transform
 from flr.metrics.functional import point_errors
 from flr.reporting.figures import ced_figure
+from flr.reporting.tables import TextTable, print_table
 from flr.tracking.tracker import Tracker
 
-# They stay in evaluation.json: in tables and as metrics they would bury the rest.
+# Metrics that only evaluation.json holds.
 DETAILS = ("point/", "line/")
 
 
 def write_result(result: Result, folder: Path, checkpoint: str) -> None:
-    """``evaluation.json``, and ``errors.csv`` with one row a face, under `folder`; `checkpoint` is noted."""
-
+    """Write ``evaluation.json`` and ``errors.csv``, one row a face, to `folder`."""
     table = result.data.prepare()
     write_json(
         folder / "evaluation.json",
         {
             "split": result.split,
             "tta": result.tta,
-            "looks": result.looks,
+            "refine": result.refine,
             "checkpoint": checkpoint,
             "protocol": result.data.protocol.name,
             "metrics": {key: value if np.isfinite(value) else None for key, value in result.metrics.items()},
             "cost": result.cost,
             "faces": len(result.rows),
-            "left_out": [str(fault) for fault in table.faults],
+            "skipped": [str(fault) for fault in table.faults],
             **asdict(result.data.protocol),
         },
     )
     errors = point_errors(result.points, table.points[result.rows], table.labelled[result.rows])
-    with writing(folder / "errors.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
+    with writing(folder / "errors.csv") as partial_file, partial_file.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(
             ["face", "nme", "baseline_nme", "normaliser", "group", "spread"]
@@ -57,50 +55,42 @@ def write_result(result: Result, folder: Path, checkpoint: str) -> None:
 
 
 def log_result(result: Result, tracker: Tracker, folder: Path, step: int, prefix: str = "") -> None:
-    """The numbers, files and pictures of an evaluation into a run."""
-
+    """Log the metrics, files and images of an evaluation in a run."""
     shown = {key: value for key, value in result.metrics.items() if not key.startswith(DETAILS)}
     tracker.log_metrics({f"{prefix}{result.split}/{key}": value for key, value in shown.items()}, step)
     if not prefix:
         tracker.log_metrics({f"cost/{key}": value for key, value in result.cost.items()}, step)
     for name in ("evaluation.json", "errors.csv"):
         tracker.file(folder / name, prefix.rstrip("/") or None)
-    tracker.figure(ced_figure({"net": result.values, "mean face": result.baseline}), f"{prefix}ced.png")
+    tracker.figure(ced_figure({"model": result.values, "mean face": result.baseline}), f"{prefix}ced.png")
     worst = np.argsort(-np.nan_to_num(result.values))[:20]
     rows = result.rows[worst]
     points = transform(result.data.store.to_crop()[rows], result.points[worst].astype(np.float64))
     captions = [f"{100 * result.values[i]:.1f} %" for i in worst]
-    tracker.picture(face_sheet(result.data, rows, points, 240, captions), f"{prefix}worst_faces.png")
+    tracker.image(face_sheet(result.data, rows, points, 240, captions), f"{prefix}worst_faces.png")
 
 
 def show_result(result: Result) -> None:
-    """The table that a person reads."""
-
-    table = Table(title=f"{result.data.name} {result.split}, {len(result.rows)} faces", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for key, value in result.metrics.items():
-        if not key.startswith(DETAILS):
-            table.add_row(key, f"{value:.6f}" if key in ("mse", "mae") else f"{value:.2f}")
-    table.add_section()
-    for key, value in result.cost.items():
-        table.add_row(key, f"{value:,.0f}" if value > 1000 else f"{value:.2f}")
-    console = Console()
-    console.print(table)
-    console.print(result.data.protocol.name, highlight=False, markup=False)
+    """Print the metrics."""
+    shown = {key: value for key, value in result.metrics.items() if not key.startswith(DETAILS)}
+    rows = [[key, f"{value:.6f}" if key in ("mse", "mae") else f"{value:.2f}"] for key, value in shown.items()]
+    rows += [[key, f"{value:,.0f}" if value > 1000 else f"{value:.2f}"] for key, value in result.cost.items()]
+    print(f"{result.data.name} {result.split}, {len(result.rows)} faces")
+    print_table(TextTable(["metric", "value"], rows))
+    print(result.data.protocol.name)
 
 
 def face_sheet(
     data: FaceData, rows: np.ndarray, points: np.ndarray, side: int, captions: list[str] | None = None
 ) -> np.ndarray:
-    """A sheet of crops with truth and prediction.
+    """Draw a sheet of crops with true and predicted points.
 
     Args:
-        data: the prepared set.
+        data: The prepared dataset.
         rows: (n,) of its table.
         points: (n, K, 2) predicted, crop pixels.
-        side: pixels of a face.
-        captions: a few words each.
+        side: Pixels of a face.
+        captions: One per face.
     """
     assert data.table is not None
     margin, size = data.store.margin, data.crop.size

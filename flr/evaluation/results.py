@@ -1,4 +1,4 @@
-"""Test results of runs, read back from the tracking store and laid out by protocol and group."""
+"""Read the test results of runs back from the tracking store, and group them by protocol and by what is compared."""
 
 import csv
 import json
@@ -13,156 +13,148 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flr.errors import UserError, nearest
-from flr.evaluation.comparison import better, of_faces
+from flr.evaluation.comparison import better, face_scores
 from flr.metrics.functional import percent_mean
 from flr.tracking.connection import StoredRun, fetch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# What makes two protocols differ, as evaluation.json says it.
-PROTOCOL = ("form", "scheme", "normaliser", "policy", "held_out", "counts", "fingerprint")
-# Parameters that say where and for whom a run ran, not what it did.
+# Keys of evaluation.json in which two protocols can differ.
+PROTOCOL_PARTS = ("form", "scheme", "normaliser", "policy", "held_out", "counts", "fingerprint")
+# Parameters that describe where and for whom a run ran.
 NO_SETTING = ("run", "name", "seed", "overrides", "callbacks.", "hardware.", "paths.", "tracking.", "version.",
               "data.root", "data.workers")  # fmt: skip
-AT_ONCE = 8  # runs that are read at the same time
-NAMED = 6  # parameters that a note lists
+READERS = 8  # runs that are read at the same time
+MAX_NAMED = 6  # parameters that a note lists
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class TestedRun:
     """A run with its test result.
 
     Attributes:
-        run: as the store keeps it.
-        protocol: the protocol's name.
-        about: its parts, by `PROTOCOL`.
+        protocol: Name of the protocol.
+        parts: Its `PROTOCOL_PARTS`.
         faces: (N,) names, sorted.
         nme: (N,) shares, in that order; NaN where undefined.
-        people: (N,) the person, clip or photo that each face is of; None where errors.csv was written without.
+        persons: (N,) the person, clip or photo of each face; None where errors.csv does not name them.
     """
 
     run: StoredRun
     protocol: str
-    about: dict[str, Any]
+    parts: dict[str, Any]
     faces: np.ndarray
     nme: np.ndarray
-    people: np.ndarray | None
+    persons: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of one protocol that share what they are grouped by, and ought to differ in their seeds alone."""
+    """Runs of one protocol with the same value of what they are grouped by."""
 
     name: str
-    runs: list[Tested]
+    runs: list[TestedRun]
 
-    def by_face(self, metric: str) -> np.ndarray:
-        """(R, N) each face's part in a metric, percent."""
-        return of_faces(np.stack([tested.nme for tested in self.runs]), metric)
+    def face_scores(self, metric: str) -> np.ndarray:
+        """Return each face's contribution (R, N) to a metric, percent."""
+        return face_scores(np.stack([tested.nme for tested in self.runs]), metric)
 
-    def numbers(self, metric: str) -> list[float]:
-        """A metric of each run, percent."""
-        return np.nanmean(self.by_face(metric), axis=1).tolist()
+    def values(self, metric: str) -> list[float]:
+        """Return a metric of each run, percent."""
+        return np.nanmean(self.face_scores(metric), axis=1).tolist()
 
     def logged(self, name: str) -> list[float]:
-        """What those of the runs that have it logged under a name."""
+        """Return a logged metric of those runs that have it."""
         return [tested.run.metrics[name] for tested in self.runs if name in tested.run.metrics]
 
     @property
     def seeds(self) -> list[str]:
+        """Seed of each run."""
         return [str(tested.run.get("seed")) for tested in self.runs]
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """The groups of one protocol, the best first. Numbers of another protocol never stand beside theirs."""
+    """The groups of one protocol, the best first."""
 
     protocol: str
     groups: list[Group]
 
-    def units(self, resample: str | None) -> np.ndarray | None:
-        """(N,) what is drawn whole in a bootstrap, by name; None for single faces.
-
-        Faces of one person, clip or photo are not independent, so they are drawn together wherever that is known and
-        there are two or more to draw from.
-
-        Args:
-            resample: ``group`` to insist on it, ``face`` to leave it.
+    @property
+    def units(self) -> np.ndarray | None:
+        """What a bootstrap draws whole: (N,) the person, clip or photo of each face; None where two of them are not named.
 
         Raises:
-            UserError: insisted, and not known.
+            UserError: Two runs name different persons, clips or photos of the same faces.
         """
-        told = [run for group in self.groups for run in group.runs if run.people is not None]
-        known = told[0].people if told else None
-        for run in told[1:]:
-            if not np.array_equal(known, run.people):  # type: ignore[arg-type]
+        named = [run for group in self.groups for run in group.runs if run.persons is not None]
+        persons = named[0].persons if named else None
+        for run in named[1:]:
+            if not np.array_equal(persons, run.persons):  # type: ignore[arg-type]
                 raise UserError(
-                    f"errors.csv of {told[0].run.run_id} and of {run.run.run_id} group the same faces differently; evaluate "
+                    f"errors.csv of {named[0].run.run_id} and of {run.run.run_id} group the same faces differently; evaluate "
                     "one of them again"
                 )
-        if resample == "group" and known is None:
-            raise UserError(
-                "resample=group: no errors.csv of these runs names the groups of faces, as those of before did not; "
-                "evaluate one of them again, or set resample=face"
-            )
-        if resample == "face" or known is None or (resample is None and len(np.unique(known)) < 2):
-            return None
-        return known
+        return None if persons is None or len(np.unique(persons)) < 2 else persons
 
     def group(self, name: str) -> Group | None:
+        """Return the group of a name, if there is one."""
         return next((group for group in self.groups if group.name == name), None)
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and the sample standard deviation, 0 of a single value."""
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the sample standard deviation, which is 0 for a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def having(runs: Sequence[StoredRun], where: Mapping[str, Any]) -> list[StoredRun]:
-    """The runs whose tags or parameters have one of the values given for each.
+def filter_runs(runs: Sequence[StoredRun], where: Mapping[str, Any]) -> list[StoredRun]:
+    """Return the runs whose tags or parameters have one of the values of each key.
 
     Raises:
-        UserError: no run has such a key, or such a value.
+        UserError: No run has such a key, or such a value.
     """
-    kept = list(runs)
+    matching = list(runs)
     for key, wanted in where.items():
-        refuse_unknown("where", key, runs)
+        check_key("where", key, runs)
         values = {str(run.get(key)) for run in runs}
-        words = [str(word) for word in (wanted if isinstance(wanted, list) else [wanted])]
-        for word in words:
-            if word not in values:
-                raise UserError(f"where.{key}={word}: no run has that{nearest(word, values)}")
-        kept = [run for run in kept if run.get(key) in words]
-    return kept
+        wanted_values = [str(value) for value in (wanted if isinstance(wanted, list) else [wanted])]
+        for value in wanted_values:
+            if value not in values:
+                raise UserError(f"where.{key}={value}: no run has that{nearest(value, values)}")
+        matching = [run for run in matching if run.get(key) in wanted_values]
+    return matching
 
 
-def refuse_unknown(word: str, key: str, runs: Sequence[StoredRun]) -> None:
-    """Raises `UserError` for a key that is neither tag nor parameter of any run."""
+def check_key(option: str, key: str, runs: Sequence[StoredRun]) -> None:
+    """Raise `UserError` for a key that is neither tag nor parameter of any run."""
     if all(run.get(key) is None for run in runs):
         known = {name for run in runs for name in (*run.tags, *run.params) if not name.startswith("mlflow.")}
-        raise UserError(f"{word}: no run has a tag or parameter '{key}'{nearest(key, known)}")
+        raise UserError(f"{option}: no run has a tag or parameter '{key}'{nearest(key, known)}")
 
 
 def read_results(
     client: "MlflowClient", runs: Sequence[StoredRun], named: bool, folder: Path
-) -> tuple[list[Tested], list[str]]:
-    """The test results of runs, and a line for each run that has none.
+) -> tuple[list[TestedRun], list[str]]:
+    """Read the test results of runs.
 
     Args:
-        client: of the store.
-        runs: to read, one at least.
-        named: whether the user named them: then one that was stopped but tested counts, too.
-        folder: for copies of their files.
+        client: Client of the store.
+        runs: Runs to read.
+        named: Whether the user named them: then a run that was stopped but tested counts, too.
+        folder: Folder for copies of their files.
+
+    Returns:
+        The runs with a result, and a line for each of the others.
 
     Raises:
-        UserError: no run has a result.
+        UserError: No run has a result.
     """
 
-    def read(run: StoredRun) -> Tested | str:
+    def read(run: StoredRun) -> TestedRun | str:
         try:
             if run.status != "FINISHED" and not named:
                 raise UserError(f"not finished ({run.status})")
@@ -170,29 +162,29 @@ def read_results(
         except UserError as error:
             return f"{run.name} ({run.run_id}): {error}"
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # a server's answers are waited for together
+    with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(read, runs))
-    tested = [one for one in found if isinstance(one, Tested)]
-    left_out = [one for one in found if isinstance(one, str)]
+    tested = [one for one in found if isinstance(one, TestedRun)]
+    skipped = [one for one in found if isinstance(one, str)]
     if not tested:
         raise UserError(
-            f"none of {len(runs)} run(s) can be compared: {'; '.join(left_out[:3])}"
-            f"{'; ...' if len(left_out) > 3 else ''}; name others, or finish or evaluate these"
+            f"none of {len(runs)} run(s) can be compared: {'; '.join(skipped[:3])}"
+            f"{'; ...' if len(skipped) > 3 else ''}; name others, or finish or evaluate these"
         )
-    return tested, left_out
+    return tested, skipped
 
 
-def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> Tested:
-    """The test result of a run, from its ``evaluation.json`` and ``errors.csv``.
+def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> TestedRun:
+    """Read the test result of a run from its ``evaluation.json`` and ``errors.csv``.
 
     Raises:
-        UserError: it has none, a file of it is gone or damaged, or they do not belong together.
+        UserError: The run has none, a file is missing or damaged, or the files are not of one evaluation.
     """
     if "test/nme" not in run.metrics:
         raise UserError("no test result")
     try:
-        about = json.loads(fetch(client, run, "evaluation.json", folder).read_text(encoding="utf-8"))
-        protocol, parts = str(about["protocol"]), {key: about.get(key) for key in PROTOCOL}
+        evaluation = json.loads(fetch(client, run, "evaluation.json", folder).read_text(encoding="utf-8"))
+        protocol, parts = str(evaluation["protocol"]), {key: evaluation.get(key) for key in PROTOCOL_PARTS}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"evaluation.json is damaged or of another version of flr ({error})") from error
     try:
@@ -204,36 +196,38 @@ def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> Tested:
     groups = [person for _, _, person in rows if person is not None]
     if groups and len(groups) < len(rows):
         raise UserError("errors.csv is damaged (a row is cut before its group)")
-    people = np.array(groups) if groups else None
     if len(np.unique(faces)) < len(faces):
         raise UserError("errors.csv names a face twice")
     mean, logged = percent_mean(nme), run.metrics["test/nme"]
     if not math.isclose(mean, logged, rel_tol=1e-3):
         raise UserError(f"errors.csv gives an NME of {mean:.3f}, test/nme is {logged:.3f}: not of one evaluation")
-    return Tested(run, protocol, parts, faces, nme, people)
+    return TestedRun(run, protocol, parts, faces, nme, np.array(groups) if groups else None)
 
 
-# -- laying out --------------------------------------------------------------------------------------------------------
+# -- grouping ----------------------------------------------------------------------------------------------------------
 
 
-def lay_out(tested: Sequence[Tested], keys: Sequence[str], metric: str) -> tuple[list[Section], list[str]]:
-    """The groups of each protocol, and a line for each run that repeats another face for face.
+def group_runs(tested: Sequence[TestedRun], keys: Sequence[str], metric: str) -> tuple[list[Section], list[str]]:
+    """Group the runs of each protocol.
 
     Args:
-        tested: the runs.
-        keys: tags or parameters whose values make a group.
-        metric: by which groups are ordered.
+        tested: The runs.
+        keys: Tags or parameters whose values make a group.
+        metric: Metric by which groups are ordered.
+
+    Returns:
+        One section per protocol, and a line for each run that repeats another one face for face.
 
     Raises:
-        UserError: no run has a key, or runs of one protocol were not tested on the same faces.
+        UserError: No run has a key, or runs of one protocol were not tested on the same faces.
     """
     for key in keys:
-        refuse_unknown("group", key, [result.run for result in tested])
-    protocols: dict[str, dict[str, list[Tested]]] = defaultdict(lambda: defaultdict(list))
-    first: dict[str, Tested] = {}
+        check_key("group", key, [result.run for result in tested])
+    protocols: dict[str, dict[str, list[TestedRun]]] = defaultdict(lambda: defaultdict(list))
+    first: dict[str, TestedRun] = {}
     repeated = []
     for result in tested:
-        _refuse_other_faces(first.setdefault(result.protocol, result), result)
+        _check_same_faces(first.setdefault(result.protocol, result), result)
         group = protocols[result.protocol][" / ".join(result.run.get(key) or "-" for key in keys)]
         twin = next((other for other in group if _repeats(result, other)), None)
         if twin is None:
@@ -243,44 +237,47 @@ def lay_out(tested: Sequence[Tested], keys: Sequence[str], metric: str) -> tuple
     sections = []
     for protocol, groups in sorted(protocols.items()):
         named = [Group(name, runs) for name, runs in sorted(groups.items())]
-        named.sort(key=lambda group: spread(group.numbers(metric))[0], reverse=better(metric, 1, 0))
+        named.sort(key=lambda group: mean_and_deviation(group.values(metric))[0], reverse=better(metric, 1, 0))
         sections.append(Section(protocol, named))
     return sections, repeated
 
 
-def _refuse_other_faces(one: Tested, other: Tested) -> None:
-    known = [set(result.faces[~np.isnan(result.nme)].tolist()) for result in (one, other)]
-    odd = sorted(known[0] ^ known[1])
-    if odd or len(one.faces) != len(other.faces):
+def _check_same_faces(one: TestedRun, other: TestedRun) -> None:
+    faces = [set(result.faces[~np.isnan(result.nme)].tolist()) for result in (one, other)]
+    different = sorted(faces[0] ^ faces[1])
+    if different or len(one.faces) != len(other.faces):
         raise UserError(
-            f"runs {one.run.run_id} and {other.run.run_id} name one protocol ({one.protocol}) but were not tested on "
-            f"the same faces ({odd[0] if odd else 'some without an error'} is not in both); leave one out by runs="
+            f"runs {one.run.run_id} and {other.run.run_id} name one protocol ({one.protocol}) but were not tested on the "
+            f"same faces ({different[0] if different else 'some without an error'} is not in both); skip one by runs="
         )
 
 
-def _repeats(one: Tested, other: Tested) -> bool:
+def _repeats(one: TestedRun, other: TestedRun) -> bool:
     return one.run.get("seed") == other.run.get("seed") and np.array_equal(one.nme, other.nme, equal_nan=True)
 
 
-def differing(sections: Sequence[Section]) -> str:
-    """The parts in which the protocols of sections differ."""
-    parts = [section.groups[0].runs[0].about for section in sections]
-    return ", ".join(key for key in PROTOCOL if any(part[key] != parts[0][key] for part in parts))
+def differing_parts(sections: Sequence[Section]) -> str:
+    """Name the parts in which the protocols of sections differ."""
+    parts = [section.groups[0].runs[0].parts for section in sections]
+    return ", ".join(key for key in PROTOCOL_PARTS if any(part[key] != parts[0][key] for part in parts))
 
 
 def notes_on(section: Section, keys: Sequence[str]) -> list[str]:
-    """What the numbers of these groups leave open."""
+    """Describe what limits the numbers of these groups, in lines."""
     lines = []
     if len(section.groups) == 1:
         lines.append(f"one group only, {section.groups[0].name}: nothing to compare it with")
     if single := [group.name for group in section.groups if len(group.runs) == 1]:
-        lines.append(f"one seed: {', '.join(single)}; such intervals cover faces alone, another seed may turn them")
+        lines.append(f"one seed: {', '.join(single)}; such intervals cover faces alone, another seed may reverse them")
     for group in section.groups:
         if twice := sorted({seed for seed in group.seeds if group.seeds.count(seed) > 1}):
-            lines.append(f"{group.name}: several runs of seed {', '.join(twice)}, so its spread is not one over seeds")
-        if varied := _varied(group, keys):
-            more = f" and {len(varied) - NAMED} more" if len(varied) > NAMED else ""
-            lines.append(f"{group.name}: its runs differ in more than the seed: {', '.join(varied[:NAMED])}{more}")
+            lines.append(
+                f"{group.name}: several runs of seed {', '.join(twice)}, so its deviation is not over seeds alone"
+            )
+    if varied := sorted({key for group in section.groups for key in _varied(group, keys)}):
+        more = f" and {len(varied) - MAX_NAMED} more" if len(varied) > MAX_NAMED else ""
+        pooled = f"group={','.join(keys)} pools runs that differ in more than the seed"
+        lines.append(f"{pooled}: {', '.join(varied[:MAX_NAMED])}{more}")
     machines = {
         ", ".join(result.run.params.get(f"hardware.{part}", "unknown") for part in ("cpu", "gpu"))
         for group in section.groups
@@ -298,4 +295,4 @@ def _varied(group: Group, keys: Sequence[str]) -> list[str]:
         for result in group.runs
     ]
     names = {key for setting in settings for key in setting}
-    return sorted(key for key in names if len({setting.get(key) for setting in settings}) > 1)
+    return [key for key in names if len({setting.get(key) for setting in settings}) > 1]

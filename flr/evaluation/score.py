@@ -1,4 +1,4 @@
-"""Scoring a model on a part of a dataset."""
+"""Score a model on a split of a dataset."""
 
 import time
 from dataclasses import dataclass
@@ -25,20 +25,18 @@ from flr.module.landmark_module import LandmarkModule
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A scored part.
+    """A scored split.
 
     Attributes:
-        metrics: by the names of the contract, less their ``test/``; percent but MSE and MAE.
+        metrics: By the names of the contract without ``test/``; percent, except MSE and MAE.
         rows: (n,) rows of the table.
         points: (n, K, 2) predicted, original-image pixels.
         values: (n,) NME, a share.
-        baseline: (n,) the mean face's NME.
-        spread: (n,) percent of the normaliser: how uncertain the net is of each face's points, on average; NaN where it does not tell.
-        data: the set.
-        split: the part.
-        cost: parameters, MACs, milliseconds.
-        tta: whether each face was averaged with its mirror image.
-        looks: at each face.
+        baseline: (n,) NME of the mean face.
+        spread: (n,) mean uncertainty of a face's points in percent of the normaliser; NaN where the model gives none.
+        cost: Parameters, MACs, milliseconds.
+        tta: Whether each face was averaged with its mirror image.
+        refine: Number of refinement passes.
     """
 
     metrics: dict[str, float]
@@ -51,38 +49,41 @@ class Result:
     split: str
     cost: dict[str, float]
     tta: bool
-    looks: int
+    refine: int
 
 
 def restore(
-    own: DictConfig, checkpoint: dict[str, Any], path: Path, augment: Augment | None = None
+    config: DictConfig, checkpoint: dict[str, Any], path: Path, augment: Augment | None = None
 ) -> tuple[LandmarkModule, FaceData]:
-    """The net of a checkpoint, on its prepared data.
+    """Rebuild the model of a checkpoint, and prepare its data.
 
     Args:
-        own: the config that came with it, which is not trusted.
-        checkpoint: of `load_checkpoint`.
-        path: where it lies, said in errors.
-        augment: what the crop store leaves a margin for; None for what the net was trained with.
+        config: The config of the checkpoint, which is not trusted.
+        checkpoint: See `load_checkpoint`.
+        path: Its file, for errors.
+        augment: Augmentation for which the crop store leaves a margin; None for that of the training.
 
     Raises:
-        UserError: the config may not be built, the data cannot be read, or the net does not fit them.
+        UserError: The config may not be built, the data cannot be read, or the model does not fit them.
     """
-    check(own, Train, trusted=False)
-    data = build(own.data, augment=augment or build(own.augment), seed=own.seed, cache=own.paths.cache_dir)
+    check(config, Train, trusted=False)
+    augment = augment or build(config.augment)
+    data = build(config.data, augment=augment, seed=config.seed, cache=config.paths.cache_dir)
     data.prepare()
     scheme = checkpoint["flr"]["scheme"]
     if data.scheme.plain() != scheme:
         raise UserError(
-            f"the net gives {scheme['name']} points, data={data.name} has {data.scheme.name}; name a set of that scheme"
+            f"the model gives {scheme['name']} points, data={data.name} has {data.scheme.name}; name a dataset of that "
+            "scheme"
         )
-    return reassemble(own, data.scheme, data.crop, checkpoint, path), data
+    return reassemble(config, data.scheme, data.crop, checkpoint, path), data
 
 
-def tester(own: DictConfig) -> pl.Trainer:
-    """What runs the evaluation of a net on one device, as the run's own config says which and how precisely."""
+def tester(config: DictConfig) -> pl.Trainer:
+    """Make the trainer that evaluates a model on one device, with the accelerator and precision of the run's config."""
+    options = {"accelerator": config.trainer.accelerator, "precision": config.trainer.precision}
     trainer: pl.Trainer = build(
-        {"_target_": "pytorch_lightning.Trainer", "accelerator": own.trainer.accelerator, "precision": own.trainer.precision},
+        {"_target_": "pytorch_lightning.Trainer", **options},
         devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
     )  # fmt: skip
     return trainer
@@ -90,31 +91,29 @@ def tester(own: DictConfig) -> pl.Trainer:
 
 def score(
     trainer: pl.Trainer, module: LandmarkModule, data: FaceData, checkpoint: str | None, split: str = "test",
-    looks: int = 1,
+    refine: int = 0,
 ) -> Result:  # fmt: skip
-    """Evaluate a part once and measure the net.
+    """Evaluate a split once and measure the model's cost.
 
     Args:
-        trainer: what runs it; on several ranks every one of them calls this.
-        module: the net and its objective.
-        data: the prepared set.
-        checkpoint: weights to load first; None for those at hand.
-        split: the part to score.
-        looks: at each face: from the second on the net sees it cut round the points that it found before, see `Landmarker.find`.
+        trainer: Trainer; with several ranks each of them calls this.
+        module: The model and its objective.
+        data: The prepared dataset.
+        checkpoint: Weights to load first; None for those of the module.
+        split: Split to score.
+        refine: Number of refinement passes, each on a crop around the points of the pass before (see `Landmarker.find`).
 
     Raises:
-        UserError: more than one look of a net whose boxes no points tell.
+        UserError: `refine` with a model whose boxes do not follow from its points.
     """
-
     data.test_split = split
     trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
     rows, points = module.evaluated["index"], module.evaluated["points"]
     spread = module.evaluated["spread"]
-    if looks > 1:
+    if refine:
         half, device = trainer.precision == "bf16-mixed", str(trainer.strategy.root_device)
-        _look_again(
-            Predictor(module, data.crop, data.pixels, None, half, device), data, rows, points, spread, looks - 2
-        )
+        predictor = Predictor(module, data.crop, data.pixels, None, half, device)
+        _refine(predictor, data, rows, points, spread, refine - 1)
     table = data.prepare()
     truth, labelled, normaliser = table.points[rows], table.labelled[rows], data.normaliser[rows]
     metrics = _metrics(module, data, rows, points)
@@ -129,32 +128,23 @@ def score(
         ones = np.ones(len(rows))
         metrics |= {"spearman": rank, "spearman_faces": spearman(values[:, None], face_spread[:, None], ones)}
     return Result(
-        metrics=metrics,
-        rows=rows,
-        points=points,
-        values=values,
-        baseline=baseline,
-        spread=face_spread,
-        data=data,
-        split=split,
-        cost=cost(module, data, trainer.strategy.root_device),
-        tta=module.tta,
-        looks=looks,
-    )
+        metrics=metrics, rows=rows, points=points, values=values, baseline=baseline, spread=face_spread, data=data,
+        split=split, cost=cost(module, data, trainer.strategy.root_device), tta=module.tta, refine=refine,
+    )  # fmt: skip
 
 
-def _look_again(
+def _refine(
     predictor: Predictor, data: FaceData, rows: np.ndarray, points: np.ndarray, spread: np.ndarray, refine: int
 ) -> None:
-    """Predict faces again from crops round their points, and put the results in the place of the first."""
+    """Predict faces again from crops around their points, and replace the results of the first pass."""
     table = data.prepare()
-    for some in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all images in memory at once
-        images = [table.load(int(row)) for row in rows[some]]
-        points[some], spread[some] = predictor.find(images, predictor.boxes(points[some]), refine=refine)
+    for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all images in memory at once
+        images = [table.load(int(row)) for row in rows[part]]
+        points[part], spread[part] = predictor.find(images, predictor.boxes(points[part]), refine=refine)
 
 
 def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: np.ndarray) -> dict[str, float]:
-    """All metrics of the points themselves."""
+    """Compute all metrics of the points themselves."""
     table = data.prepare()
     truth, labelled = table.points[rows], table.labelled[rows]
     metrics = summary(points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()})
@@ -168,8 +158,7 @@ def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: n
 
 
 def cost(module: LandmarkModule, data: FaceData, device: torch.device) -> dict[str, float]:
-    """Parameters; multiply-accumulates of one face; the median milliseconds of one face on that device, 32 bit."""
-
+    """Measure parameters, and multiply-accumulates and median milliseconds of one face on a device, in 32 bit."""
     net = module.best_net.eval().to(device)  # Lightning leaves it on the host after a pass
     size = data.crop.size
     face = torch.zeros(1, data.crop.channels, size, size, device=device)

@@ -1,4 +1,4 @@
-"""Scoring a stored run again: on its own data, on another part, or on another dataset."""
+"""Score a stored run again: on its own data, on another split, or on another dataset."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from flr.evaluation.score import Result, restore, score, tester
 from flr.landmarks.scheme import SCHEMES
 from flr.module.checkpoints import RunFolder, find_checkpoint, load_checkpoint
 from flr.module.landmark_module import LandmarkModule
-from flr.tracking.connection import permitted
+from flr.tracking.connection import translate_auth_errors
 from flr.tracking.tracker import Tracker
 
 
@@ -26,13 +26,12 @@ class StoredModel:
     """A model of a checkpoint and the data that it is scored on.
 
     Attributes:
-        module: with the checkpoint's weights.
-        data: prepared.
-        config: of its training, with the data that are scored.
-        folder: of its run.
-        path: of the checkpoint.
-        training: the ``flr`` part of the checkpoint.
-        step: at which it was written.
+        data: The prepared dataset.
+        config: The config of the training, with the data that are scored.
+        folder: Folder of the run.
+        path: The checkpoint.
+        training: The ``flr`` part of the checkpoint.
+        step: Step at which it was written.
     """
 
     module: LandmarkModule
@@ -48,11 +47,11 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
     """Load what an evaluation's config names.
 
     Args:
-        cfg: a checked config of `flr.config.schema.Evaluate`.
-        overrides: what the user typed to get it.
+        cfg: A checked config of `flr.config.schema.Evaluate`.
+        overrides: Its overrides.
 
     Raises:
-        UserError: no such run, or its model does not fit the data.
+        UserError: There is no such run, or its model does not fit the data.
     """
     path = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
     checkpoint = load_checkpoint(path)
@@ -63,10 +62,10 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
     else:
         for word in overrides:
             if word.lstrip("+").startswith("data.") and not word.startswith("data.root="):
-                raise UserError(f"{word} needs data=NAME: without it the run's own data are scored as they were")
+                raise UserError(f"{word} needs data=NAME: without it the run's own data are scored; set data=NAME too")
         if cfg.data.root is not None:
             config.data.root = cfg.data.root
-    # Nothing is augmented here, and the store without a margin serves every run.
+    # Nothing is augmented here, and every run can use the store without a margin.
     module, data = restore(config, checkpoint, path, Augment())
     if cfg.tta is not None:
         module.tta = cfg.tta
@@ -75,7 +74,7 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
 
 
 def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, scheme: str | None) -> Any:
-    """The config of another dataset, cropped as the run's own unless the user says otherwise."""
+    """Return the config of another dataset, cropped as the run's own unless an override changes that."""
     data = OmegaConf.merge(cfg.data, {"crop": config.data.crop, "pixels": config.data.pixels})
     if data.scheme is None and scheme in SCHEMES:
         data.scheme = scheme  # a dataset of more points is reduced to the model's
@@ -86,27 +85,27 @@ def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, s
     return data
 
 
-def evaluate(stored: StoredModel, split: str, looks: int, output: Path) -> tuple[Result, Path]:
+def evaluate(stored: StoredModel, split: str, refine: int, output: Path) -> tuple[Result, Path]:
     """Score a stored model, write the result, and log it in its run where there is one.
 
     Args:
-        stored: of `load`.
-        split: the part to score.
-        looks: at each face, see `flr.inference.landmarker.Landmarker.find`.
-        output: where the result of a checkpoint without a run goes.
+        stored: See `load`.
+        split: Split to score.
+        refine: Number of refinement passes (see `flr.inference.landmarker.Landmarker.find`).
+        output: Folder for the result of a checkpoint without a run.
 
     Returns:
-        The result, and the folder that it was written to.
+        The result and its folder.
     """
-    result = score(tester(stored.config), stored.module, stored.data, None, split, looks)
+    result = score(tester(stored.config), stored.module, stored.data, None, split, refine)
     has_run = (stored.folder.path / "run.json").is_file()
     where = stored.folder.path if has_run else output.absolute()
-    repeated = _repeats_own_test(stored, split, looks)
+    repeated = _repeats_own_test(stored, split, refine)
     if not repeated:
         protocol = stored.data.protocol
-        words = [str(stored.data.name), protocol.fingerprint, protocol.policy, split, stored.path.stem]
-        words += ["tta"] * stored.module.tta + [f"looks{looks}"] * (looks > 1)
-        where = where / "evaluations" / "-".join(words)
+        name = [str(stored.data.name), protocol.fingerprint, protocol.policy, split, stored.path.stem]
+        name += ["tta"] * stored.module.tta + [f"refine{refine}"] * (refine > 0)
+        where = where / "evaluations" / "-".join(name)
     write_result(result, where, str(stored.path))
     if has_run:
         note = stored.folder.note()
@@ -114,18 +113,18 @@ def evaluate(stored: StoredModel, split: str, looks: int, output: Path) -> tuple
             stored.config.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"]
         )
         tracker.attach(note["run_id"])
-        with permitted(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
+        with translate_auth_errors(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
             log_result(result, tracker, where, stored.step, prefix="" if repeated else f"{where.name}/")
             tracker.save()
     return result, where
 
 
-def _repeats_own_test(stored: StoredModel, split: str, looks: int) -> bool:
-    """Whether this is the run's own test of its own best weights, whose result is the run's; any other has its own place."""
+def _repeats_own_test(stored: StoredModel, split: str, refine: int) -> bool:
+    """Return whether this is the run's own test of its best checkpoint; any other result gets a folder of its own."""
     return (
         asdict(stored.data.protocol) == stored.training["protocol"]
         and split == "test"
         and stored.module.tta == stored.config.tta
-        and looks == 1
+        and refine == 0
         and stored.path == stored.folder.best
     )

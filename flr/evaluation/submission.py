@@ -1,4 +1,4 @@
-"""Predictions in the form that a competition takes."""
+"""Write predictions in the form of a competition."""
 
 from pathlib import Path
 
@@ -12,17 +12,16 @@ from flr.module.landmark_module import LandmarkModule
 
 
 def submit(module: LandmarkModule, data: FaceData, path: Path) -> None:
-    """Predict the faces of Kaggle's test.csv and write what Kaggle takes.
+    """Predict the faces of Kaggle's test.csv and write its submission file.
 
     Raises:
-        UserError: the set is not Kaggle's form of ``data=muct``, or see `muct.write_submission`.
+        UserError: The dataset is not Kaggle's form of ``data=muct``, or see `write_submission`.
     """
-
     table = data.prepare()
     rows = np.flatnonzero(np.char.startswith(table.name, f"{TEST}#"))
     if table.scheme.name != "kaggle15":
         raise UserError(
-            f"submission=: the net gives {table.scheme.name} points, and Kaggle wants kaggle15; name another run"
+            f"submission=: the model gives {table.scheme.name} points, and Kaggle needs kaggle15; name another run"
         )
     if not len(rows) or data.root is None:
         raise UserError(f"submission=: data={data.name} has no {TEST}; it is for Kaggle's form of data=muct")

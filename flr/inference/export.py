@@ -1,11 +1,9 @@
-"""Write a trained model as one file, and check that the file gives the model's points.
+"""Write a trained model as an ONNX file, and check that the file gives the model's points.
 
-Preprocessing and decoding are part of the file: the graph maps crops (B, size, size, C) uint8 to points (B, K, 2) and their
-uncertainty (B, K), crop pixels, averaged with the mirror image where the run was. What else a user needs is metadata (see
-`flr.inference.onnx.ExportMetadata`).
+The graph maps crops (B, size, size, C) uint8 to points (B, K, 2) and their uncertainty (B, K), crop pixels, averaged with the
+mirror image where the run was. What else a user needs is metadata (see `flr.inference.onnx.ExportMetadata`).
 """
 
-import io
 import json
 import logging
 import sys
@@ -16,15 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from onnxruntime.quantization import quantize_dynamic
 
 from flr.augment.device import Augment
-from flr.config.compose import as_config, plain
+from flr.config.compose import as_config
 from flr.config.instantiate import build
 from flr.config.schema import Train
 from flr.config.validate import check
@@ -37,9 +36,6 @@ from flr.metrics.functional import nme, percent_mean, point_errors
 from flr.module.checkpoints import RunFolder, load_checkpoint
 from flr.module.landmark_module import find_points
 
-EXTRA_FILE = "flr.json"  # the metadata in a .torchscript or .pt2 file
-
-Format = Literal["onnx", "torchscript", "pt2"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -50,8 +46,7 @@ class TestFaces:
     Attributes:
         description: Which faces they are.
         crops: (N, size, size, C) uint8.
-        nme: Computes the NME in percent of points (N, K, 2) crop pixels; None where the faces have other points than the
-            model.
+        nme: Computes the NME in percent of points (N, K, 2) crop pixels; None where they have no points of this scheme.
     """
 
     description: str
@@ -62,18 +57,18 @@ class TestFaces:
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 
-def output_file(checkpoint: Path, form: str, precision: str, out: str | None, overwrite: bool) -> Path:
+def output_file(checkpoint: Path, precision: str, out: str | None, overwrite: bool) -> Path:
     """Choose the file to write.
 
     Raises:
-        UserError: It exists, or its name does not end as the format's files do.
+        UserError: It exists, or its name does not end in .onnx.
     """
     suffix = "" if precision == "fp32" else f"-{precision}"
     folder = run_folder(checkpoint)
-    path = (checkpoint.parent if folder is None else folder.path) / f"{checkpoint.stem}{suffix}.{form}"
+    path = (checkpoint.parent if folder is None else folder.path) / f"{checkpoint.stem}{suffix}.onnx"
     path = path if out is None else Path(out).absolute()
-    if path.suffix != f".{form}":
-        raise UserError(f"out={out}: name it .{form}, as format={form} is, or set another format")
+    if path.suffix != ".onnx":
+        raise UserError(f"out={out}: not the name of an .onnx file; name it FILE.onnx")
     if path.is_dir() or (path.exists() and not overwrite):
         raise UserError(f"{path} exists already; set overwrite=true, or give another file by out=FILE")
     return path
@@ -134,49 +129,31 @@ class ExportGraph(torch.nn.Module):
         return find_points(self.net, self.objective, images, self.size, self.order)
 
 
-def write_model(predictor: Predictor, metadata: str, path: Path, form: Format, precision: Precision) -> None:
-    """Write a model as an .onnx, .torchscript or .pt2 file with its metadata, and convert its weights to the precision.
+def write_model(predictor: Predictor, metadata: str, path: Path, precision: Precision) -> None:
+    """Write a model as an .onnx file with its metadata, and convert its weights to the precision.
 
     Raises:
-        UserError: The format cannot express an operation of the network.
+        UserError: ONNX cannot express an operation of the network.
     """
     size, channels = predictor.crop.size, predictor.crop.channels
     crops = torch.zeros(2, size, size, channels, dtype=torch.uint8)
-    graph = ExportGraph(predictor, precision == "fp16")
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the exporters' notes on packages that are not needed
+    logging.disable(logging.WARNING)  # the exporter's notes on packages that are not needed
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            if form == "onnx":
-                _write_onnx(graph, crops, metadata, path, precision == "int8")
-            else:
-                _write_torch(graph, crops, metadata, path, form)
+            exported = torch.onnx.export(
+                ExportGraph(predictor, precision == "fp16"), (crops,), dynamo=True, input_names=["crops"],
+                output_names=["points", "spread"], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+            )  # fmt: skip
+            assert exported is not None
+            write_onnx(exported.model_proto, metadata, path, precision == "int8")
     except OSError:
         raise  # `writing` reports it
-    except Exception as error:  # each exporter has its own classes
+    except Exception as error:  # the exporter has its own classes
         network = type(predictor.module.best_net).__name__
-        raise UserError(f"format={form}: torch cannot export {network} ({error!s:.200}); try another format") from error
+        raise UserError(f"torch cannot export {network} ({error!s:.200}); export another model") from error
     finally:
         logging.disable(disabled)
-
-
-def _write_torch(graph: ExportGraph, crops: torch.Tensor, metadata: str, path: Path, form: str) -> None:
-    buffer = io.BytesIO()  # torch aborts the process where it writes to a full disk itself
-    if form == "torchscript":
-        torch.jit.save(torch.jit.trace(graph, crops), buffer, _extra_files={EXTRA_FILE: metadata})
-    else:
-        program = torch.export.export(graph, (crops,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        torch.export.save(program, buffer, extra_files={EXTRA_FILE: metadata})
-    path.write_bytes(buffer.getvalue())
-
-
-def _write_onnx(graph: ExportGraph, crops: torch.Tensor, metadata: str, path: Path, int8: bool) -> None:
-    exported = torch.onnx.export(
-        graph, (crops,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=["crops"],
-        output_names=["points", "spread"], verbose=False,
-    )  # fmt: skip
-    assert exported is not None
-    write_onnx(exported.model_proto, metadata, path, int8)
 
 
 def write_onnx(model: Any, metadata: str, path: Path, int8: bool) -> None:
@@ -201,16 +178,14 @@ def write_onnx(model: Any, metadata: str, path: Path, int8: bool) -> None:
 
 
 def export_checked(
-    predictor: Predictor, metadata: str, path: Path, form: Format, precision: Precision, faces: TestFaces,
-    bounds: tuple[float, float],
-) -> str:  # fmt: skip
+    predictor: Predictor, metadata: str, path: Path, precision: Precision, faces: TestFaces, bounds: tuple[float, float]
+) -> str:
     """Write a model's file, which appears only where its points are those of the model.
 
     Args:
         predictor: The model. It is compared in 32 bit; bf16 is for training.
         metadata: See `make_metadata`.
         path: File to write.
-        form: Format of the file.
         precision: Precision of the network.
         faces: Faces on which the file is checked.
         bounds: Largest and mean distance by which points may differ, crop pixels.
@@ -219,16 +194,16 @@ def export_checked(
         The distances, in one line.
 
     Raises:
-        UserError: The format cannot express the network, or the file cannot be written.
+        UserError: ONNX cannot express the network, or the file cannot be written.
         SystemExit: Points differ by more than the bounds; exit code 1.
     """
     predictor.half = False
     before = predictor.run(faces.crops)[0]
-    with writing(path) as aside:
-        write_model(predictor, metadata, aside, form, precision)
-        run = open_export(aside, form)
+    with writing(path) as partial_file:
+        write_model(predictor, metadata, partial_file, precision)
+        exported = OnnxPredictor.load(partial_file)
         # Batches of two sizes: a file that holds the batch size of its tracing fails here.
-        after = np.concatenate([run(faces.crops[:1]), run(faces.crops[1:])])
+        after = np.concatenate([exported.run(faces.crops[:1])[0], exported.run(faces.crops[1:])[0]])
         distances = np.linalg.norm(after - before, axis=-1)
         report = (
             f"{faces.description}, crop pixels: max {distances.max():.4g}, mean {distances.mean():.4g} "
@@ -242,35 +217,13 @@ def export_checked(
     return report
 
 
-def open_export(path: Path, form: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Open a file that this process wrote: a function of crops (B, size, size, C) uint8 to points (B, K, 2) crop pixels.
-
-    Never for other files: a .torchscript or .pt2 file is a program, and loading it may run what is in it.
-    """
-    if form == "onnx":
-        model = OnnxPredictor.load(path)
-        return lambda crops: model.run(crops)[0]
-    program: Any = torch.jit.load(str(path)) if form == "torchscript" else torch.export.load(path).module()
-
-    def run(crops: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return program(torch.from_numpy(crops))[0].numpy()
-
-    return run
-
-
 # -- the faces ---------------------------------------------------------------------------------------------------------
 
 
 def load_test_faces(
-    stored: Mapping[str, Any],
-    predictor: Predictor,
-    count: int,
-    paths: DictConfig,
-    root: str | None,
-    rendered: DictConfig,
+    stored: Mapping[str, Any], predictor: Predictor, count: int, paths: DictConfig, root: str | None
 ) -> TestFaces:
-    """Load faces of the run's test split, evenly chosen; rendered ones where its data are not on this machine.
+    """Load faces of the run's test split, evenly chosen; random images where its data are not on this machine.
 
     Args:
         stored: The run's config, from its checkpoint.
@@ -278,7 +231,6 @@ def load_test_faces(
         count: Number of faces.
         paths: Folders of this machine.
         root: Folder of the run's dataset; None for where it was.
-        rendered: The config of ``data=synthetic`` with `count` test faces.
 
     Raises:
         UserError: The dataset is not at `root`.
@@ -289,21 +241,19 @@ def load_test_faces(
         config.data.root = root
     try:
         check(config, Train, trusted=False)
-        return _faces_of(config.data, predictor, count, str(paths.cache_dir), "test faces", config.seed)
+        return _faces_of(config, predictor, count)
     except UserError as error:
         if root is not None:
             raise
-        print(f"note: rendered faces are used instead of the run's own: {error}", file=sys.stderr)
-    crop = plain(config.data.crop)
-    crop["policy"] |= {"source": "truth", "jitter": 0.0}  # these faces have only the box of their points
-    name = predictor.scheme.name
-    data = OmegaConf.merge(rendered, {"crop": crop, "root": str(Path(paths.cache_dir) / "synthetic")})
-    data.scheme = name if name in ("kaggle15", "celeba5") else None
-    return _faces_of(data, predictor, count, str(paths.cache_dir), "faces", 0)
+        print(f"note: random images are used instead of the run's own faces: {error}", file=sys.stderr)
+    size, random = predictor.crop.size, np.random.default_rng(0)
+    coarse = random.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    crops = np.stack([cv2.resize(image, (size, size)) for image in coarse])[..., : predictor.crop.channels]
+    return TestFaces(f"{count} random images", crops, None)
 
 
-def _faces_of(node: Any, predictor: Predictor, count: int, cache: str, kind: str, seed: int) -> TestFaces:
-    data: FaceData = build(node, augment=Augment(), seed=seed, cache=cache)
+def _faces_of(config: DictConfig, predictor: Predictor, count: int) -> TestFaces:
+    data: FaceData = build(config.data, augment=Augment(), seed=config.seed, cache=config.paths.cache_dir)
     table = data.prepare()
     rows = data.rows("test")
     rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
@@ -315,4 +265,4 @@ def _faces_of(node: Any, predictor: Predictor, count: int, cache: str, kind: str
     same = table.scheme.plain() == predictor.scheme.plain()
     inner = slice(data.store.margin, data.store.margin + data.crop.size)
     crops = np.array(data.store.images[rows][:, inner, inner])
-    return TestFaces(f"{len(rows)} {kind} of {data.name}", crops, score if same else None)
+    return TestFaces(f"{len(rows)} test faces of {data.name}", crops, score if same else None)

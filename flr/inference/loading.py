@@ -1,6 +1,5 @@
 """From a file of a model, a checkpoint or an exported one, to a model that runs."""
 
-import sys
 from pathlib import Path
 
 from flr.errors import UserError
@@ -22,11 +21,3 @@ def load_file(path: Path, tta: bool | None = None) -> Landmarker:
     if tta not in (None, predictor.metadata.tta):
         raise UserError(f"tta={str(tta).lower()}: {path} was exported otherwise; export it anew, or leave tta out")
     return predictor
-
-
-def refine_passes(refine: int, looks: int | None) -> int:
-    """Return the number of refinement passes, from ``refine=`` or from its old name ``looks=``, which counts one more."""
-    if looks is None:
-        return refine
-    print(f"flr: looks={looks} is now refine={looks - 1}; looks= will be removed in the next release", file=sys.stderr)
-    return looks - 1

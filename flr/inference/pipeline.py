@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +16,6 @@ from flr.inference.detectors import Detector, FileBoxes
 from flr.inference.effects.base import Effect
 from flr.inference.faces import FaceTracker, find_faces
 from flr.inference.landmarker import Landmarker
-from flr.inference.live import LivePage
 from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Frame, Photos, Video
 from flr.inference.writer import PredictionWriter, open_video
@@ -25,22 +23,7 @@ from flr.inference.writer import PredictionWriter, open_video
 
 @dataclass(frozen=True, eq=False)
 class PredictionPipeline:
-    """Run a model over a source, from its images to the files of the results.
-
-    Attributes:
-        model: Model that finds the points.
-        detector: Detector that finds the faces.
-        effects: Effects on the faces, in their order.
-        writer: Writer of the results.
-        save: Results to write: pictures, crops, csv, coco, pts.
-        draw: What is drawn on the images (see `annotate`).
-        refine: Number of refinement passes over each face of a photo.
-        every: Number of frames of a video between two runs of the detector.
-        patience: Seconds for which a face of a video is kept without being detected.
-        smooth: Whether a video's points are smoothed.
-        live: Port of a page with the annotated frames of a video; 0 for a free one, None for no page.
-        frames: Number of frames of a video after which to stop; None for all.
-    """
+    """Run a model over a source, from its images to the files of the results. `flr.config.schema.Predict` explains the options."""
 
     model: Landmarker
     detector: Detector
@@ -52,7 +35,6 @@ class PredictionPipeline:
     every: int = 10
     patience: float = 1.0
     smooth: bool = True
-    live: int | None = None
     frames: int | None = None
 
     def run(self, source: Photos | Video) -> None:
@@ -96,17 +78,14 @@ class PredictionPipeline:
         tracker = FaceTracker(self.model, self.detector, self.every, self.patience, smooth)
         count = 0
         with contextlib.ExitStack() as stack:
-            outputs: list[Callable[[np.ndarray], Any]] = []
-            if self.live is not None:
-                outputs.append(stack.enter_context(LivePage(self.live)).show)
+            write = None
             if "pictures" in self.save:
-                video = VideoOutput(self.writer.folder / f"{source.name}.mp4", source.rate)
-                outputs.append(stack.enter_context(video).add)
+                write = stack.enter_context(video_output(self.writer.folder / f"{source.name}.mp4", source.rate))
             total = self.frames or source.count or None
             bar = stack.enter_context(tqdm(total=total, desc="Predicting", unit="frame", disable=None))
             with until_stopped(source):
                 for frame in source:
-                    self._run_frame(frame, f"{source.name}#{frame.number}", tracker, outputs)
+                    self._run_frame(frame, f"{source.name}#{frame.number}", tracker, write)
                     bar.update()
                     count += 1
                     if count == self.frames:
@@ -118,43 +97,32 @@ class PredictionPipeline:
             )
 
     def _run_frame(
-        self, frame: Frame, name: str, tracker: FaceTracker, outputs: Sequence[Callable[[np.ndarray], Any]]
+        self, frame: Frame, name: str, tracker: FaceTracker, write: Callable[[np.ndarray], None] | None
     ) -> None:
         faces = tracker(frame.image, name, frame.seconds)
         self.writer.save_files(name, frame.image, faces, self.model.crop.policy, self.save, self.effects)
-        if outputs:
-            annotated = annotate(frame.image, faces, self.model.scheme, self.effects, self.draw)
-            for output in outputs:
-                output(annotated)
+        if write:
+            write(annotate(frame.image, faces, self.model.scheme, self.effects, self.draw))
         self.writer.add(name, frame.image.shape, faces, seconds=round(frame.seconds, 4))
 
 
-class VideoOutput:
-    """A video file of frames (H, W, 3) RGB uint8, at the size of the first one. A frame of another size is resized."""
+@contextlib.contextmanager
+def video_output(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that adds a frame (H, W, 3) RGB uint8 to a video, which has the size of its first frame."""
+    size: tuple[int, int] | None = None
+    write: Callable[[np.ndarray], None]
+    with contextlib.ExitStack() as stack:
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate = path, rate
-        self.resized = 0
-        self._size: tuple[int, int] | None = None
-        self._stack = contextlib.ExitStack()
+        def add(frame: np.ndarray) -> None:
+            nonlocal size, write
+            if size is None:
+                size = (frame.shape[1], frame.shape[0])
+                write = stack.enter_context(open_video(path, rate, size))
+            if frame.shape[1::-1] != size:
+                frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+            write(frame)
 
-    def __enter__(self) -> "VideoOutput":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-        if self.resized:
-            print(f"note: {self.resized} frames were resized to the size of the first frame", file=sys.stderr)
-
-    def add(self, frame: np.ndarray) -> None:
-        """Add the next frame."""
-        if self._size is None:
-            self._size = (frame.shape[1], frame.shape[0])
-            self._write = self._stack.enter_context(open_video(self.path, self.rate, self._size))
-        if frame.shape[1::-1] != self._size:
-            self.resized += 1
-            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
-        self._write(frame)
+        yield add
 
 
 def _report_unused_boxes(detector: FileBoxes, source: Photos) -> None:

@@ -1,4 +1,4 @@
-"""Smoothing of a video's points, and measures of jitter and lag.
+"""Smoothing of a video's points.
 
 The filter is the one-euro filter of Casiez, Roussel and Vogel 2012 (doi:10.1145/2207676.2208639): a low-pass filter
 whose cut-off rises with the speed, so that still points are calm and moving points are not late.
@@ -12,7 +12,6 @@ from annotated_types import Ge, Gt
 from flr.landmarks.geometry import fit_similarity
 
 MAX_GAP = 0.5  # seconds between two frames of a face, beyond which smoothing starts again
-SHIFTS = np.linspace(0, 0.4, 101)  # seconds that `lag` tries
 
 
 class OneEuro:
@@ -37,10 +36,6 @@ class OneEuro:
     ) -> None:
         self.min_cutoff, self.beta, self.d_cutoff = float(min_cutoff), float(beta), float(d_cutoff)
         self._last: _State | None = None
-
-    def reset(self) -> None:
-        """Start again with the next frame."""
-        self._last = None
 
     def __call__(self, points: np.ndarray, seconds: float) -> np.ndarray:
         """Smooth the points of a frame.
@@ -108,32 +103,3 @@ def _compose(values: np.ndarray) -> np.ndarray:
 def _weight(cutoff: Any, step: float) -> Any:
     """Return the weight of a new value in a low-pass filter with a cut-off in hertz, after `step` seconds."""
     return 1 / (1 + 1 / (2 * np.pi * cutoff * step))
-
-
-def jitter(points: np.ndarray, distance: float) -> float:
-    """Compute the mean motion of points from frame to frame in percent of a distance; for a still face, it is jitter.
-
-    Args:
-        points: (T, K, 2) over T frames, pixels.
-        distance: Pixels, such as the distance between the outer eye corners.
-    """
-    return float(100 * np.linalg.norm(np.diff(points, axis=0), axis=-1).mean() / distance)
-
-
-def lag(points: np.ndarray, truth: np.ndarray, seconds: np.ndarray) -> float:
-    """Compute the delay of points in milliseconds: the shift in time at which they are nearest to the true points.
-
-    A constant offset of a point, its bias, is not counted.
-
-    Args:
-        points: (T, K, 2) over T frames, pixels.
-        truth: (T, K, 2) true points.
-        seconds: (T,) times of the frames, rising.
-    """
-    points, truth = (values.reshape(len(values), -1) for values in (points, truth))
-    late = seconds >= seconds[0] + SHIFTS[-1]  # frames for which earlier true points are known at each shift
-    errors = []
-    for shift in SHIFTS:
-        before = np.stack([np.interp(seconds[late] - shift, seconds, column) for column in truth.T], 1)
-        errors.append((points[late] - before).var(0).sum())
-    return float(1000 * SHIFTS[np.argmin(errors)])

@@ -1,6 +1,5 @@
 """Sources of images: photos, a video, a camera, a stream; each image upright, with its name and time."""
 
-import glob
 import os
 import sys
 import time
@@ -102,7 +101,7 @@ class Video:
             reason = "no such camera, or another program uses it" if camera else (
                 "does not answer with a video" if self.live else "neither an image nor a video that OpenCV can read"
             )  # fmt: skip
-            raise UserError(f"source={source}: {reason}; name a photo, folder, glob, video, camera number or address")
+            raise UserError(f"source={source}: {reason}; name a photo, folder, video, camera number or address")
         rate, count = self.capture.get(cv2.CAP_PROP_FPS), self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.rate = rate if 1 <= rate <= 1000 else DEFAULT_RATE
         self.count = int(count) if not self.live and 0 < count < 2**31 else 0
@@ -134,7 +133,7 @@ class Video:
 
 
 def open_source(source: str) -> Photos | Video:
-    """Open what ``source=`` names: a photo, a folder with all below it, a glob, a video, a camera number, an address.
+    """Open what ``source=`` names: a photo, a folder with all below it, a video, a camera number, an address.
 
     Raises:
         UserError: It does not exist, or holds no image.
@@ -145,33 +144,15 @@ def open_source(source: str) -> Photos | Video:
     if path.is_dir():
         names = sorted(_images_below(path))
         if not names:
-            raise UserError(f"source={source}: no image in it or below; name another folder, or a glob")
+            raise UserError(f"source={source}: no image in it or below; name another folder")
         return Photos(source, path, names)
     if path.is_file():
         return Photos(source, path.parent, [path.name]) if path.suffix.lower() in IMAGE_SUFFIXES else Video(source)
-    parts = path.parts
-    # The folder before the first wildcard, so that names do not change when files are added or removed.
-    fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    root, rest = Path(*parts[:fixed]), parts[fixed:]
-    if rest[-1:] == ("**",):
-        rest = (*rest, "*")
-    try:
-        # Unlike glob.glob this follows no links to folders, which may form a loop.
-        found = sorted(str(name.relative_to(root)) for name in root.glob(str(Path(*rest)))) if rest else []
-    except ValueError as error:
-        raise UserError(f"source={source}: not a glob ({error}); write ** alone between slashes") from error
-    names = [name for name in found if _is_image(root / name) and not _in_results(root, name)]
-    if not names:
-        raise UserError(f"source={source}: no such file, folder or camera, and no image matches it")
-    return Photos(source, root, names)
+    raise UserError(f"source={source}: no such file, folder or camera")
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-
-
-def _in_results(root: Path, name: str) -> bool:
-    return any((root / above / JOURNAL).is_file() for above in Path(name).parents[:-1])
 
 
 def _images_below(root: Path) -> Iterator[str]:

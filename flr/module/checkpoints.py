@@ -70,13 +70,13 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
         raise UserError(f"run={run}: no such file or folder")
     from mlflow.exceptions import MlflowException
 
-    from flr.tracking.connection import GRID, PREFIX, connect, permitted
+    from flr.tracking.connection import GRID, PREFIX, connect, translate_auth_errors
     from flr.tracking.registry import run_of
 
     client = connect(uri, create=False)
     run = run_of(client, run) if version else run
     try:
-        with permitted(uri, f"run={run}"):
+        with translate_auth_errors(uri, f"run={run}"):
             stored = client.get_run(run)
     except MlflowException as error:
         raise UserError(f"run={run}: no such folder, and {uri} knows no run of this id; set tracking.uri") from error
@@ -155,7 +155,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a file that is none is taken for a pickle, whose reader fails in any way
         reason = (
             "holds objects, which are never loaded"
-            if "unsupported" in str(error).lower()
+            if zipfile.is_zipfile(path) and "unsupported" in str(error).lower()
             else "damaged or not a checkpoint"
         )
         raise Damaged(f"{path}: {reason}; name another, or last.ckpt or best.ckpt of the same run") from error

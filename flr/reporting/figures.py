@@ -1,8 +1,8 @@
-"""Pictures as files, and figures of curves and bars; faces are drawn in `flr.landmarks.draw`."""
+"""Draw figures of curves and bars, and encode images; faces are drawn in `flr.landmarks.draw`."""
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,19 +18,20 @@ Spread = tuple[float, float]  # mean and standard deviation over seeds
 
 
 def jpeg(image: np.ndarray) -> bytes:
-    """A picture (H, W, 3) RGB uint8 as a file."""
+    """Encode an image (H, W, 3) RGB uint8 as JPEG."""
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 def png(figure: "Figure") -> bytes:
-    """A figure as a file."""
+    """Encode a figure as PNG."""
     file = io.BytesIO()
     figure.savefig(file, dpi=110)
     return file.getvalue()
 
 
 def figure(columns: int = 1, rows: int = 1) -> "Figure":
-    """An empty figure, drawn without any window system and without touching matplotlib's global state."""
+    """Make an empty figure, which needs no window system and leaves matplotlib's global state alone."""
+    # matplotlib takes longer to import than the rest of a command that draws nothing.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -41,12 +42,12 @@ def figure(columns: int = 1, rows: int = 1) -> "Figure":
 
 
 def ced_figure(values: Mapping[str, np.ndarray], limit: float = 0.1) -> "Figure":
-    """The cumulative error distributions of named NMEs (N,), up to `limit`."""
+    """Draw the cumulative error distributions of named NMEs (N,), up to `limit`."""
     fig = figure()
     axes = fig.axes[0]
     for i, (name, nmes) in enumerate(values.items()):
         x, y = ced(nmes)
-        style = ("-", "--", ":", "-.")[i // 10 % 4]  # colours come again after ten
+        style = ("-", "--", ":", "-.")[i // 10 % 4]  # colours repeat after ten
         x, y = 100 * np.concatenate([[0], x]), 100 * np.concatenate([[0], y])
         axes.step(x, y, style, where="post", label=_label(name))
     axes.set(xlim=(0, 100 * limit), ylim=(0, 100), xlabel="NME, %", ylabel="faces, %", title="Cumulative error")
@@ -56,7 +57,7 @@ def ced_figure(values: Mapping[str, np.ndarray], limit: float = 0.1) -> "Figure"
 
 
 def short(value: float) -> str:
-    """A cost that is not negative in few characters: 4.6 M."""
+    """Write a cost, 0 or more, in few characters: 4.6 M."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
@@ -64,13 +65,13 @@ def short(value: float) -> str:
 
 
 def _label(name: str) -> str:
-    """A name that came from outside, as a legend shows it: short, and not hidden for its underscore."""
+    """Shorten a name for a legend, which would hide one that begins with an underscore."""
     words = textwrap.shorten(name, 40, placeholder="...")
     return f" {words}" if words.startswith("_") else words
 
 
 def _legend(axes: "Axes") -> None:
-    """A legend: inside where it is short, else beside the panels."""
+    """Add a legend: inside where it is short, else next to the panels."""
     fig = axes.get_figure(root=True)
     assert fig is not None
     handles, labels = axes.get_legend_handles_labels()
@@ -80,15 +81,15 @@ def _legend(axes: "Axes") -> None:
     else:
         legend = axes.legend(handles, labels)
     for text in legend.get_texts():
-        text.set_parse_math(False)  # a dollar sign in a name is no formula
+        text.set_parse_math(False)  # a dollar sign in a name is not a formula
 
 
 def cost_figure(nme: Mapping[str, Spread], costs: Mapping[str, Mapping[str, Spread]]) -> "Figure":
-    """The NME, percent, of named groups against what each costs, one panel a cost.
+    """Draw the NME, percent, of named groups against each cost, one panel per cost.
 
     Args:
-        nme: group -> mean and deviation.
-        costs: what it is, with its unit -> group -> mean and deviation.
+        nme: Group -> mean and deviation.
+        costs: Name of the cost with its unit -> group -> mean and deviation.
     """
     fig = figure(columns=max(1, len(costs)))
     for axes, (cost, values) in zip(fig.axes, costs.items(), strict=False):
@@ -107,27 +108,8 @@ def cost_figure(nme: Mapping[str, Spread], costs: Mapping[str, Mapping[str, Spre
     return fig
 
 
-def region_figure(values: Mapping[str, Mapping[str, Spread]]) -> "Figure":
-    """The NME, percent, of named groups by region of the face: group -> region -> mean and deviation."""
-    fig = figure()
-    fig.set_figwidth(11)  # a scheme may have a dozen regions
-    axes = fig.axes[0]
-    regions = list(dict.fromkeys(region for group in values.values() for region in group))
-    width = 0.8 / max(1, len(values))
-    for i, (name, group) in enumerate(values.items()):
-        place = [regions.index(region) + (i - (len(values) - 1) / 2) * width for region in group]
-        means, deviations = [mean for mean, _ in group.values()], [deviation for _, deviation in group.values()]
-        hatch = ("", "//", "..", "xx")[i // 10 % 4]
-        axes.bar(place, means, width, yerr=deviations, label=_label(name), color=f"C{i}", capsize=2, hatch=hatch)
-    axes.set(ylabel="NME, %", title="NME by region")
-    axes.set_xticks(range(len(regions)), regions)
-    axes.grid(alpha=0.3, axis="y")
-    _legend(axes)
-    return fig
-
-
 def pose_figure(angles: Mapping[str, np.ndarray]) -> "Figure":
-    """The spread of yaw, pitch and roll, degrees, of named parts (N, 3)."""
+    """Draw the distributions of yaw, pitch and roll, degrees, of named parts (N, 3)."""
     fig = figure(columns=3)
     for axis, (axes, name) in enumerate(zip(fig.axes, ("yaw", "pitch", "roll"), strict=True)):
         for part, values in angles.items():
@@ -138,26 +120,4 @@ def pose_figure(angles: Mapping[str, np.ndarray]) -> "Figure":
         axes.set(title=name, xlabel="degrees", ylabel="faces, %", xlim=(-90, 90))
         axes.grid(alpha=0.3)
     fig.axes[0].legend()
-    return fig
-
-
-def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure":
-    """The curves of a run over its steps: losses, NME beside its baseline, MSE, learning rate, throughput."""
-    panels = (
-        ("loss", ("train/loss", "val/loss"), True),
-        ("NME, %", ("val/nme", "val/baseline_nme"), False),
-        ("MSE, crop sides squared", ("val/mse",), True),
-        ("learning rate", ("lr",), False),
-        ("images/s", ("train/images_per_second",), False),
-    )
-    fig = figure(columns=3, rows=2)
-    fig.axes[-1].remove()  # five curves on a grid of six
-    for axes, (title, names, log) in zip(fig.axes, panels, strict=True):
-        for name in names:
-            if history.get(name):
-                axes.plot(*zip(*history[name], strict=True), label=name, marker=".", markersize=3)
-                axes.legend()
-        values = [value for name in names for _, value in history.get(name, ())]
-        axes.set(title=title, xlabel="step", yscale="log" if log and values and min(values) > 0 else "linear")
-        axes.grid(alpha=0.3)
     return fig

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: every word escaped, every picture inside."""
+"""Write a self-contained HTML page: all text is escaped, all images are inside."""
 
 import base64
 import html
@@ -15,7 +15,7 @@ figure { display: inline-block; margin: 0 1em 1em 0 } figure img { margin: 0; di
 
 
 def document(title: str, body: str) -> str:
-    """A page of a title, in plain words, and a body, in HTML."""
+    """Make a page of a title, plain text, and a body, HTML."""
     name = html.escape(title)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
@@ -23,25 +23,25 @@ def document(title: str, body: str) -> str:
     )
 
 
-def embed(data: bytes, kind: str, words: str) -> str:
-    """A picture's file of a kind (``png``, ``jpeg``), with the words that stand for it."""
-    return f'<img alt="{html.escape(words)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+def embed(data: bytes, kind: str, text: str) -> str:
+    """Embed an image file of a kind (``png``, ``jpeg``) with its alternative text."""
+    return f'<img alt="{html.escape(text)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
 def grid(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """A table of plain words."""
+    """Make a table of plain text."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in rows)
     return f"<table>{f'<tr>{top}</tr>' if head else ''}{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def notes(lines: Iterable[str]) -> str:
-    """Remarks that must not be overlooked."""
+    """Highlight remarks."""
     return "".join(f'<p class="note">{html.escape(line)}</p>' for line in lines)
 
 
 def listed(lines: Sequence[str], most: int) -> str:
-    """A list of plain words, of which the first `most` are shown and the others counted."""
+    """Make a list of plain text, of which the first `most` lines are shown and the others counted."""
     more = len(lines) - most
     shown = "".join(f"<li>{html.escape(line)}</li>" for line in lines[:most])
     return f"<ul>{shown}</ul>" + (f"<p>and {more:,} more</p>" if more > 0 else "")

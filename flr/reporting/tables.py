@@ -20,19 +20,24 @@ class TextTable(NamedTuple):
     rows: list[list[str]]
 
 
+MAX_WIDTH = 40  # characters of a cell, above which its column wraps
+
+
 def print_table(table: TextTable) -> None:
-    """Print a table to the terminal."""
+    """Print a table, wider than the terminal where run ids and column names would be split."""
     # rich takes a tenth of a second, and most commands print no table.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table()
-    for i, name in enumerate(table.head):
-        shown.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    shown, needed = Table(), 1
+    for i, column in enumerate(zip(table.head, *table.rows, strict=True)):
+        width = max(map(len, column))
+        shown.add_column(column[0], justify="right" if i else "left", overflow="fold", no_wrap=width <= MAX_WIDTH)
+        needed += min(width, MAX_WIDTH) + 3
     for row in table.rows:
         shown.add_row(*map(Text, row))
-    Console().print(shown)
+    Console(width=max(Console().width, needed)).print(shown)
 
 
 def markdown_table(table: TextTable) -> str:

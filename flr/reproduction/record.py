@@ -1,4 +1,4 @@
-"""The record of an experiment, ``experiments/NAME/expected.yaml``: numbers to come back to, and where they came from."""
+"""The record of an experiment, ``experiments/NAME/expected.yaml``: expected numbers, and where they came from."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import torch
+import yaml  # type: ignore[import-untyped, unused-ignore]
 from annotated_types import Ge, Lt, MinLen
+from pydantic import TypeAdapter, ValidationError
 
 from flr.errors import UserError
-from flr.evaluation.results import spread
+from flr.evaluation.results import mean_and_deviation
 from flr.files import opened, writing
 from flr.tracking import provenance
 from flr.tracking.connection import StoredRun
 
-Tier = Literal["smoke", "train"]  # a run that is given is held against the trainings
+Tier = Literal["smoke", "train"]  # tier=eval is compared with the trainings
 
 FLOORS = {"loss of step 1": 1e-4, "weights moved by": 1e-2}  # shares of the value; see `of_smoke`
 FLOOR = 5e-2
@@ -22,12 +25,12 @@ FLOOR = 5e-2
 
 @dataclass(frozen=True)
 class Level:
-    """What a metric is expected to be.
+    """The expected value of a metric.
 
     Attributes:
-        mean: over seeds.
-        spread: the sample standard deviation over seeds; None of a single one.
-        tolerance: how far another mean may lie from this one, in the metric's unit.
+        mean: Mean over seeds.
+        spread: Sample standard deviation over seeds; None for a single seed.
+        tolerance: Allowed difference of another mean, in the metric's unit.
     """
 
     mean: float
@@ -40,16 +43,13 @@ class Record:
     """A tier of ``expected.yaml``.
 
     Attributes:
-        command: obtains the numbers again.
-        commit: of the code, in a clean tree.
-        lock: the digest of the lock.
-        versions: of Python and the main packages.
-        hardware: see `flr.tracking.provenance.hardware`; of trainings their precision too.
-        minutes: wall time of each seed.
-        seeds: in that order.
-        protocol: its readable name.
-        fingerprint: of the data.
-        metrics: by name.
+        command: Command that obtains the numbers again.
+        commit: Commit of the code, in a clean tree.
+        lock: Digest of the lock file.
+        hardware: See `flr.tracking.provenance.hardware`; of trainings their precision too.
+        minutes: Wall time of each seed.
+        protocol: Name of the protocol.
+        fingerprint: Fingerprint of the data.
     """
 
     command: str
@@ -65,16 +65,15 @@ class Record:
 
 
 class Run(NamedTuple):
-    """What came out of one seed.
+    """The result of one seed.
 
     Attributes:
-        seed: its seed.
-        metrics: by name, all finite.
-        protocol: its readable name.
-        fingerprint: of the data.
-        minutes: wall time.
-        stored: a training that is to be recorded, as the tracking store has it.
-        precision: it was trained in; of a short one "".
+        metrics: By name, all finite.
+        protocol: Name of the protocol.
+        fingerprint: Fingerprint of the data.
+        minutes: Wall time.
+        stored: A training that is to be recorded, as the tracking store has it.
+        precision: Precision of a training; empty for a smoke run.
     """
 
     seed: int
@@ -87,7 +86,7 @@ class Run(NamedTuple):
 
 
 def column(runs: Sequence[Run], metric: str) -> list[float]:
-    """A metric of each run; empty where one has it not."""
+    """Return a metric of each run; nothing where one lacks it."""
     values = [run.metrics[metric] for run in runs if metric in run.metrics]
     return values if len(values) == len(runs) else []
 
@@ -96,14 +95,11 @@ def column(runs: Sequence[Run], metric: str) -> list[float]:
 
 
 def read(file: Path) -> dict[Tier, Record]:
-    """The records in an ``expected.yaml``, by tier.
+    """Read the records of an ``expected.yaml``, by tier.
 
     Raises:
-        UserError: it is not there, or not of this form.
+        UserError: It is missing, or has another form.
     """
-    import yaml  # type: ignore[import-untyped, unused-ignore]
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         with opened(file, 2**20) as stream:
             return TypeAdapter(dict[Tier, Record]).validate_python(yaml.safe_load(stream.read()))
@@ -119,29 +115,27 @@ def read(file: Path) -> dict[Tier, Record]:
 
 
 def write(file: Path, name: str, records: Mapping[Tier, Record]) -> None:
-    """``expected.yaml``, whole."""
-    import yaml
-
-    head = f"# What python -m flr.reproduce name={name} holds its numbers against; its record=true writes this.\n"
+    """Write an ``expected.yaml``."""
+    head = f"# Expected numbers of python -m flr.reproduce name={name}; its record=true writes this file.\n"
     body = yaml.safe_dump({tier: asdict(record) for tier, record in records.items()}, sort_keys=False,
                           default_flow_style=None, width=120)  # fmt: skip
-    with writing(file) as aside:
-        aside.write_text(head + body, encoding="utf-8")
+    with writing(file) as partial_file:
+        partial_file.write_text(head + body, encoding="utf-8")
 
 
 # -- recording ---------------------------------------------------------------------------------------------------------
 
 
-def refuse_dirty(besides: Sequence[str] = ()) -> None:
-    """A record names a commit, so the code must be that commit's.
+def check_clean_tree(exclude: Sequence[str] = ()) -> None:
+    """Check that the code is that of a commit, which a record names.
 
     Args:
-        besides: names of files that may differ.
+        exclude: Names of files that may differ.
 
     Raises:
-        UserError: another file is not as committed, or there is no commit.
+        UserError: Another file differs, or there is no commit.
     """
-    changed = provenance.changed(besides)
+    changed = provenance.changed_files(exclude)
     if changed is None:
         raise UserError("record=true names a commit, and this code has none; run it in a checkout")
     if changed:
@@ -149,8 +143,8 @@ def refuse_dirty(besides: Sequence[str] = ()) -> None:
         raise UserError(f"record=true names a commit, and the tree differs from it in {listed}; commit first")
 
 
-def refuse_unfit(run: StoredRun) -> None:
-    """Raises `UserError` for a run that no record may rest on: not finished, or not from a commit's clean tree."""
+def check_recordable(run: StoredRun) -> None:
+    """Raise `UserError` for a run that is not finished or was not trained in a clean tree."""
     if run.status != "FINISHED":
         raise UserError(f"run {run.run_id} is {run.status}, and a record is of finished runs; finish it")
     commit, dirty = run.tags.get("commit"), run.tags.get("dirty")
@@ -162,20 +156,19 @@ def refuse_unfit(run: StoredRun) -> None:
 
 
 def of_smoke(command: str, run: Run, again: Run) -> Record:
-    """The record of the smoke tier as it ran here.
+    """Make the record of the smoke tier.
 
-    A tolerance stands well above what leaves a recipe alone and well below what changes it: five times what a second
-    thread makes of the value, and at least a share of it. Measured on the published nets: a second thread, AVX2 or SSE
-    in place of AVX-512, and torch's own kernels in place of oneDNN's change the first loss by 4e-6 at most, the way of
-    the weights by 1e-3, later losses by 1e-2 (Adam takes the sign of gradients that are all but zero), the validation by
-    2e-3; ytf_cnn_wide by more, for its batch norm of four faces. A rate 2 % higher changes that way by 2e-2, a contrast .01
-    wider the first loss by 2e-4 (not of muct_cnn, whose points in pixels outweigh its pictures), another loss or seed by
-    3e-2 and more.
+    A tolerance is five times the difference that a second thread makes, and at least a share of the value (`FLOORS`). Measured on
+    the published models: a second thread, AVX2 or SSE instead of AVX-512, and torch's own kernels instead of oneDNN's change
+    the first loss by 4e-6 at most, the motion of the weights by 1e-3, later losses by 1e-2 (Adam takes the sign of
+    gradients that are almost zero) and the validation by 2e-3; those of ytf_cnn_wide, with its batch norm of four faces, by
+    more. A rate that is 2 % higher changes that motion by 2e-2, a contrast that is .01 wider the first loss by 2e-4 (not of
+    muct_cnn, whose points in pixels outweigh its images), another loss or seed by 3e-2 and more.
 
     Args:
-        command: obtains it again.
-        run: on one thread.
-        again: on two.
+        command: Command that obtains the numbers again.
+        run: Result on one thread.
+        again: Result on two.
     """
     metrics = {}
     for metric, value in run.metrics.items():
@@ -187,30 +180,29 @@ def of_smoke(command: str, run: Run, again: Run) -> Record:
 
 
 def of_runs(command: str, runs: Sequence[Run]) -> Record:
-    """The record of trainings.
+    """Make the record of trainings.
 
-    A mean's tolerance is four times the spread over seeds, as a mean of other seeds may differ by, and at least 2 % of
-    the mean (5 % of a single seed, whose spread is unknown; twice that of a square), or a point of a share of faces.
+    A mean's tolerance is four times the standard deviation over seeds, and at least 2 % of the mean (5 % for a single seed,
+    whose deviation is unknown; twice that for a square), or one percentage point for a share of faces.
 
     Raises:
-        UserError: the runs are of several commits, or their own tests gave something else.
+        UserError: The runs are of several commits, or their own tests gave other results.
     """
     stored = [run.stored for run in runs if run.stored]
     commits = sorted({one.tags["commit"] for one in stored})
     if len(commits) > 1:
         raise UserError(f"a record names one commit, and these runs have {' and '.join(commits)}; train them at one")
     for run, one in zip(runs, stored, strict=True):
-        own, nme = one.metrics.get("test/nme", math.nan), run.metrics.get("nme", math.nan)
-        if one.tags["protocol"] != run.protocol or not math.isclose(own, nme, rel_tol=1e-3):
+        logged, nme = one.metrics.get("test/nme", math.nan), run.metrics.get("nme", math.nan)
+        if one.tags["protocol"] != run.protocol or not math.isclose(logged, nme, rel_tol=1e-3):
             raise UserError(
-                f"run {one.run_id}: its own test gave NME {own:.3f} on {one.tags['protocol']}, this one {nme:.3f} on "
+                f"run {one.run_id}: its own test gave NME {logged:.3f} on {one.tags['protocol']}, this one {nme:.3f} on "
                 f"{run.protocol}; a record is of the run's own best.ckpt and data"
             )
-
     metrics = {}
     for metric in runs[0].metrics:
         if values := column(runs, metric):
-            mean, deviation = spread(values)
+            mean, deviation = mean_and_deviation(values)
             several = len(values) > 1
             least = (0.02 if several else 0.05) * (2 if metric == "mse" else 1) * abs(mean)
             tolerance = max(4 * deviation, 1.0 if metric.startswith(("fr", "auc")) else least)
@@ -254,26 +246,21 @@ PART_MEANINGS = (
 
 
 def data_differences(expected: Record, run: Run) -> list[str]:
-    """Say which parts of the data of a run are not those of a record, and what that means; empty where none differs."""
+    """Describe which parts of a run's data differ from a record's, and what that means."""
     if run.fingerprint == expected.fingerprint:
         return []
-    words = ("form", "scheme", "faces in train/val/test", "box policy", "normaliser")
-    there, here = (protocol.rsplit(" ", len(words)) for protocol in (expected.protocol, run.protocol))
-    lines = [
-        f"{word}: {old} in the record, {new} here"
-        for word, old, new in zip(words, there, here, strict=False)
-        if old != new
-    ]
-    recorded, own = expected.fingerprint.split("-"), run.fingerprint.split("-")
-    if len(recorded) != len(own):
+    titles = ("form", "scheme", "faces in train/val/test", "box policy", "normaliser")
+    there, here = (protocol.rsplit(" ", len(titles)) for protocol in (expected.protocol, run.protocol))
+    parts = zip(titles, there, here, strict=False)
+    lines = [f"{title}: {old} in the record, {new} here" for title, old, new in parts if old != new]
+    recorded, obtained = expected.fingerprint.split("-"), run.fingerprint.split("-")
+    if len(recorded) != len(obtained):
         return [*lines, f"fingerprint: {expected.fingerprint} in the record is of flr 0.1, which cannot be compared"]
-    return lines + [mean for mean, old, new in zip(PART_MEANINGS, recorded, own, strict=True) if old != new]
+    return lines + [mean for mean, old, new in zip(PART_MEANINGS, recorded, obtained, strict=True) if old != new]
 
 
 def differences(expected: Record, runs: Sequence[Run]) -> list[str]:
-    """Where this machine and its packages are not those of a record, which may be why its numbers are not met."""
-    import torch
-
+    """Describe how this machine and its packages differ from those of a record."""
     here = provenance.hardware()
     pairs = [("lock", expected.lock, provenance.lock_hash())]
     pairs += [(key, expected.versions.get(key, "none"), value) for key, value in provenance.versions().items()]

@@ -1,4 +1,4 @@
-"""What was obtained against what is expected, and writing the record."""
+"""Compare what was obtained with what is expected, and write the record."""
 
 import math
 import re
@@ -8,19 +8,19 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from flr.errors import UserError
-from flr.evaluation.results import spread
+from flr.evaluation.results import mean_and_deviation
 from flr.reporting.tables import TextTable, print_table, write_csv
 from flr.reproduction.record import (
     Record,
     Run,
     Tier,
+    check_clean_tree,
     column,
     data_differences,
     differences,
     of_runs,
     of_smoke,
     read,
-    refuse_dirty,
     write,
 )
 from flr.reproduction.runs import evaluate, note_other_data, train
@@ -36,30 +36,30 @@ def reproduce(cfg: DictConfig, records_dir: Path) -> int:
     """Run an experiment and compare it with its record, or make it the record.
 
     Args:
-        cfg: a checked config of `flr.config.schema.Reproduce`.
-        records_dir: the folder of all records.
+        cfg: A checked config of `flr.config.schema.Reproduce`.
+        records_dir: Folder of all records.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: the record cannot be read, or nothing may be recorded.
+        UserError: The record cannot be read, or nothing may be recorded.
     """
     file = records_dir / cfg.name / "expected.yaml"
     records = {} if cfg.record and not file.exists() else read(file)
     tier: Tier = "smoke" if cfg.tier == "smoke" else "train"
     expected = records.get(tier)
     if cfg.record:
-        # Records before this one are no code. A training's own tags make no such difference.
-        refuse_dirty(() if cfg.tier == "train" else ("expected.yaml", "results.csv"))
-    elif expected is None:
-        print(f"note: {file} has no {tier}: part, so the numbers will be information only")
+        # The record itself may differ from the commit, except for a training, whose tags would call the tree dirty.
+        check_clean_tree(() if cfg.tier == "train" else ("expected.yaml", "results.csv"))
     if cfg.tier == "smoke":
         runs = [smoke(rendered(cfg.name, cfg.paths.cache_dir))]
     elif cfg.tier == "eval":
         runs = evaluate(cfg)
     else:
-        if expected and not cfg.record:
+        if not expected and not cfg.record:
+            print(f"note: {file} has no {tier}: part, so the numbers will be information only")
+        elif expected and not cfg.record:
             note_other_data(cfg.name, expected)
         runs = train(cfg, cfg.seeds or (expected.seeds if expected else SEEDS))
     inside = compare(expected, runs)
@@ -87,13 +87,15 @@ def report_verdict(expected: Record | None, runs: Sequence[Run], inside: bool, f
 
 
 def compare(expected: Record | None, runs: Sequence[Run]) -> bool:
-    """Show the table of expected against obtained; whether all that is expected lies within its tolerance.
+    """Print the table of expected and obtained values; return whether all are within their tolerances.
 
     Raises:
-        UserError: the runs were tested on different data.
+        UserError: The runs were tested on different data.
     """
     if len({run.fingerprint for run in runs}) > 1:
-        raise UserError(f"tested on different data: {'; '.join(run.protocol for run in runs)}; name runs of one set")
+        raise UserError(
+            f"tested on different data: {'; '.join(run.protocol for run in runs)}; name runs of one dataset"
+        )
 
     def number(mean: float, deviation: float | None) -> str:
         return f"{mean:.5g}" + ("" if deviation is None else f" ± {deviation:.2g}")
@@ -102,7 +104,7 @@ def compare(expected: Record | None, runs: Sequence[Run]) -> bool:
     rows, inside = [], True
     for name in dict.fromkeys([*levels, *runs[0].metrics]):
         level, values = levels.get(name), column(runs, name)
-        mean, deviation = spread(values) if values else (math.nan, 0.0)
+        mean, deviation = mean_and_deviation(values) if values else (math.nan, 0.0)
         cells = [name, "-", "-", number(mean, deviation if len(values) > 1 else None), "-", ""]
         if level:
             within = abs(mean - level.mean) <= level.tolerance
@@ -117,10 +119,10 @@ def compare(expected: Record | None, runs: Sequence[Run]) -> bool:
 
 
 def record(cfg: DictConfig, runs: Sequence[Run], file: Path, records: Mapping[Tier, Record]) -> None:
-    """Make what came out the record; of trainings with ``results.csv`` beside it, a row a seed.
+    """Write the results as the record; of trainings also ``results.csv``, one row per seed.
 
     Raises:
-        UserError: no record may rest on the runs.
+        UserError: No record may rest on the runs.
     """
     command = f"python -m flr.reproduce name={cfg.name} tier="
     if cfg.tier == "smoke":
@@ -132,15 +134,10 @@ def record(cfg: DictConfig, runs: Sequence[Run], file: Path, records: Mapping[Ti
         stored = [run.stored for run in runs if run.stored]
         names = sorted({name for one in stored for name in one.metrics if LOGGED.match(name)})
         rows = [
-            {
-                "seed": one.get("seed"),
-                "run": one.run_id,
-                "minutes": round(one.minutes, 2),
-                "best val/nme": one.get("val_nme"),
-            }
+            {"seed": one.get("seed"), "run": one.run_id, "minutes": round(one.minutes, 2), "best val/nme": one.get("val_nme")}
             | {name: one.metrics.get(name, "") for name in names}
             for one in stored
-        ]
+        ]  # fmt: skip
         write_csv(file.with_name("results.csv"), rows)
     write(file, cfg.name, records)
     print(f"record {file}")

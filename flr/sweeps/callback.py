@@ -30,9 +30,6 @@ class SweepCallback(Callback):
 def start_sweep(config: DictConfig) -> None:
     """Start a sweep: open its MLflow run and pass the run's id to the jobs. The table follows when the command exits.
 
-    Args:
-        config: The composed config with its ``hydra`` node, to which the overrides for the jobs are added.
-
     Raises:
         UserError: The overrides make no sweep, or another process runs it.
     """
@@ -44,7 +41,7 @@ def start_sweep(config: DictConfig) -> None:
     grid, is_rank = grid_of(config), started_outside()
     check_launcher(config)
     if is_rank and not str(config.hydra.launcher._target_).endswith(".BasicLauncher"):
-        raise UserError("hydra/launcher starts the jobs itself; leave out torchrun or srun, or hydra/launcher")
+        raise UserError("hydra/launcher starts the jobs itself; remove torchrun or srun, or hydra/launcher")
     if is_rank or any(key_of(word) == "run" for word in [*config.hydra.overrides.task, *grid.values]):
         return  # ranks of torchrun have no common parent, and a resumed run has its own sweep
     if varied := [key for key in grid.values if under(key, CONSTANT)]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from flr.config.compose import CONF, groups, key_of
 from flr.errors import UserError
 
-# Environment variable that tells a job its sweep: the id of the sweep's MLflow run, a slash, and the job's number.
+# Environment variable of a job: the id of the sweep's MLflow run, a slash, and the job's number.
 SWEEP_ENV = "FLR_SWEEP"
 
 
@@ -24,9 +24,9 @@ class Grid:
     """The jobs of a sweep.
 
     Attributes:
-        preset: Its name in ``conf/sweep/``; None where only the command line says what is swept.
+        preset: Its name in ``conf/sweep/``; None where only the command line names what is swept.
         values: Swept key -> its values.
-        jobs: The overrides of each job, in order; empty where the sweeper chooses them as it goes.
+        jobs: The overrides of each job, in order.
     """
 
     preset: str | None
@@ -50,9 +50,6 @@ def grid_of(config: DictConfig) -> Grid:
     overrides = parser.parse_overrides([*params, *config.hydra.overrides.task])
     swept = [override for override in overrides if override.is_sweep_override()]
     preset = config.hydra.runtime.choices.get("sweep")
-    if not str(sweeper.get("_target_")).endswith(".BasicSweeper"):
-        pairs = [str(override.input_line).partition("=")[::2] for override in swept]
-        return Grid(preset, {key.lstrip("+~"): [values] for key, values in pairs}, [])
     jobs = _expand(overrides)
     if not jobs:
         empty = " ".join(str(override.input_line) for override in swept)

@@ -45,13 +45,7 @@ ResumeState = tuple[RunFolder | None, dict[str, Any] | None]
 class ChildRun:
     """The run of a training below that of a sweep or study, which exists before the training and records why it failed.
 
-    Args:
-        cfg: The training's composed config.
-        parent: Id of the run of the sweep or study.
-
     Attributes:
-        label: Its name.
-        tags: Its tags.
         callbacks: Callbacks of its training, in addition to the config's.
         score_test: Whether the training scores the test part at its end.
         stop_reason: Why the training ended early; empty where it did not.
@@ -103,16 +97,8 @@ class ChildRun:
             self._tracker.end("KILLED")
 
 
-# Trains a checked config: overrides, what to resume from, and the run that exists already.
-
-
 class Job(ChildRun):
-    """One job of a sweep.
-
-    Args:
-        cfg: Its composed config.
-        overrides: Its overrides.
-        identity: The value of the variable `flr.sweeps.grid.SWEEP_ENV`.
+    """One job of a sweep; `identity` is the value of the variable `flr.sweeps.grid.SWEEP_ENV`.
 
     Raises:
         UserError: The tracking store does not answer, or does not know the sweep.
@@ -151,7 +137,7 @@ class Job(ChildRun):
             same = [run for run in same if run.tags.get("protocol", data).endswith(data)]
         finished = [run for run in same if run.status == "FINISHED"]
         if finished:
-            self._register(finished[-1].run_id, kept=True)
+            self._register(finished[-1].run_id, reused=True)
             return finished[-1]
         self._stopped = [run for run in same if self._of_sweep(run)]
         if others := [run for run in self._same_recipe if run.status == "FINISHED"]:
@@ -169,7 +155,7 @@ class Job(ChildRun):
             time.sleep(0.2)
             tags = get_run(self._tracker.client, self.parent).tags
             job = json.loads(tags.get(f"job.{self.number}", "{}"))
-        if job["kept"]:
+        if job["reused"]:
             return None
         folder = RunFolder(Path(get_run(self._tracker.client, job["run"]).tags.get("folder", "")))
         # A new run has no checkpoint before all its ranks have started.
@@ -202,13 +188,14 @@ class Job(ChildRun):
         return None, None
 
     def start(self, run_id: str | None = None) -> str:
+        """Start a run, or resume one, and add it to the sweep."""
         self._register(super().start(run_id))
         return self.run_id
 
-    def _register(self, run_id: str, kept: bool = False) -> None:
+    def _register(self, run_id: str, reused: bool = False) -> None:
         sweep = parent_tracker(self.cfg)
         sweep.attach(self.parent)
-        job = {"run": run_id, "job": self.label, "kept": kept, "attempt": self._attempt}
+        job = {"run": run_id, "job": self.label, "reused": reused, "attempt": self._attempt}
         sweep.tag(**{f"job.{self.number}": json.dumps(job)})
 
     def mark_failed(self, error: Exception) -> None:
@@ -222,12 +209,7 @@ class Job(ChildRun):
 
 
 def run_job(cfg: DictConfig, identity: str) -> None:
-    """Run one job. Its failure is reported and recorded, and stops no other job.
-
-    Args:
-        cfg: Its composed config.
-        identity: The value of the variable `flr.sweeps.grid.SWEEP_ENV`.
-    """
+    """Run one job; its failure is reported and recorded, and stops no other job."""
     overrides, own_process = task_overrides(), HydraConfig.get().mode == RunMode.RUN
     if own_process:
         quiet()

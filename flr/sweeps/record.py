@@ -24,7 +24,7 @@ from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
 from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
 from flr.sweeps.grid import Grid, label_of
-from flr.tracking.connection import GRID, PREFIX, Away, find_runs, get_run, permitted
+from flr.tracking.connection import GRID, PREFIX, ServerUnavailable, find_runs, get_run, translate_auth_errors
 from flr.tracking.tracker import Tracker
 
 MAX_TAG = 5000  # characters of a tag, the limit of older servers
@@ -36,12 +36,12 @@ def sweep_name(grid: Grid, experiment: str, again: bool) -> str:
     """Name a sweep: the same name for the same jobs in the same experiment, however they were typed.
 
     Args:
-        grid: The jobs. A sweeper that chooses jobs as it goes makes a new sweep at each start.
+        grid: The jobs.
         experiment: MLflow's experiment.
         again: Whether the sweep is a new one in any case.
     """
     keys = re.sub(r"[^\w.-]+", "-", "-".join(sorted(key.rpartition(".")[2] for key in grid.values)) or "one")
-    if again or not grid.jobs:
+    if again:
         return f"{keys[:60]}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     ignored = {*RESULT_NEUTRAL_KEYS, "sweep"} - set(grid.values)
     jobs = sorted(sorted(word.lstrip("+") for word in job if not under(key_of(word), ignored)) for job in grid.jobs)
@@ -64,7 +64,7 @@ def connect_with_retry(tracker: Tracker) -> None:
     for wait in RETRY_WAITS:
         try:
             tracker.open()
-        except Away as error:
+        except ServerUnavailable as error:
             print(f"flr: {error}; asked again in {wait} s", file=sys.stderr)
             time.sleep(wait)
         else:
@@ -77,20 +77,18 @@ class JobRow:
     """The result of one job.
 
     Attributes:
-        job: Its name.
         status: The status of its run, or ``not started``.
         run_id: Its run; empty where it has none.
-        kept: Whether an earlier start had finished that run.
+        reused: Whether an earlier start had finished that run.
         val: Lowest ``val/nme``, percent.
         test: ``test/nme``, percent.
-        reason: Why it failed.
         exit_code: Exit code of the same training as a command; 0 for success.
     """
 
     job: str
     status: str
     run_id: str = ""
-    kept: bool = False
+    reused: bool = False
     val: float | None = None
     test: float | None = None
     reason: str = ""
@@ -98,13 +96,7 @@ class JobRow:
 
 
 class SweepRecord:
-    """The run of a sweep.
-
-    Args:
-        cfg: The sweep's composed config, which is that of its jobs except for what varies.
-        name: The sweep's name, as of `sweep_name`.
-        grid: Its jobs.
-        folder: Its folder, with the logs of jobs that had a process of their own.
+    """The run of a sweep; `folder` has the logs of jobs that had a process of their own.
 
     Raises:
         UserError: The tracking store cannot be used.
@@ -153,18 +145,18 @@ class SweepRecord:
     def _row(self, job: dict[str, Any], see_log: str, jobs_ended: bool) -> JobRow:
         client = self.tracker.client
         run = get_run(client, job["run"])
-        if jobs_ended and run.status == "RUNNING" and not job["kept"]:  # its process died on another machine
-            lost = Tracker(self.tracker.uri, self.tracker.experiment, self.tracker.artifacts, False, False)
-            lost.attach(run.run_id)
-            lost.tag(end="its process died")
-            lost.end("KILLED")
+        if jobs_ended and run.status == "RUNNING" and not job["reused"]:  # its process died on another machine
+            tracker = Tracker(self.tracker.uri, self.tracker.experiment, self.tracker.artifacts, False, False)
+            tracker.attach(run.run_id)
+            tracker.tag(end="its process died")
+            tracker.end("KILLED")
             run = get_run(client, run.run_id)
         finished = run.status == "FINISHED"
         reason = "" if finished else "; ".join(filter(None, (run.tags.get("end"), see_log)))
         exit_code = 0 if finished else int(run.tags.get("exit", CRASHED))
         val = min((point.value for point in client.get_metric_history(run.run_id, "val/nme")), default=None)
         test = run.metrics.get("test/nme")
-        return JobRow(job["job"], run.status, run.run_id, job["kept"], val, test, reason, exit_code)
+        return JobRow(job["job"], run.status, run.run_id, job["reused"], val, test, reason, exit_code)
 
     def publish(self, rows: list[JobRow]) -> None:
         """Show the table of the jobs in the terminal, in the sweep's folder and in its run."""
@@ -174,7 +166,7 @@ class SweepRecord:
 
         head = ["job", "status", "val/nme, %", "test/nme, %", "run", "why"]
         cells = [
-            [row.job, row.status + " before" * row.kept, percent(row.val), percent(row.test), row.run_id, row.reason[:200]]
+            [row.job, row.status + " before" * row.reused, percent(row.val), percent(row.test), row.run_id, row.reason[:200]]
             for row in rows
         ]  # fmt: skip
         if not any(row.reason for row in rows):
@@ -194,7 +186,7 @@ class SweepRecord:
     def discard_unused(self) -> None:
         """Delete the run if no job ever started, where this account may delete."""
         if not find_runs(self.tracker.client, self.tracker.experiment, self._query):
-            with contextlib.suppress(UserError), permitted(self.tracker.uri, "deleting"):
+            with contextlib.suppress(UserError), translate_auth_errors(self.tracker.uri, "deleting"):
                 self.tracker.discard()
 
 

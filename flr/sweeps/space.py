@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from optuna import Trial
 
-from flr.config.compose import flat, groups, key_of, plain, task_overrides, under
+from flr.config.compose import flat, groups, key_of, plain, spell, task_overrides, under
 from flr.config.instantiate import build
 from flr.config.schema import RESULT_NEUTRAL_KEYS, Train
 from flr.config.validate import check
@@ -84,7 +84,7 @@ class Dimension:
         if isinstance(self.values, Range) and self.values.scales:
             return 1
         value = self.config_values[self.key]
-        return format_value(value) if isinstance(value, list) else value
+        return spell(value) if isinstance(value, list) else value
 
     def suggest(self, trial: Trial) -> Any:
         """Let a trial choose a value."""
@@ -101,23 +101,14 @@ class Dimension:
         """Return the overrides that set a value."""
         if isinstance(self.values, Range):
             factors = self.config_values if self.values.scales else {self.key: 1}
-            return [f"{key}={format_value(value * factor)}" for key, factor in factors.items()]
+            return [f"{key}={spell(value * factor)}" for key, factor in factors.items()]
         quoted = isinstance(value, str) and not value.startswith("[") and not re.fullmatch(r"[\w./-]+", value)
-        return [f"{self.key}={json.dumps(value) if quoted else format_value(value)}"]
-
-
-def format_value(value: Any) -> str:
-    """Return a value as it is written in an override."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list):
-        return f"[{','.join(map(format_value, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return [f"{self.key}={json.dumps(value) if quoted else spell(value)}"]
 
 
 def format_short(value: Any) -> str:
     """Return a value with three digits, for tables and names."""
-    return f"{value:.3g}" if isinstance(value, float) else format_value(value)
+    return f"{value:.3g}" if isinstance(value, float) else spell(value)
 
 
 def space_overrides(space: Sequence[Dimension], values: Mapping[str, Any]) -> list[str]:
@@ -159,20 +150,13 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _read_dimension(key: str, node: Any, config_values: Mapping[str, Any]) -> Dimension:
-    """Read one dimension.
-
-    Args:
-        key: Its key in the space.
-        node: Its values.
-        config_values: The config's leaves and the choices of its groups.
-    """
     path = f"tune.space.{key}"
     if not isinstance(node, dict) or not node:
-        raise UserError(f"{path}={node} is no range; write {{low: A, high: B}} or {{choices: [A, B]}}")
+        raise UserError(f"{path}={node} is not a range; write {{low: A, high: B}} or {{choices: [A, B]}}")
     kind: type[Range] | type[Choice] = Choice if "choices" in node else Range
     check(OmegaConf.create(node), kind, path=path)
     if kind is Choice:
-        node = {"choices": [format_value(one) if isinstance(one, list) else one for one in node["choices"]]}
+        node = {"choices": [spell(one) if isinstance(one, list) else one for one in node["choices"]]}
     values = kind(**node)
     if isinstance(values, Range):
         _check_range(path, values)

@@ -51,10 +51,6 @@ class TrialFailed(Exception):
 class TuningStudy:
     """A study, as one of its processes sees it.
 
-    Args:
-        cfg: A checked config of `flr.config.schema.Tune`.
-        space: Its search space.
-
     Raises:
         UserError: The storage cannot be used, or holds another study with that name.
     """
@@ -72,7 +68,7 @@ class TuningStudy:
         model = training.model._target_.rpartition(".")[2]
         self.name = cfg.tune.study or f"{model}-{training.data.name}-{digest}"
         if not re.fullmatch(r"[\w.-]{1,200}", self.name):
-            raise UserError(f"tune.study={self.name}: a study's name is made of letters, digits and . _ - only")
+            raise UserError(f"tune.study={self.name}: a study's name has only letters, digits and . _ -")
         self.folder = Path(cfg.paths.output_dir).absolute() / "studies" / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder.parent / "lock")  # one process at a time makes tables, or publishes
@@ -102,7 +98,7 @@ class TuningStudy:
                 f"tune.study={self.name} is of another config or space; restore them, or name another study"
             )
         study.set_user_attr("config", digest)
-        if is_new and search.enqueue:
+        if is_new:
             outside = [dimension for dimension in self.space if dimension.default not in dimension.values]
             if outside:
                 value = f"{outside[0].key}={outside[0].default}"

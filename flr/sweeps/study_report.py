@@ -36,15 +36,7 @@ def current_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 class StudyReport:
-    """The results of a study.
-
-    Args:
-        study: The study.
-        space: Its search space.
-        trials: How many trials it shall have.
-        folder: Its folder.
-        tracker: Tracker of its run.
-    """
+    """The results of a study of so many trials, in its folder and in its run."""
 
     def __init__(
         self, study: optuna.Study, space: Sequence[Dimension], trials: int, folder: Path, tracker: Tracker

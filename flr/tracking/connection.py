@@ -1,4 +1,4 @@
-"""The tracking store: reaching it, and reading runs back. Neither torch nor Lightning is needed for that."""
+"""Connect to the tracking store, and read runs back. Needs neither torch nor Lightning."""
 
 import contextlib
 import logging
@@ -10,37 +10,39 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mlflow
+import requests
 from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
 
 from flr.errors import UserError, nearest
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
+MIN_SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
 PREFIX = "flr."  # of the project's own tags
-GRID = "grid"  # the tag that a sweep's own run has, beside those of its jobs
+GRID = "grid"  # tag of a sweep's or study's own run
 # A URI's part up to a password: before the last @ (an unescaped one may hold any sign), or among the query's words.
 PASSWORD = re.compile(r"^(?!sqlite:)([^:]+://)(?:[^@]*:.*@|.*[?&]password=).*", re.DOTALL)
+SQLITE = "sqlite:///"
 
 
-class Away(UserError):
+class ServerUnavailable(UserError):
     """A server that does not answer, and may do so later."""
 
 
-def connect(uri: str, create: bool = True) -> "MlflowClient":
-    """A client of a tracking store that has been seen to answer.
+def connect(uri: str, create: bool = True) -> MlflowClient:
+    """Return a client of a tracking store that answers.
 
     Args:
         uri: ``sqlite:///`` and an absolute path, or the address of an ``mlflow server``.
-        create: whether a database that is not there yet is made.
+        create: Whether a missing database is created.
 
     Raises:
-        Away: no server answers there.
-        UserError: it does not take this account, the database's folder cannot be written, or
-            `uri` holds a password, which would be kept with every run.
+        ServerUnavailable: No server answers.
+        UserError: The store does not take this account, the database's folder cannot be written, or `uri` holds a password.
     """
     if secret := PASSWORD.match(uri):
         raise UserError(
@@ -48,53 +50,16 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (of a PostgreSQL database: PGPASSWORD)"
         )
     if uri.startswith(("http://", "https://")):
-        import requests
-
-        try:
-            answer = requests.get(uri.rstrip("/") + "/health", timeout=5)
-            if answer.status_code >= 500:
-                raise requests.RequestException(f"status {answer.status_code}")
-        except requests.RequestException as error:
-            reason = type(error).__name__ if not error.args else str(error.args[0])[:120]
-            raise Away(f"tracking.uri={uri}: no MLflow server answers ({reason}); start it or set another") from error
-    elif uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///"))
-        if not path.is_absolute():
-            raise UserError(f"tracking.uri={uri}: name the database by an absolute path, sqlite:////folder/mlflow.db")
-        if not create and not path.is_file():
-            raise UserError(f"tracking.uri={uri}: no such database; set tracking.uri, or paths.output_dir of the runs")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # MLflow would try for minutes to open a database that cannot be opened.
-            with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
-                database.execute("BEGIN IMMEDIATE")
-                tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            free = shutil.disk_usage(path.parent).free
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(
-                f"tracking.uri={uri}: cannot be written ({error}); set paths.output_dir or another"
-            ) from error
-        if tables and "alembic_version" not in tables:
-            raise UserError(f"tracking.uri={uri}: a database of another application; name a file of its own")
-        if free < SPACE:
-            raise UserError(f"tracking.uri={uri}: only {free >> 20} MiB free there; free space or set paths.output_dir")
+        _check_server(uri)
+    elif uri.startswith(SQLITE):
+        _check_database(uri, create)
     elif "://" not in uri or uri.startswith("file:"):
         raise UserError(f"tracking.uri={uri}: MLflow's file store is gone; use sqlite:////folder/mlflow.db or a server")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # MLflow would ask a server that is away for minutes; what it does not take waits in the outbox.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    # MLflow reports each migration of a new database; a user of the embedded one asked for none of it.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.system_metrics.system_metrics_monitor").setLevel(logging.ERROR)
-    import mlflow
-
+    _configure_mlflow()
     mlflow.set_tracking_uri(uri)
     try:
-        with one_at_a_time(uri), permitted(uri, "its experiments"):
-            client = mlflow.MlflowClient(uri)
+        with database_lock(uri), translate_auth_errors(uri, "its experiments"):
+            client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except UserError:
         raise
@@ -103,40 +68,80 @@ def connect(uri: str, create: bool = True) -> "MlflowClient":
     return client
 
 
+def _check_server(uri: str) -> None:
+    try:
+        answer = requests.get(uri.rstrip("/") + "/health", timeout=5)
+        if answer.status_code >= 500:
+            raise requests.RequestException(f"status {answer.status_code}")
+    except requests.RequestException as error:
+        reason = type(error).__name__ if not error.args else str(error.args[0])[:120]
+        raise ServerUnavailable(
+            f"tracking.uri={uri}: no MLflow server answers ({reason}); start it or set another"
+        ) from error
+
+
+def _check_database(uri: str, create: bool) -> None:
+    path = Path(uri.removeprefix(SQLITE))
+    if not path.is_absolute():
+        raise UserError(f"tracking.uri={uri}: name the database by an absolute path, sqlite:////folder/mlflow.db")
+    if not create and not path.is_file():
+        raise UserError(f"tracking.uri={uri}: no such database; set tracking.uri, or paths.output_dir of the runs")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # MLflow would try for minutes to open a database that cannot be opened.
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        free = shutil.disk_usage(path.parent).free
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(f"tracking.uri={uri}: cannot be written ({error}); set paths.output_dir or another") from error
+    if tables and "alembic_version" not in tables:
+        raise UserError(f"tracking.uri={uri}: a database of another application; name a file of its own")
+    if free < MIN_SPACE:
+        raise UserError(f"tracking.uri={uri}: only {free >> 20} MiB free there; free space or set paths.output_dir")
+
+
+def _configure_mlflow() -> None:
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # MLflow would retry for minutes; what a server does not take is queued.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    # MLflow reports each migration of a new database; a user of the embedded one asked for none of it.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.system_metrics.system_metrics_monitor").setLevel(logging.ERROR)
+
+
 @contextlib.contextmanager
-def one_at_a_time(uri: str) -> Iterator[None]:
-    """Two processes that make the tables of one new sqlite file at once break it."""
-    if not uri.startswith("sqlite:///"):
+def database_lock(uri: str) -> Iterator[None]:
+    """Hold the lock of a sqlite file: two processes that create its tables at once break it."""
+    if not uri.startswith(SQLITE):
         yield
         return
-    path = Path(uri.removeprefix("sqlite:///"))
     try:
-        with FileLock(path.with_suffix(".lock")):
+        with FileLock(Path(uri.removeprefix(SQLITE)).with_suffix(".lock")):
             yield
     except OSError as error:
         raise UserError(f"tracking.uri={uri}: cannot be written ({error.strerror}); set another") from error
 
 
 @contextlib.contextmanager
-def permitted(uri: str, what: str) -> Iterator[None]:
-    """Tells what a server with accounts refuses as the user's error that it is.
+def translate_auth_errors(uri: str, what: str) -> Iterator[None]:
+    """Turn a server's refusal of an account into a `UserError`.
 
     Args:
-        uri: of the store.
-        what: is read or written.
+        uri: Address of the store.
+        what: What is read or written.
     """
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError
-
     try:
         yield
-    except (MlflowException, HTTPError) as error:
-        status = error.response.status_code if isinstance(error, HTTPError) else error.get_http_status_code()
+    except (MlflowException, requests.HTTPError) as error:
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else error.response.status_code
         user = os.environ.get("MLFLOW_TRACKING_USERNAME")
         if status == 401:
-            told = f"does not know {user} by this password" if user else "wants to know who you are"
+            reason = f"does not know {user} by this password" if user else "wants to know who you are"
             raise UserError(
-                f"tracking.uri={uri}: the server {told}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                f"tracking.uri={uri}: the server {reason}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             ) from error
         if status == 403:
             raise UserError(
@@ -147,6 +152,7 @@ def permitted(uri: str, what: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's text; its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -158,14 +164,12 @@ class StoredRun:
     """A run as the store keeps it.
 
     Attributes:
-        run_id: its id.
-        name: its name.
         status: ``FINISHED``, ``FAILED``, ``KILLED``, ``RUNNING`` or ``SCHEDULED``.
-        tags: by name, the project's own without their prefix.
-        params: the flattened config and what else was recorded once.
-        metrics: the last value of each.
-        minutes: wall time from its first start to its end; 0 where it has not ended.
-        artifacts: the address of its files.
+        tags: By name, the project's own without their prefix.
+        params: The flattened config and what else was recorded once.
+        metrics: The last value of each.
+        minutes: Wall time from the first start to the end; 0 where the run has not ended.
+        artifacts: Address of the run's files.
     """
 
     run_id: str
@@ -178,97 +182,83 @@ class StoredRun:
     artifacts: str
 
     def get(self, key: str) -> str | None:
-        """The tag of that name, or else the parameter."""
+        """Return the tag of a name, or else the parameter."""
         return self.tags.get(key, self.params.get(key))
 
 
-def find_runs(client: "MlflowClient", experiment: str, query: str, sweeps: bool = False) -> list[StoredRun]:
-    """The runs of an experiment, oldest first.
+def find_runs(client: MlflowClient, experiment: str, query: str = "", sweeps: bool = False) -> list[StoredRun]:
+    """Find the runs of an experiment, oldest first.
 
     Args:
-        client: of `connect`.
-        experiment: its name.
-        query: what they must fulfil, in MLflow's search syntax; empty for all.
-        sweeps: whether the runs of sweeps are asked for, which hold the table of their jobs, instead of trainings.
+        client: Client of the store.
+        experiment: Name of the experiment.
+        query: Condition in MLflow's search syntax; empty for all runs.
+        sweeps: Whether to find the runs of sweeps, which hold the table of their jobs, instead of trainings.
 
     Raises:
-        UserError: no such experiment, or the store does not take the query.
+        UserError: There is no such experiment, or this account may not read it.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with translate_auth_errors(client.tracking_uri, f"tracking.experiment={experiment}"):
         known = {found.name: found.experiment_id for found in pages(client.search_experiments)}
         if experiment not in known:
             raise UserError(f"tracking.experiment={experiment}: no such experiment there{nearest(experiment, known)}")
-        words = {"experiment_ids": [known[experiment]], "filter_string": query, "order_by": ["attributes.start_time"]}
-        found = [_stored(run) for run in pages(client.search_runs, **words)]
-        return [run for run in found if (GRID in run.tags) == sweeps]
-    except MlflowException as error:
-        raise UserError(f"filter={query}: the tracking store says: {first_line(error)}") from error
+        options = {"experiment_ids": [known[experiment]], "order_by": ["attributes.start_time"]}
+        found = [_stored(run) for run in pages(client.search_runs, filter_string=query, **options)]
+    return [run for run in found if (GRID in run.tags) == sweeps]
 
 
-def usable_runs(client: "MlflowClient", most: int) -> list[StoredRun]:
-    """The newest finished trainings of all experiments whose best checkpoint is there, the newest first.
+def usable_runs(client: MlflowClient, most: int) -> list[StoredRun]:
+    """Return the finished trainings of all experiments that still have a best checkpoint, the newest first.
 
     Args:
-        client: of `connect`.
-        most: how many are looked at.
+        client: Client of the store.
+        most: Number of runs to check.
 
     Raises:
-        UserError: this account may not read them.
+        UserError: This account may not read them.
     """
-    with permitted(client.tracking_uri, "its runs"):
+    with translate_auth_errors(client.tracking_uri, "its runs"):
         ids = [found.experiment_id for found in pages(client.search_experiments)]
-        words = {
-            "filter_string": "attributes.status = 'FINISHED'",
-            "order_by": ["attributes.start_time DESC"],
-            "max_results": most,
-        }
-        found = map(_stored, islice(pages(client.search_runs, experiment_ids=ids, **words), most) if ids else ())
-        return [run for run in found if GRID not in run.tags and _has_best(client, run)]
+        options = {"filter_string": "attributes.status = 'FINISHED'", "order_by": ["attributes.start_time DESC"]}
+        found = pages(client.search_runs, experiment_ids=ids, max_results=most, **options) if ids else iter(())
+        runs = map(_stored, islice(found, most))
+        return [run for run in runs if GRID not in run.tags and _has_best(client, run)]
 
 
-def _has_best(client: "MlflowClient", run: StoredRun) -> bool:
+def _has_best(client: MlflowClient, run: StoredRun) -> bool:
     best = "checkpoints/best.ckpt"
     if (Path(run.tags.get("folder", "")) / best).is_file():
         return True
     return any(item.path == best for item in client.list_artifacts(run.run_id, "checkpoints"))
 
 
-def get_run(client: "MlflowClient", run_id: str) -> StoredRun:
-    """The run of an id.
+def get_run(client: MlflowClient, run_id: str) -> StoredRun:
+    """Return the run of an id.
 
     Raises:
-        UserError: there is none.
+        UserError: There is none.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
-        with permitted(client.tracking_uri, f"run {run_id}"):
+        with translate_auth_errors(client.tracking_uri, f"run {run_id}"):
             return _stored(client.get_run(run_id))
     except MlflowException as error:
         raise UserError(f"no run {run_id} in the tracking store; fix the id or set tracking.uri") from error
 
 
-def fetch(client: "MlflowClient", run: StoredRun, path: str, folder: Path) -> Path:
-    """A copy of a run's artifact under `folder`, wherever the store keeps it.
-
-    By the address of the run's files, since by its id MLflow would read the whole run twice for each of them.
+def fetch(client: MlflowClient, run: StoredRun, path: str, folder: Path) -> Path:
+    """Copy an artifact of a run into `folder`.
 
     Raises:
-        UserError: it is not there.
+        UserError: It is not there.
     """
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
     folder.mkdir(parents=True, exist_ok=True)
-    address = f"{run.artifacts}/{path}"
+    address = f"{run.artifacts}/{path}"  # by the run's id, MLflow would read the whole run twice for each file
     try:
         found = Path(download_artifacts(address, dst_path=str(folder), tracking_uri=client.tracking_uri))
         if found.is_file():
             return found
     except (MlflowException, OSError):
-        pass  # each kind of store has its own error for a file that is gone
+        pass  # each kind of store has its own error for a missing file
     raise UserError(f"{path} is not in the tracking store")
 
 
@@ -282,11 +272,11 @@ def _stored(run: Any) -> StoredRun:
     )  # fmt: skip
 
 
-def pages(search: Callable[..., Any], **words: Any) -> Iterator[Any]:
-    """All that a paged search finds."""
+def pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
+    """Yield all that a paged search finds."""
     token = None
     while True:
-        page = search(**words, page_token=token)
+        page = search(**arguments, page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -1,4 +1,4 @@
-"""Where a number came from: code, lock, versions, hardware."""
+"""Record where a number came from: code, lock, versions, hardware, process."""
 
 import functools
 import hashlib
@@ -29,9 +29,9 @@ def _git(*words: str) -> str | None:
 
 
 def code_state() -> tuple[dict[str, str], str]:
-    """The commit, whether the tree differs from it, and the diff (untracked files named, not shown).
+    """Return the commit, whether the tree differs from it, and the diff, in which untracked files are only named.
 
-    Outside a checkout, for an installed wheel, the package's version stands for the commit.
+    For an installed wheel, the package's version replaces the commit.
     """
     tracked = _git("ls-files", "--error-unmatch", "flr/__init__.py")
     commit = _git("rev-parse", "HEAD") if tracked else None
@@ -42,17 +42,17 @@ def code_state() -> tuple[dict[str, str], str]:
     return {"commit": commit.strip(), "dirty": str(bool(status)).lower()}, untracked + diff
 
 
-def changed(besides: Sequence[str] = ()) -> list[str] | None:
-    """Files that are not as committed, less those of some names; None where that cannot be told, as for a wheel."""
+def changed_files(exclude: Sequence[str] = ()) -> list[str] | None:
+    """Return the files that differ from the commit, except those of some names; None where there is no commit."""
     if code_state()[0]["dirty"] == "unknown":
         return None
-    status = _git("status", "--porcelain", "-uall", "--", ":/", *(f":(top,exclude,glob)**/{name}" for name in besides))
+    status = _git("status", "--porcelain", "-uall", "--", ":/", *(f":(top,exclude,glob)**/{name}" for name in exclude))
     return None if status is None else [line[3:] for line in status.splitlines()]
 
 
 @functools.cache
 def code_digest() -> str:
-    """Of the code as it is, committed or not: this package's, and that of a user's own modules in FLR_TRUST."""
+    """Return the digest of the code on disk: this package, and a user's own modules in FLR_TRUST."""
     digest = hashlib.sha256()
     for name in ["flr", *sorted(filter(None, os.environ.get("FLR_TRUST", "").split(",")))]:
         found = importlib.util.find_spec(name.partition(".")[0])
@@ -64,13 +64,13 @@ def code_digest() -> str:
 
 
 def lock_hash() -> str:
-    """The digest of the committed lock, or ``none`` where the package runs without its checkout."""
+    """Return the digest of the lock file, or ``none`` outside a checkout."""
     lock = ROOT / "constraints.txt"
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none"
 
 
 def versions() -> dict[str, str]:
-    """Python's and the main packages' versions, as installed."""
+    """Return the versions of Python and the main packages."""
     found = {"python": platform.python_version(), "flr": flr.__version__}
     for package in PACKAGES:
         try:
@@ -81,7 +81,8 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """The processor, its cores, memory and GPUs."""
+    """Return the processor, its cores, the memory and the GPUs."""
+    # Reading runs back needs no torch.
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -102,19 +103,19 @@ def hardware() -> dict[str, str]:
 
 
 def process_tag() -> dict[str, str]:
-    """Names this process for good: a process id alone is used again after a while."""
+    """Return tags that identify this process; the system uses a process id again."""
     me = psutil.Process()
     return {"host": socket.gethostname(), "process": f"{me.pid}@{_started(me.pid)}"}
 
 
 def process_alive(tag: str) -> bool:
-    """Whether the process of a `process_tag` on this host still runs."""
+    """Return whether the process of a `process_tag` of this host still runs."""
     pid, _, started = tag.partition("@")
     return pid.isdigit() and _started(int(pid)) == started
 
 
 def _started(pid: int) -> str:
-    """When a process began, the same whatever is done to the clock; empty where there is none."""
+    """Return when a process started, independent of the clock; empty where there is none."""
     stat = Path(f"/proc/{pid}/stat")
     try:
         if not Path("/proc/self/stat").exists():  # not Linux

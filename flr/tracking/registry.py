@@ -1,8 +1,7 @@
-"""Model versions: a finished run's best checkpoint in MLflow's registry, loadable where there is no flr.
+"""Model versions: a finished run's best checkpoint in MLflow's registry, loadable where flr is not installed.
 
-A version is a folder of its run's artifacts, ``checkpoints/``: what MLflow needs to run the net lies beside
-``best.ckpt``, so that the weights are kept once. A run has one version of a name; a run that goes on brings its own up
-to date. MLflow's word for the newest version is ``models:/NAME/latest`` (an alias of that name is reserved).
+A version is the folder ``checkpoints/`` of its run's artifacts, in which the code to run the model is stored next to
+``best.ckpt``, so that the weights are kept once. A run has one version of a name, which a resumed run updates.
 """
 
 import json
@@ -11,23 +10,26 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 import flr
 from flr.errors import UserError
-from flr.tracking.connection import first_line, one_at_a_time, pages
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from flr.tracking.connection import database_lock, first_line, pages
 
 MODEL_NAME = r"(?=.*\w)[\w. -]{1,200}"
 FOLDER = "checkpoints"  # of a run's artifacts
 CODE = "flr.zip"
 SCRIPT = "pyfunc.py"
 BEST = "best"  # the alias
-# What flr/inference runs on; a test holds it against what a loaded model has imported.
+# What flr.inference imports; a test compares it with what a loaded model has imported.
 PACKAGES = (
     "annotated-types", "filelock", "hydra-core", "mlflow", "numpy", "omegaconf", "opencv-python-headless", "pydantic",
     "pooch", "pytorch-lightning", "requests", "scipy", "torch", "torchmetrics", "tqdm",
@@ -35,63 +37,62 @@ PACKAGES = (
 
 
 def register(
-    client: "MlflowClient",
+    client: MlflowClient,
     uri: str,
     run_id: str,
     name: str,
     points: int,
     tags: Mapping[str, str],
-    more: tuple[str, ...],
+    packages: tuple[str, ...],
 ) -> str:
     """Make a run's uploaded ``checkpoints/best.ckpt`` a version of a registered model.
 
     Args:
-        client: of the store.
-        uri: of the store.
-        run_id: the run.
-        name: of the registered model, made where there is none.
+        client: Client of the store.
+        uri: Address of the store.
+        run_id: The run.
+        name: Name of the registered model, which is created where it is missing.
         points: K.
-        tags: of the version, to compare it by; among them ``protocol`` and ``val/nme``.
-        more: packages that this net runs on beside the usual.
+        tags: Tags of the version, among them ``protocol`` and ``val/nme``.
+        packages: Packages that this model needs in addition to `PACKAGES`.
 
     Returns:
-        The version. Any error of the store is raised as it is.
+        The version. Errors of the store are raised as they are.
     """
-    from mlflow.exceptions import MlflowException
-
     with tempfile.TemporaryDirectory(prefix="flr-model-") as folder:
-        write_model(Path(folder), run_id, points, more)
+        write_model(Path(folder), run_id, points, packages)
         client.log_artifacts(run_id, folder, FOLDER)
     source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
-    with one_at_a_time(uri):  # a server sees to that itself
+    with database_lock(uri):
         try:
-            client.create_registered_model(name, description=f"{points} facial landmarks of a picture, by flr")
+            client.create_registered_model(name, description=f"{points} facial landmarks of an image, by flr")
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        own = next(pages(client.search_model_versions, filter_string=f"name = '{name}' and run_id = '{run_id}'"), None)
+        query = f"name = '{name}' and run_id = '{run_id}'"
+        version = next(pages(client.search_model_versions, filter_string=query), None)
         scores = ", ".join(f"{key} {tags[key]} %" for key in ("val/nme", "test/nme") if key in tags)
-        about = f"{scores}. {tags['protocol']}"
-        if own is None:
-            own = client.create_model_version(name, source, run_id, dict(tags), description=about, await_creation_for=0)
+        text = f"{scores}. {tags['protocol']}"
+        if version is None:
+            version = client.create_model_version(
+                name, source, run_id, dict(tags), description=text, await_creation_for=0
+            )
         else:
-            client.update_model_version(name, str(own.version), about)
+            client.update_model_version(name, str(version.version), text)
             for key, value in tags.items():
-                client.set_model_version_tag(name, str(own.version), key, value)
-        point_best(client, name, tags["protocol"])
-    return str(own.version)
+                client.set_model_version_tag(name, str(version.version), key, value)
+        update_best_alias(client, name, tags["protocol"])
+    return str(version.version)
 
 
-def point_best(client: "MlflowClient", name: str, protocol: str) -> None:
-    """Point the alias ``best`` at the version of the lowest val/nme under the protocol of the version that holds it.
+def update_best_alias(client: MlflowClient, name: str, protocol: str) -> None:
+    """Point the alias ``best`` at the lowest val/nme under the protocol of the version that has the alias.
 
-    Numbers of two protocols are not compared, so a version of another protocol never takes it. Where nobody holds it
-    it starts with `protocol`; a person who sets it by hand moves it to that version's protocol.
+    A version of another protocol never takes it. Where no version has it, `protocol` is taken; a person who sets it by hand
+    moves it to the protocol of that version.
     """
-    from mlflow.exceptions import MlflowException
-
     tries = 10
-    while True:  # of several jobs at once, the last to write looks once more, and has seen what all have registered
+    while True:  # of several jobs at once, the last to write checks again and sees all versions
         versions = list(pages(client.search_model_versions, filter_string=f"name = '{name}'"))
         by_number = {str(one.version): one for one in versions}
         holder = by_number.get(str(client.get_registered_model(name).aliases.get(BEST)))
@@ -108,14 +109,12 @@ def point_best(client: "MlflowClient", name: str, protocol: str) -> None:
                 raise
 
 
-def run_of(client: "MlflowClient", reference: str) -> str:
-    """The id of the run that ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``models:/NAME/latest`` came from.
+def run_of(client: MlflowClient, reference: str) -> str:
+    """Return the id of the run that ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``models:/NAME/latest`` came from.
 
     Raises:
-        UserError: there is no such version, or no run made it.
+        UserError: There is no such version, or no run made it.
     """
-    from mlflow.exceptions import MlflowException
-
     named = re.fullmatch(rf"models:/({MODEL_NAME})(?:@([\w-]+)|/(\d+|latest))", reference)
     if not named:
         raise UserError(
@@ -134,26 +133,23 @@ def run_of(client: "MlflowClient", reference: str) -> str:
     return str(found.run_id)
 
 
-def write_model(folder: Path, run_id: str, points: int, more: tuple[str, ...] = ()) -> None:
-    """What makes a folder with a ``best.ckpt`` a model that MLflow can run: its own code, and nothing pickled.
+def write_model(folder: Path, run_id: str, points: int, packages: tuple[str, ...] = ()) -> None:
+    """Make a folder with a ``best.ckpt`` a model that MLflow can run, with flr's code and nothing pickled.
 
     Args:
-        folder: to write to.
-        run_id: the run, noted.
+        folder: Folder to write to.
+        run_id: The run.
         points: K.
-        more: see `register`.
+        packages: See `register`.
     """
-    import mlflow.pyfunc
-    import numpy as np
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
-
     package = Path(flr.__file__).parent
     with zipfile.ZipFile(folder / CODE, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(package.rglob("*.py")):
             archive.write(path, path.relative_to(package.parent))
     (folder / SCRIPT).write_bytes((package / "inference" / SCRIPT).read_bytes())
-    pins = [f"{name}=={version(name).partition('+')[0]}" for name in (*PACKAGES, *more)]  # less a build's own label
+    pins = [
+        f"{name}=={metadata.version(name).partition('+')[0]}" for name in (*PACKAGES, *packages)
+    ]  # without a build's label
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
     environment = {
         "python": platform.python_version(),

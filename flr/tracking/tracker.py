@@ -1,4 +1,4 @@
-"""Every run in MLflow. The only module that writes there; mlflow is imported when a run starts, not before."""
+"""Write a run to MLflow."""
 
 import contextlib
 import json
@@ -12,37 +12,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from PIL import Image
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from flr.errors import UserError
-from flr.tracking.connection import PREFIX, connect, first_line, one_at_a_time, permitted
+from flr.tracking.connection import PREFIX, SQLITE, connect, database_lock, first_line, translate_auth_errors
 from flr.tracking.provenance import process_alive, process_tag
-from flr.tracking.queue import Outbox
+from flr.tracking.queue import OfflineQueue
 from flr.tracking.registry import MODEL_NAME
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DESCRIBED = 4900  # characters of a description: tags of some servers take 5000
+MAX_DESCRIPTION = 4900  # characters: tags of some servers take 5000
 FLUSH_SECONDS = 5.0
-# Tells the MLflow UI to show training charts for this experiment, not chat traces.
-TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+# With it, MLflow's UI shows training charts for the experiment, not chat traces.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class Tracker(Logger):
-    """One run: metrics in batches, everything else as it comes. Does nothing on ranks other than 0.
+    """Lightning logger of one run. Metrics are sent in batches; ranks other than 0 send nothing.
 
     Args:
-        uri: of the tracking store; see `connect`.
-        experiment: the MLflow experiment's name, created where there is none.
-        artifacts: where the embedded store keeps artifacts; a server decides for itself.
-        system_metrics: whether CPU, memory, disk and GPU use are sampled.
-        register: whether a finished run becomes a model version, named by its data and net; or that name.
+        uri: Address of the tracking store (see `connect`).
+        experiment: Name of the MLflow experiment, which is created where it is missing.
+        artifacts: Folder of the embedded store's artifacts; a server has its own.
+        system_metrics: Whether CPU, memory, disk and GPU use are sampled.
+        register: Whether a finished run becomes a model version, named by its data and model; or that name.
 
     Raises:
-        UserError: no model can have that name.
+        UserError: No model can have that name.
     """
 
     def __init__(
@@ -50,14 +51,12 @@ class Tracker(Logger):
     ) -> None:
         super().__init__()
         if isinstance(register, str) and not re.fullmatch(MODEL_NAME, register):
-            raise UserError(
-                f"tracking.register={register}: a model's name is made of letters, digits, blanks and . _ - alone"
-            )
+            raise UserError(f"tracking.register={register}: a model's name has only letters, digits, blanks and . _ -")
         self.register_as = register
         self.uri, self.experiment, self.artifacts, self.system_metrics = uri, experiment, artifacts, system_metrics
         self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self._pending: list[tuple[str, float, int, int]] = []
-        self._box: Outbox
+        self._queue: OfflineQueue
         self._flushed = time.monotonic()
         self._monitor: Any = None
         self.run_id = ""
@@ -65,45 +64,42 @@ class Tracker(Logger):
     # -- a run's life ----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, make the experiment, and close what dead processes of this host left running."""
+        """Connect, create the experiment, and close the runs of dead processes of this host."""
         self.client = connect(self.uri)
-        local = self.uri.startswith("sqlite:///")
-        with one_at_a_time(self.uri), permitted(self.uri, f"tracking.experiment={self.experiment}"):
+        local = self.uri.startswith(SQLITE)
+        with database_lock(self.uri), translate_auth_errors(self.uri, f"tracking.experiment={self.experiment}"):
             found = self.client.get_experiment_by_name(self.experiment)
             if found is None:
                 location = (self.artifacts.absolute() / self.experiment).as_uri() if local else None
-                self.experiment_id = self.client.create_experiment(self.experiment, location, TRAINING)
+                self.experiment_id = self.client.create_experiment(self.experiment, location, EXPERIMENT_TAGS)
             elif found.lifecycle_stage != "active":
                 raise UserError(
                     f"tracking.experiment={self.experiment} is deleted in MLflow; restore it or name another"
                 )
             else:
                 self.experiment_id = found.experiment_id
-                # An account that may only read is told now, not when the data are prepared.
-                for key, value in TRAINING.items() if not local else ():
+                # An account that may only read is refused now, before the data are prepared.
+                for key, value in EXPERIMENT_TAGS.items() if not local else ():
                     self.client.set_experiment_tag(self.experiment_id, key, found.tags.get(key, value))
-        self._deliver_left()
+        self._flush_left_queues()
         self._close_dead()
 
-    def _deliver_left(self) -> None:
-        """Send what runs whose process has ended could not, where it was for this store."""
-        for file in sorted((self.artifacts.absolute().parent / "runs").glob("*/outbox/letters*.jsonl")):
+    def _flush_left_queues(self) -> None:
+        """Send what runs of ended processes could not send to this store."""
+        runs = self.artifacts.absolute().parent / "runs"
+        for file in sorted([*runs.glob("*/queue/*.jsonl"), *runs.glob("*/outbox/*.jsonl")]):  # outbox: of flr 0.1
             folder = file.parent.parent
             try:
                 note = json.loads((folder / "run.json").read_text(encoding="utf-8"))
                 if note["uri"] != self.uri:
                     continue
                 with FileLock(folder / "run.lock", timeout=0):
-                    box = Outbox.left_in(self.client, self.uri, note["run_id"], file)
-                    if not box.deliver():
-                        print(
-                            f"flr: {file.parent}: the tracking store refuses it; remove it to give it up",
-                            file=sys.stderr,
-                        )
+                    if not OfflineQueue.from_file(self.client, self.uri, note["run_id"], file).flush():
+                        raise UserError(f"the tracking store refuses it; remove {file.parent} to give it up")
             except Timeout:
-                continue  # its process sees to it
+                continue  # its process still runs
             except (OSError, ValueError, KeyError, UserError) as error:
-                print(f"flr: {file}: not delivered ({first_line(error)})", file=sys.stderr)
+                print(f"flr: {file}: not sent ({first_line(error)})", file=sys.stderr)
 
     def _close_dead(self) -> None:
         me = process_tag()
@@ -112,22 +108,22 @@ class Tracker(Logger):
             if not process_alive(run.data.tags.get(f"{PREFIX}process", "")):
                 run_id = run.info.run_id
                 if folder := run.data.tags.get(f"{PREFIX}folder"):
-                    self.keep_checkpoints(Path(folder), run_id)
+                    self.upload_checkpoints(Path(folder), run_id)
                 self.client.set_tag(run_id, f"{PREFIX}end", "its process died")
-                # Several ranks all end when one is lost: a failure, as where rank 0 is left to say so.
+                # All ranks end when one dies, and a living rank 0 reports that as a failure.
                 self.client.set_terminated(run_id, "FAILED" if f"{PREFIX}ranks" in run.data.tags else "KILLED")
 
-    def keep_checkpoints(self, folder: Path, run_id: str | None = None) -> None:
-        """Both checkpoints of a run that was stopped, so that it can go on where its folder is not."""
-        box = Outbox(self.client, self.uri, run_id, folder / "outbox") if run_id else self._box
+    def upload_checkpoints(self, folder: Path, run_id: str | None = None) -> None:
+        """Upload both checkpoints of a stopped run, so that it can resume without its folder."""
+        queue = OfflineQueue(self.client, self.uri, run_id, folder / "queue") if run_id else self._queue
         for name in ("best.ckpt", "last.ckpt"):
             path = folder / "checkpoints" / name
             if path.is_file():
-                box.post("file", path=str(path), folder="checkpoints")
+                queue.enqueue("file", path=str(path), folder="checkpoints")
 
     def start(self, name: str, tags: Mapping[str, str], run_id: str | None = None, parent: str | None = None) -> str:
-        """Create a run, below `parent` where one is given, or go on with `run_id`; returns its id."""
-        tags = {**{PREFIX + key: value for key, value in {**tags, **process_tag()}.items()}}
+        """Create a run, below `parent` where one is given, or resume `run_id`; return its id."""
+        tags = {PREFIX + key: value for key, value in {**tags, **process_tag()}.items()}
         if parent:
             tags["mlflow.parentRunId"] = parent
         if run_id is None:
@@ -139,28 +135,26 @@ class Tracker(Logger):
             for key, value in tags.items():
                 self.client.set_tag(run_id, key, value)
             self._read_history()
-        self._box = Outbox(self.client, self.uri, self.run_id, back=self._sample)
+        self._queue = OfflineQueue(self.client, self.uri, self.run_id, on_return=self._sample_system)
         if run_id is not None:
             self.untag("end", "exit")
-        self._sample(run_id is not None)
+        self._sample_system(run_id is not None)
         return self.run_id
 
-    def wait_in(self, folder: Path) -> None:
-        """From here on an outage stops nothing: what the store does not take waits in a folder of the run."""
-        self._box.folder = folder
+    def set_queue_dir(self, folder: Path) -> None:
+        """Queue in a folder, from now on, what the store does not take."""
+        self._queue.folder = folder
 
-    def _sample(self, resume: bool = True) -> None:
+    def _sample_system(self, resume: bool = True) -> None:
         """Sample the system in a thread, which ends for good when the store does not answer."""
         if self.system_metrics:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
             self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=resume)
             self._monitor.start()
 
     def attach(self, run_id: str) -> None:
         """Write to a run without changing its status."""
         self.client, self.run_id = connect(self.uri), run_id
-        self._box = Outbox(self.client, self.uri, run_id)
+        self._queue = OfflineQueue(self.client, self.uri, run_id)
 
     def _read_history(self) -> None:
         for name in self.client.get_run(self.run_id).data.metrics:
@@ -169,97 +163,101 @@ class Tracker(Logger):
                 self.history[name] = sorted((row.step, row.value) for row in rows)
 
     def end(self, status: str) -> None:
-        """Deliver what is pending and set the status: ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        """Send what is pending and set the status: ``FINISHED``, ``FAILED`` or ``KILLED``."""
         if self._monitor is not None:
             self._monitor.finish()
             self._monitor = None
         if self.run_id:
             self.save()
-            self._box.post("end", status=status, time=_now())
-            if not self._box.deliver():
-                with contextlib.suppress(Exception):  # where only its artifacts are refused
+            self._queue.enqueue("end", status=status, time=_now())
+            if not self._queue.flush():
+                with contextlib.suppress(Exception):  # works where only artifacts are refused
                     self.client.set_terminated(self.run_id, status)
                 print(
-                    f"flr: the tracking store still does not take what waits in {self._box.folder}; the next flr.train "
-                    "with this tracking.uri and paths.output_dir delivers it",
+                    f"flr: the tracking store still does not take what waits in {self._queue.folder}; the next flr.train "
+                    "with this tracking.uri and paths.output_dir sends it",
                     file=sys.stderr,
                 )
 
     # -- what a run holds ------------------------------------------------------------------------------------------
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Parameters, unclipped up to MLflow's limit. Known ones are left: MLflow refuses to change a parameter."""
-        self._box.post("params", values={key: str(value) for key, value in values.items()})
+        """Log parameters, cut at MLflow's limit. Those that the run has stay: MLflow refuses to change a parameter."""
+        self._queue.enqueue("params", values={key: str(value) for key, value in values.items()})
 
     def tag(self, **tags: str) -> None:
+        """Set tags."""
         for key, value in tags.items():
-            self._box.post("tag", key=PREFIX + key, value=value)
+            self._queue.enqueue("tag", key=PREFIX + key, value=value)
 
     def untag(self, *keys: str) -> None:
-        self._box.post("untag", keys=list(keys))
+        """Delete tags."""
+        self._queue.enqueue("untag", keys=list(keys))
 
     def describe(self, markdown: str) -> None:
-        """What MLflow's page of the run begins with; cut after a line where the store would not take more."""
-        if len(markdown) > DESCRIBED:
-            markdown = f"{markdown[:DESCRIBED].rpartition(chr(10))[0]}\n\n..."
-        self._box.post("tag", key="mlflow.note.content", value=markdown)
+        """Set the description on MLflow's page of the run, cut after a line where the store would not take more."""
+        if len(markdown) > MAX_DESCRIPTION:
+            markdown = f"{markdown[:MAX_DESCRIPTION].rpartition(chr(10))[0]}\n\n..."
+        self._queue.enqueue("tag", key="mlflow.note.content", value=markdown)
 
     def discard(self) -> None:
         """Delete the run, as MLflow does: it can be restored."""
         self.client.delete_run(self.run_id)
 
     def dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
-        """The data set that the run learns from, in MLflow's own place for it."""
-        self._box.post("dataset", name=name, digest=digest, source=source, profile=dict(profile))
+        """Log the training dataset as MLflow's dataset of the run."""
+        self._queue.enqueue("dataset", name=name, digest=digest, source=source, profile=dict(profile))
 
     def text(self, text: str, path: str) -> None:
-        self._box.write("file", path, lambda file: file.write_text(text, encoding="utf-8"))
+        """Log a text as an artifact."""
+        self._queue.enqueue_new_file("file", path, lambda file: file.write_text(text, encoding="utf-8"))
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        self._box.post("file", path=str(path), folder=folder)
+        """Log a file as an artifact."""
+        self._queue.enqueue("file", path=str(path), folder=folder)
 
     def figure(self, fig: "Figure", path: str) -> None:
-        self._box.write("file", path, fig.savefig)
+        """Log a figure as an artifact."""
+        self._queue.enqueue_new_file("file", path, fig.savefig)
 
-    def picture(self, image: np.ndarray, path: str) -> None:
-        """A picture (H, W, 3) RGB uint8 as an artifact."""
-        self._box.write("file", path, Image.fromarray(image).save)
+    def image(self, image: np.ndarray, path: str) -> None:
+        """Log an image (H, W, 3) RGB uint8 as an artifact."""
+        self._queue.enqueue_new_file("file", path, Image.fromarray(image).save)
 
-    def picture_of_step(self, image: np.ndarray, key: str, step: int) -> None:
-        """A picture (H, W, 3) RGB uint8 for MLflow's image grid, by step."""
-        self._box.write("image", f"{key}.png", Image.fromarray(image).save, key=key, step=step, time=_now())
+    def image_of_step(self, image: np.ndarray, key: str, step: int) -> None:
+        """Log an image (H, W, 3) RGB uint8 for MLflow's image grid, by step."""
+        self._queue.enqueue_new_file(
+            "image", f"{key}.png", Image.fromarray(image).save, key=key, step=step, time=_now()
+        )
 
-    def register(self, name: str, points: int, tags: Mapping[str, str], more: tuple[str, ...] = ()) -> None:
+    def register(self, name: str, points: int, tags: Mapping[str, str], packages: tuple[str, ...] = ()) -> None:
         """Make the uploaded best checkpoint a model version (see `flr.tracking.registry.register`).
 
-        A registry that fails is told in a line and fails no run: all that the version points to is in the run.
-
-        Args:
-            name: of the registered model where ``tracking.register`` gives none.
-            points: K.
-            tags: of the version.
-            more: packages that this net runs on beside the usual.
+        A registry that fails is reported in one line and fails no run.
         """
         if not self.register_as:
             return
         name = self.register_as if isinstance(self.register_as, str) else re.sub(r"[^\w. -]+", "-", name)[:200]
-        self._box.post("register", name=name, points=points, tags=dict(tags), more=list(more))
+        self._queue.enqueue("register", name=name, points=points, tags=dict(tags), more=list(packages))
 
     # -- Lightning's logger ----------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
+        """MLflow's experiment."""
         return self.experiment
 
     @property
     def version(self) -> str:
+        """Id of the run."""
         return self.run_id
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the composed config is logged once, by `params`."""
+        """Do nothing: the composed config is logged once, by `params`."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add metrics to the next batch."""
         now = _now()
         for key, value in metrics.items():
             number = float(value)
@@ -273,7 +271,7 @@ class Tracker(Logger):
     def save(self) -> None:
         """Send what is pending, as Lightning asks at the end of an epoch."""
         if self._pending:
-            self._box.post("metrics", rows=self._pending)
+            self._queue.enqueue("metrics", rows=self._pending)
             self._pending = []
         self._flushed = time.monotonic()
 

@@ -115,4 +115,4 @@ class ValidationPictures(pl.Callback):
         with trainer.precision_plugin.forward_context():
             points = module(data.batch(index, None).images).cpu().numpy()
         module.train(was)
-        tracker.picture_of_step(face_sheet(data, rows, points, self.side), "validation", trainer.global_step)
+        tracker.image_of_step(face_sheet(data, rows, points, self.side), "validation", trainer.global_step)

@@ -27,7 +27,6 @@ from flr.evaluation.score import Result, score
 from flr.files import write_json, writing
 from flr.module.assembly import assemble
 from flr.module.checkpoints import VERSION, RunFolder
-from flr.reporting.figures import curves_figure
 from flr.system import cores, keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
@@ -241,7 +240,7 @@ class TrainingSession:
         known = self.job.run_id if self.job else self.folder.note()["run_id"] if self.folder else None
         run_id = self.tracker.start(self.name, self.tags, known)
         self.folder = self.folder or RunFolder(self.output / "runs" / run_id)
-        self.tracker.wait_in(self.folder.path / "outbox")
+        self.tracker.set_queue_dir(self.folder.path / "queue")
         print(f"run {run_id}; run={run_id} resumes it after a stop", flush=True)
         if self.data_change:
             print(
@@ -342,7 +341,6 @@ class TrainingSession:
         if self.result:
             write_result(self.result, folder.path, str(folder.best))
             log_result(self.result, tracker, folder.path, step=self.trainer.global_step)
-        tracker.figure(curves_figure(tracker.history), "curves.png")
         if best is not None:
             tracker.tag(val_nme=f"{float(best):.5g}")  # the metric ends with the last epoch's
         if self.job and self.job.stop_reason:
@@ -388,7 +386,7 @@ class TrainingSession:
         """
         try:
             if self.folder:
-                self.tracker.keep_checkpoints(self.folder.path)
+                self.tracker.upload_checkpoints(self.folder.path)
             if word:
                 exit_code, _, reason = word.partition(" ")
                 self.tracker.tag(end=reason or "another rank ended", exit=exit_code)

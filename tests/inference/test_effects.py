@@ -1,6 +1,5 @@
 """Effects: where they are, what they leave alone, and what they refuse."""
 
-import time
 from pathlib import Path
 
 import cv2
@@ -13,10 +12,10 @@ from flr.config.instantiate import build
 from flr.config.validate import TRUSTED, _bind, resolve
 from flr.data.synthetic.renderer import render
 from flr.errors import UserError
-from flr.inference.effects import LABELS, Blur, Effect, Mask, Overlay, Paint, apply, check
+from flr.inference.effects import LABELS, Blur, Effect, Mask, Overlay, Paint, apply
 from flr.inference.effects.areas import areas_of, cover, whole_face
-from flr.inference.effects.perspective import fit_map
-from flr.inference.effects.textures import MAX_PIXELS, read_anchors, read_rgba
+from flr.inference.effects.overlay import fit_map
+from flr.inference.effects.textures import read_anchors
 from flr.landmarks.geometry import similarity, transform
 from flr.landmarks.scheme import CELEBA5, COFW29, IBUG68, KAGGLE15, MUCT76, SCHEMES, WFLW98, Scheme
 from tests.fakes import cofw, ibug, wflw
@@ -62,11 +61,6 @@ def test_an_effect_changes_the_face_and_nothing_else(kind):
     assert rows.min() >= low[1] - 3 and rows.max() <= high[1] + 3
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"blur"}))
-def test_strength_0_changes_nothing(kind):
-    np.testing.assert_array_equal(every(0.0)[kind](PICTURE, FACE, IBUG68), PICTURE)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mirrored_face_gives_the_mirrored_picture(kind):
     """Of a symmetric frontal face and of a turned one."""
@@ -76,16 +70,6 @@ def test_a_mirrored_face_gives_the_mirrored_picture(kind):
     there = effect(np.ascontiguousarray(smooth[:, ::-1]), other, IBUG68)[:, ::-1].astype(int)
     off = abs(there - effect(smooth, FACE, IBUG68)).max(-1)
     assert (off > 12).mean() < 0.001 and off.mean() < 0.3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_shift_by_whole_pixels_shifts_the_result(kind):
-    effect = every()[kind]
-    wide = cv2.copyMakeBorder(PICTURE, 60, 60, 60, 60, cv2.BORDER_REFLECT)
-    moved = np.roll(wide, (3, -7), (0, 1))
-    there = effect(moved, FACE + [60 - 7, 60 + 3], IBUG68)
-    off = abs(np.roll(there, (-3, 7), (0, 1)).astype(int) - effect(wide, FACE + 60, IBUG68))
-    assert off.max() <= 1
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mask"])
@@ -111,35 +95,6 @@ def test_points_that_are_no_face_never_crash(kind, points):
     assert out.dtype == np.uint8 and out.shape[:2] == PICTURE.shape[:2]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_face_partly_outside_is_the_same_where_it_is_inside(kind):
-    effect = every()[kind]
-    wide = cv2.copyMakeBorder(PICTURE, 80, 80, 80, 80, cv2.BORDER_REFLECT)
-    points = FACE + [80 - 90, 80 + 20]
-    part = effect(wide[:, 80:].copy(), points - [80, 0], IBUG68)
-    if kind == "blur":  # its cells are of what can be seen
-        assert changed(part, wide[:, 80:]).any()
-    else:
-        off = abs(part.astype(int) - effect(wide, points, IBUG68)[:, 80:])
-        assert (off.max(-1) > 30).mean() < 0.002
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "mask"])
-def test_a_face_in_a_large_picture_costs_little_more_than_its_copy(kind):
-    effect = Mask() if kind == "mask" else every()[kind]
-    large = np.zeros((4000, 4000, 3), np.uint8)
-    effect(large, FACE, IBUG68)
-    copies, times = [], []
-    for _ in range(5):
-        start = time.process_time()
-        large.copy()
-        copies.append(time.process_time() - start)
-        start = time.process_time()
-        effect(large, FACE, IBUG68)
-        times.append(time.process_time() - start)
-    assert min(times) < min(copies) + 0.1
-
-
 def test_effects_go_one_after_another_on_all_faces():
     small = FACE * 0.4
     faces = np.stack([small, small + [100, 80]])
@@ -151,7 +106,7 @@ def test_effects_go_one_after_another_on_all_faces():
     np.testing.assert_array_equal(apply(effects, PICTURE, faces, IBUG68), by_hand)
     none = np.zeros((0, 68, 2))
     np.testing.assert_array_equal(apply(effects, PICTURE, none, IBUG68), PICTURE)
-    labels = apply([Paint("lips", RED), Mask()], PICTURE, none, IBUG68)
+    labels = apply([Mask()], PICTURE, none, IBUG68)
     assert labels.shape == PICTURE.shape[:2] and not labels.any()
 
 
@@ -180,12 +135,6 @@ def test_the_inner_mouth_is_untouched(gap):
         assert (after[y, x] == RED).all()
 
 
-def test_a_closed_mouth_is_painted_through():
-    after = Paint("lips", RED, 1.0)(PICTURE, mouth(0.0), IBUG68)
-    x, y = np.rint(mouth(0.0)[62]).astype(int)
-    assert (after[y - 1, x] == RED).all() and (after[y + 1, x] == RED).all()
-
-
 def test_paint_keeps_to_the_outline_and_its_edge_is_smooth():
     black = np.zeros((SIDE, SIDE, 3), np.uint8)
     after = Paint("eyes", (200, 200, 200), 1.0)(black, FACE, IBUG68)[..., 0]
@@ -197,14 +146,6 @@ def test_paint_keeps_to_the_outline_and_its_edge_is_smooth():
     assert (after[:, : int(FACE[36, 0]) - 2] == 0).all()
 
 
-def test_the_edge_is_smooth_on_a_small_face_and_a_large_one():
-    for side in (100, 4000):
-        points = FACE * side / SIDE
-        after = Paint("lips", (255, 255, 255), 1.0)(np.zeros((side, side, 3), np.uint8), points, IBUG68)[..., 0]
-        edge = after[(after > 0) & (after < 255)]
-        assert len(np.unique(edge)) > 30
-
-
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
 def test_strength_is_the_share_of_the_colour(strength):
     grey = np.full((SIDE, SIDE, 3), 100, np.uint8)
@@ -213,14 +154,6 @@ def test_strength_is_the_share_of_the_colour(strength):
     x, y = np.rint((points[51] + points[62]) / 2).astype(int)
     after = Paint("lips", (200, 0, 100), strength)(grey, points, IBUG68)
     np.testing.assert_allclose(after[y, x], 100 + strength * np.array([100, -100, 0]), atol=1)
-
-
-def test_closed_eyes_are_not_painted():
-    points = FACE.copy()
-    for low, high in ((41, 37), (40, 38), (47, 43), (46, 44)):
-        points[low] = points[high]
-    after = Paint("eyes", RED, 1.0)(PICTURE, points, IBUG68)
-    assert changed(PICTURE, after).sum() < 90  # the thin line of the lids
 
 
 # -- blur --------------------------------------------------------------------------------------------------------------
@@ -272,22 +205,10 @@ def test_a_mask_labels_each_part():
     assert at((mouth(16)[51] + mouth(16)[62]) / 2) == LABELS["lips"] and labels[0, 0] == 0
 
 
-def test_two_faces_share_one_label_image():
-    small = FACE * 0.4
-    both = apply([Mask()], PICTURE, np.stack([small, small + [100, 80]]), IBUG68)
-    np.testing.assert_array_equal(both[80:, 100:][:80, :80], both[:80, :80])
-    np.testing.assert_array_equal(Mask()(Mask()(PICTURE, small, IBUG68), small + [100, 80], IBUG68), both)
-
-
 def test_a_mask_of_few_points_has_the_labels_that_they_carry():
     assert set(np.unique(Mask()(PICTURE, IBUG68.reduce(FACE, "celeba5"), CELEBA5))) == {0, LABELS["skin"]}
     fifteen = set(np.unique(Mask()(PICTURE, IBUG68.reduce(FACE, "kaggle15"), KAGGLE15)))
     assert fifteen == {0, LABELS["skin"], LABELS["right_brow"], LABELS["left_brow"]}
-
-
-def test_a_mask_stands_last():
-    with pytest.raises(UserError, match=r"^effect: mask .* must come last; move it to the end$"):
-        check([Mask(), Blur()], IBUG68)
 
 
 # -- hung pictures -----------------------------------------------------------------------------------------------------
@@ -339,101 +260,47 @@ def test_sunglasses_turn_with_the_head(scheme):
         assert there[y, x].max() < 120
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 9])
+@pytest.mark.parametrize("count", [2, 3, 9])
 def test_a_map_is_exact_where_it_can_be(count):
     source = np.random.default_rng(count).uniform(0, 100, (count, 2))
-    if count == 2:
-        move = similarity(0.3, 1.7, np.zeros(2), np.array([5.0, 9]))
-    else:
-        move = np.array([[1.2, 0.3, 4], [-0.2, 0.8, 7]])
-    found = fit_map(source, transform(move, source))
-    np.testing.assert_allclose(found, [*move, [0, 0, 1]], atol=1e-9)
-
-
-def test_a_map_bends_towards_a_perspective_one():
-    source = np.array([[0.0, 0], [100, 0], [100, 60], [0, 60], [50, 30], [20, 50]])
-    true = np.array([[1, 0, 0], [0, 1, 0], [0.002, 0, 1.0]])
-    moved = np.c_[source, np.ones(6)] @ true.T
-    target = moved[:, :2] / moved[:, 2:]
-    found = np.c_[source, np.ones(6)] @ fit_map(source, target).T
-    affine = np.c_[source, np.ones(6)] @ np.linalg.lstsq(np.c_[source, np.ones(6)], target, rcond=None)[0]
-    assert np.linalg.norm(found[:, :2] / found[:, 2:] - target) < 0.7 * np.linalg.norm(affine - target)
-
-
-def test_anchors_on_a_line_give_a_similarity():
-    source = np.array([[0.0, 0], [10, 0], [20, 0], [30, 0]])
-    move = similarity(0.2, 2.0, np.zeros(2), np.ones(2))
-    np.testing.assert_allclose(fit_map(source, transform(move, source)), [*move, [0, 0, 1]], atol=1e-9)
-
-
-def test_a_16_bit_picture_and_a_large_one_look_like_the_small_one(tmp_path, hat):
-    image = cv2.imread(str(hat[0]), cv2.IMREAD_UNCHANGED)
-    deep = png(tmp_path / "deep.png", image.astype(np.uint16) * 257)
-    np.testing.assert_allclose(read_rgba(deep), read_rgba(hat[0]), atol=1e-6)
-    large = png(tmp_path / "large.png", cv2.resize(image, (3000, 3000), interpolation=cv2.INTER_NEAREST))
-    anchors = tmp_path / "large.yaml"
-    anchors.write_text("ibug68: [{at: [524.5, 1524.5], points: 36}, {at: [2524.5, 1524.5], points: 45}]")
-    off = Overlay(str(large), str(anchors))(PICTURE, FACE, IBUG68).astype(int)
-    off -= Overlay(str(hat[0]), str(hat[1]))(PICTURE, FACE, IBUG68)
-    assert (abs(off).max(-1) > 30).mean() < 0.01
-
-
-def cut(path: Path) -> Path:
-    path.write_bytes(path.read_bytes()[:60])
-    return path
+    similar = similarity(0.3, 1.7, np.zeros(2), np.array([5.0, 9]))
+    move = similar if count == 2 else np.array([[1.2, 0.3, 4], [-0.2, 0.8, 7]])
+    np.testing.assert_allclose(fit_map(source, transform(move, source)), move, atol=1e-9)
+    line = np.array([[0.0, 0], [10, 0], [20, 0]])
+    np.testing.assert_allclose(fit_map(line, transform(similar, line)), similar, atol=1e-9)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda p: p / "none.png", "cannot be read"),
-        (lambda p: p, "cannot be read"),
+        (lambda p: p / "none.png", "not an image"),
+        (lambda p: p, "not an image"),
         (lambda p: png(p / "a.png", np.zeros((9, 9, 3), np.uint8)), "has no alpha"),
         (lambda p: png(p / "a.png", np.zeros((9, 9), np.uint16)), "has no alpha"),
-        (lambda p: png(p / "a.jpg", np.zeros((9, 9, 3), np.uint8)), "not a PNG"),
-        (lambda p: cut(png(p / "a.png", np.zeros((9, 9, 4), np.uint8))), "a broken PNG"),
     ],
-    ids=["missing", "folder", "rgb", "grey 16 bit", "jpeg", "cut"],
+    ids=["missing", "folder", "rgb", "grey 16 bit"],
 )
 def test_a_picture_that_cannot_hang_is_refused(make, words, tmp_path, hat):
     with pytest.raises(UserError, match=rf"^{tmp_path}.*{words}.*; "):
         Overlay(str(make(tmp_path)), str(hat[1]))
 
 
-def test_a_huge_picture_is_refused_before_memory_is_taken(tmp_path, hat):
-    data = bytearray(hat[0].read_bytes())
-    data[16:24] = (60_000).to_bytes(4, "big") * 2
-    path = tmp_path / "huge.png"
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="60000 x 60000 pixels are too many"):
-        read_rgba(path)
-    assert MAX_PIXELS < 60_000**2
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no anchors"),
-        ("[]", "no anchors"),
-        ("ibug86: []", "no landmark scheme 'ibug86'.*did you mean 'ibug68'"),
-        ("ibug68: []", "at least two anchors"),
-        ("ibug68: [{at: [1, 2], points: 3}]", "at least two anchors"),
+        ("", "valid dictionary"),
+        (
+            "ibug86: [{at: [1, 2], points: 3}, {at: [1, 3], points: 4}]",
+            "no landmark scheme 'ibug86'.*did you mean 'ibug68'",
+        ),
+        ("ibug68: [{at: [1, 2], points: 3}]", "ibug68 .*at least 2"),
         ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 2], points: 4}]", "all anchors are at one position"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: [1], points: 4}]", r"ibug68\[1\]: at must be two numbers"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, x], points: 4}]", "at must be two numbers"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, .nan], points: 4}]", "at must be two numbers"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: 7, points: 4}]", "at must be two numbers"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: {a: 1, b: 2}, points: 4}]", "at must be two numbers"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, x], points: 4}]", "ibug68.1.at.1 .*number"),
+        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, .nan], points: 4}]", "ibug68.1.at.1 .*number"),
         ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: 68}]", "no point 68; they are counted from 0 to 67"),
         ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: nose_99}]", "no point 'nose_99'"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: []}]", "points is empty"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: [[1]]}]", "no point"),
-        ("ibug68: [{at: [1, 2], points: 3}, {to: [1, 3], points: 4}]", "an anchor is"),
-        ("ibug68: [1, 2]", "an anchor is"),
+        ("ibug68: [{at: [1, 2], points: 3}, {to: [1, 3], points: 4}]", "ibug68.1.at Field required"),
         ("a: &x [1]\nb: *x", "no sound YAML"),
-        ("!!python/object/apply:os.system [ls]", "no anchors"),
-        ("ibug68: [", "no sound YAML"),
-        ("[" * 5000, "nested too deep"),
     ],
 )
 def test_an_anchor_file_that_says_something_else_is_refused(text, words, tmp_path):
@@ -444,30 +311,20 @@ def test_an_anchor_file_that_says_something_else_is_refused(text, words, tmp_pat
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_or_foreign_anchor_file_is_refused(tmp_path, hat):
-    for path in (tmp_path / "none.yaml", hat[0]):
-        with pytest.raises(UserError, match=rf"^{path}: "):
-            Overlay(str(hat[0]), str(path))
-    with pytest.raises(UserError, match="anchors=FILE"):
-        Overlay(str(hat[0]))
-
-
 # -- schemes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("region", ["lips", "eyes"])
 @pytest.mark.parametrize("scheme", [KAGGLE15, CELEBA5], ids=str)
 def test_points_that_a_scheme_lacks_are_told_with_the_schemes_that_have_them(region, scheme):
-    with pytest.raises(
-        UserError, match=f"{region} needs the outlines .*{scheme.name}.*ibug68, muct76, wflw98, cofw29$"
-    ):
+    with pytest.raises(UserError, match=f"{region} needs .*{scheme.name}.*ibug68, muct76, wflw98, cofw29$"):
         Paint(region, RED)(PICTURE, np.zeros((len(scheme), 2)), scheme)
 
 
 def test_a_scheme_of_ones_own_is_refused_by_what_hangs_on_points():
     own = Scheme("mine", ("a", "b", "c"), (), {}, {}, "box")
     with pytest.raises(UserError, match="mine reduces to none of them"):
-        check([Overlay()], own)
+        apply([Overlay()], PICTURE, FACE[None], own)
     face = np.array([[60.0, 60], [120, 60], [90, 120]])
     assert changed(PICTURE, Blur()(PICTURE, face, own)).sum() > 500
 

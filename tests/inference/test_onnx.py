@@ -116,25 +116,17 @@ def cropped(**values: object) -> str:
     ("text", "words"),
     [
         (None, "without the metadata"),
-        ("", "metadata"),
-        ("{", "metadata"),
-        ("[]", "metadata"),
         ("[" * 100_000, "metadata"),
         ('{"version": 2}', "metadata scheme: Field required"),
         (changed(version=1), "metadata version"),
         (changed(scheme={}), "metadata scheme: names is missing"),
         (changed(scheme=KAGGLE15.plain() | {"pairs": [[0, 99]]}), "no point 99"),
         (changed(pixels=[0, float("nan")]), "metadata pixels"),
-        (changed(pixels=[0]), "metadata pixels"),
-        (changed(offset=[0, 1]), "metadata offset"),
-        (changed(doubt="much"), "metadata doubt"),
         (changed(tta="yes"), "metadata tta"),
         (changed(precision="fp64"), "metadata precision"),
         (cropped(size=4), "metadata crop.size"),
-        (cropped(size="16"), "metadata crop.size"),
         (cropped(size=32), "does not have the shapes"),
         (cropped(channels=3), "does not have the shapes"),
-        (cropped(channels=2), "metadata crop.channels"),
         (cropped(policy=ABOUT["crop"]["policy"] | {"scale": 1e9}), "metadata crop.policy.scale"),
         (cropped(policy=ABOUT["crop"]["policy"] | {"haar": {"step": 1.0}}), "metadata crop.policy.haar.step"),
     ],
@@ -162,11 +154,8 @@ def test_files_that_are_none_are_refused(file: Path, tmp_path: Path) -> None:
         nan.run(np.zeros((1, SIZE, SIZE, 1), np.uint8))
 
 
-@pytest.mark.parametrize("where", ["initialiser", "constant"])
-@pytest.mark.parametrize("place", ["{name}", "{path}", "../{folder}/{name}"])
-def test_nothing_beside_the_file_is_read(
-    where: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("place", ["{name}", "../{folder}/{name}"])
+def test_nothing_beside_the_file_is_read(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that the file says lie in another one: from its own folder, and from the working folder."""
     monkeypatch.chdir(tmp_path)
     secret, made = tmp_path / "secret.bin", model(json.dumps(ABOUT))
@@ -179,12 +168,6 @@ def test_nothing_beside_the_file_is_read(
     for key, value in (("location", location), ("offset", "0"), ("length", str(length))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value
-    if where == "constant":
-        node = made.graph.node.add(op_type="Constant", output=["weights"])
-        attribute = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
-        attribute.t.CopyFrom(tensor)
-        made.graph.node.insert(0, node)
-        del made.graph.node[-1], made.graph.initializer[0]
     with pytest.raises(UserError, match="ONNX Runtime does not load it"):
         OnnxPredictor.load(write(tmp_path / "net.onnx", made))
 
@@ -230,9 +213,9 @@ def test_nothing_that_trains_is_needed(file: Path, light: Callable[..., "subproc
     np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("door", ["flr.train", "flr.evaluate", "flr.export"])
-def test_commands_say_what_is_missing(door: str, light: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
-    done = light("-m", door)
+@pytest.mark.parametrize("command", ["flr.train", "flr.export"])
+def test_commands_say_what_is_missing(command: str, light: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
+    done = light("-m", command)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "flr: hydra is not installed, and commands need it; pip install 'flr[train]'\n"
 

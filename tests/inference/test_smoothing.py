@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from flr.inference.smoothing import MAX_GAP, OneEuro, jitter, lag
+from benchmarks.jitter import jitter, lag
+from flr.inference.smoothing import MAX_GAP, OneEuro
 from flr.landmarks.geometry import similarity, transform
 from tests.fakes import ibug
 
@@ -56,14 +57,6 @@ def test_a_whole_turn_is_no_jump():
     assert off.max() < 0.12  # 120 degrees a second
 
 
-def test_a_face_upside_down_is_as_calm_as_any():
-    points, _ = film(still=True)
-    turn = np.minimum(TIMES, 1.0) * np.pi  # there after a second
-    maps = similarity(turn, np.ones(len(turn)), FACE.mean(0)[None], FACE.mean(0)[None])
-    held = TIMES > 2
-    assert jitter(run(transform(maps, points))[held], EYES) < 1.3 * jitter(run(points)[held], EYES)
-
-
 @pytest.mark.parametrize("rate", [15, 30, 120, None])
 def test_the_lag_is_of_time_not_of_frames(rate):
     """Behind a ramp, a low-pass filter stays 1 / (2 pi cutoff) seconds, whenever it is asked."""
@@ -79,15 +72,6 @@ def test_constant_points_stay_and_the_first_frame_is_as_it_came():
     )
     points, _ = film(still=True)
     np.testing.assert_array_equal(run(points)[0], points[0])
-
-
-def test_frames_need_not_be_evenly_apart():
-    """Half of the frames of a film give about what all of them give at the same times."""
-    _, truth = film(still=False)
-    kept = np.sort(np.random.default_rng(1).permutation(len(TIMES))[:45])
-    kept = np.union1d(kept, [0])
-    whole, part = run(truth)[kept], run(truth[kept], TIMES[kept])
-    assert np.linalg.norm(whole - part, axis=-1).mean() < 0.02 * EYES
 
 
 @pytest.mark.parametrize("time", [0.0, -1.0, 1.0, 1.0 + MAX_GAP * 1.01, np.nan], ids=str)
@@ -106,21 +90,7 @@ def test_points_that_are_none_pass_and_the_face_starts_anew():
         np.testing.assert_array_equal(one(FACE + 9, 10 * k + 0.2), FACE + 9)
 
 
-def test_reset_forgets():
-    one = OneEuro()
-    one(FACE, 0.0)
-    one.reset()
-    np.testing.assert_array_equal(one(FACE + 9, 0.1), FACE + 9)
-
-
 # -- measures ----------------------------------------------------------------------------------------------------------
-
-
-def test_jitter_by_hand():
-    points = np.zeros((3, 2, 2))
-    points[1, 0] = [3, 4]
-    assert jitter(points, 50.0) == pytest.approx(100 * (5 + 0 + 5 + 0) / 4 / 50)
-    assert jitter(np.repeat(FACE[None], 4, 0), EYES) == 0
 
 
 @pytest.mark.parametrize("late", [0.0, 0.04, 0.1])

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from flr.inference.predictor import Predictor
 from flr.tracking.connection import connect
-from flr.tracking.registry import point_best, register
+from flr.tracking.registry import register, update_best_alias
 from tests.conftest import MODEL as NAME
 from tests.conftest import SERVER, Workspace
 
@@ -90,8 +90,8 @@ def test_it_loads_where_there_is_no_flr(trained: tuple[Workspace, str], tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "WARNING" not in done.stderr, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert "flr.zip" in told["flr"]
+    message = json.loads(done.stdout.splitlines()[-1])
+    assert "flr.zip" in message["flr"]
     predictor = Predictor.load(workspace.folder(run_id) / "checkpoints" / "best.ckpt")
     expected = predictor([image] * 2, np.array([[20, 20, 90, 80], [10, 30, 60, 95]]))
     np.testing.assert_allclose(np.load(tmp_path / "given.npy"), expected, atol=1e-3)
@@ -99,7 +99,7 @@ def test_it_loads_where_there_is_no_flr(trained: tuple[Workspace, str], tmp_path
     # All that was imported on the way is named, pinned.
     named = {line.partition("==")[0] for line in requirements}
     of = packages_distributions()
-    for name in told["modules"]:
+    for name in message["modules"]:
         path = Path(__file__).parents[2] / name.replace(".", "/")
         source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
         for node in ast.parse(source.read_text()).body:
@@ -120,12 +120,10 @@ def test_a_version_is_a_run_to_evaluate(trained: tuple[Workspace, str]) -> None:
     ("reference", "words"),
     [
         (f"models:/{NAME}@worst", "worst"),
-        (f"models:/{NAME}/7", "7"),
         ("models:/nobody@best", "nobody"),
         (f"models:/{NAME}", "name a model version"),
-        ("models:/", "name a model version"),
     ],
-    ids=range(5),  # NAME may differ between workers
+    ids=range(3),  # NAME may differ between workers
 )
 def test_no_such_version_is_told(trained: tuple[Workspace, str], reference: str, words: str) -> None:
     line = trained[0].refuse("flr.evaluate", f"run={reference}")
@@ -179,7 +177,7 @@ def add(store: tuple[MlflowClient, str, str], name: str, protocol: str, nme: flo
     tags = {"protocol": protocol} | ({} if nme is None else {"val/nme": f"{nme:.5g}"})
     run = client.create_run(experiment).info
     version = client.create_model_version(name, run.artifact_uri, run.run_id, tags=tags).version
-    point_best(client, name, protocol)
+    update_best_alias(client, name, protocol)
     return str(version)
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -96,14 +95,14 @@ def test_a_member_trains_in_the_experiment_of_another(workspace: Workspace, memb
 def test_a_password_is_kept_nowhere(workspace: Workspace, member: dict[str, str], tmp_path: Path) -> None:
     """Neither from the environment, by which a run also goes on, nor from an address, which is refused."""
     secret = member["MLFLOW_TRACKING_PASSWORD"]
-    told = [*workspace.train("trainer.max_epochs=1", **member)]
+    printed = [*workspace.train("trainer.max_epochs=1", **member)]
     run_id = workspace.only_run().info.run_id
-    told += workspace.run("flr.train", f"run={run_id}", "trainer.max_epochs=2", "callbacks.progress=null", **member)
+    printed += workspace.run("flr.train", f"run={run_id}", "trainer.max_epochs=2", "callbacks.progress=null", **member)
     with_password = SERVER.replace("://", f"://{member['MLFLOW_TRACKING_USERNAME']}:{secret}@")
     words = [*TINY, *SMALL_SET]
-    told.append(workspace.refuse("flr.train", *words, f"tracking.uri={with_password}"))
-    told.append(workspace.refuse("flr.train", "-m", *words, "seed=0,1", f"tracking.uri='{with_password}'"))
-    told.append(workspace.refuse("flr.train", *words, MLFLOW_TRACKING_URI=with_password))
+    printed.append(workspace.refuse("flr.train", *words, f"tracking.uri={with_password}"))
+    printed.append(workspace.refuse("flr.train", "-m", *words, "seed=0,1", f"tracking.uri='{with_password}'"))
+    printed.append(workspace.refuse("flr.train", *words, MLFLOW_TRACKING_URI=with_password))
     run = workspace.client().get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.params["tracking.uri"] == SERVER
     client = MlflowClient(SERVER)
@@ -113,7 +112,7 @@ def test_a_password_is_kept_nowhere(workspace: Workspace, member: dict[str, str]
     assert len(folders) > 30
     for path in folders:
         assert secret.encode() not in path.read_bytes(), path
-    assert secret not in "".join(told) + json.dumps(run.to_dictionary())
+    assert secret not in "".join(printed) + json.dumps(run.to_dictionary())
 
 
 @pytest.mark.timeout(1200)
@@ -204,11 +203,3 @@ def test_the_script_stops_cleanly_and_goes_on(open_folder: Path, monkeypatch: py
     assert {path.name for path in kept} == {"auth.ini", "flask.key", "pgpass"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
     assert password not in (open_folder / "server.log").read_text()
-
-
-@pytest.mark.parametrize("password", ["", "short"])
-def test_the_script_wants_a_password_of_the_admin(tmp_path: Path, password: str) -> None:
-    env = {**os.environ, "MLFLOW_AUTH_ADMIN_PASSWORD": password, "BIN": str(Path(sys.executable).parent)}
-    done = subprocess.run([str(team.SCRIPT), str(tmp_path / "new")], env=env, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "set MLFLOW_AUTH_ADMIN_PASSWORD" in done.stderr
-    assert not (tmp_path / "new").exists()

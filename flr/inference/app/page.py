@@ -13,7 +13,7 @@ import numpy as np
 from gradio.data_classes import ImageData
 
 from flr.errors import UserError
-from flr.inference.app.service import AppService, CameraState, mean_distance, point_table
+from flr.inference.app.service import AppService, CameraState, point_table
 
 DRAW = ["boxes", "points", "lines", "indices"]
 
@@ -40,15 +40,14 @@ def make_page(service: AppService, runs: list[tuple[str, str]], detector: str, e
             )
             draw = gr.CheckboxGroup(DRAW, value=DRAW[:2], label="Draw", info="on the image", min_width=440)
         with gr.Tab("Photo"):
-            other = _photo_tab(handlers, runs, [run, detectors, chosen, draw])
+            _photo_tab(handlers, [run, detectors, chosen, draw])
         with gr.Tab("Camera"), gr.Row():
             _camera_tab(handlers, [run, detectors, chosen, draw])
-        blocks.load(handlers.list_runs, None, [run, other], api_visibility="private")
+        blocks.load(handlers.list_runs, None, run, api_visibility="private")
     return blocks.queue(default_concurrency_limit=4)
 
 
-def _photo_tab(handlers: "Handlers", runs: list[tuple[str, str]], choices: list[gr.Component]) -> gr.Component:
-    """Add the tab for photos; return its choice of a second run."""
+def _photo_tab(handlers: "Handlers", choices: list[gr.Component]) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=400):
             photo = gr.Image(
@@ -56,27 +55,13 @@ def _photo_tab(handlers: "Handlers", runs: list[tuple[str, str]], choices: list[
                 webcam_options=gr.WebcamOptions(mirror=False),
             )  # fmt: skip
             photo.preprocess = uploaded_path  # type: ignore[method-assign]  # a subclass would have gradio write a .pyi
-            other = gr.Dropdown(
-                [("none", ""), *runs], value="", label="Second run, on the same photo", allow_custom_value=True
-            )
             button = gr.Button("Find points", variant="primary")
-        _, *first = _result_column("Points", True)
-        second_column, *second = _result_column("Points of the second run", False)
-    distance = gr.Markdown()
+        with gr.Column(scale=3, min_width=320):
+            image = gr.Image(label="Points", type="filepath", interactive=False, height=430, buttons=["fullscreen"])
+            line = gr.Markdown()
+            files = gr.File(label="Download", file_count="multiple", interactive=False, height=200)
     table = gr.Dataframe(label="Coordinates, pixels of the photo", max_height=360, interactive=False)
-    run, *rest = choices
-    button.click(handlers.find, [photo, run, other, *rest], [*first, *second, distance, table], api_name="find")
-    other.change(lambda value: gr.Column(visible=bool(value)), other, second_column, api_visibility="private")
-    return other
-
-
-def _result_column(label: str, visible: bool) -> tuple[Any, Any, Any, Any]:
-    """Add a column for the result of one model: the column, its image, files and line of text."""
-    with gr.Column(scale=3, min_width=320, visible=visible) as column:
-        image = gr.Image(label=label, type="filepath", interactive=False, height=430, buttons=["fullscreen"])
-        line = gr.Markdown()
-        files = gr.File(label="Download", file_count="multiple", interactive=False, height=200)
-    return column, image, files, line
+    button.click(handlers.find, [photo, *choices], [image, files, line, table], api_name="find")
 
 
 def _camera_tab(handlers: "Handlers", choices: list[gr.Component]) -> None:
@@ -115,22 +100,16 @@ class Handlers:
         self.find = show_errors(self._find)
         self.list_runs = show_errors(self._list_runs)
 
-    def _find(
-        self, photo: str | None, run: str, other: str, detector: str, effects: list[str], draw: list[str]
-    ) -> tuple[Any, ...]:
+    def _find(self, photo: str | None, run: str, detector: str, effects: list[str], draw: list[str]) -> tuple[Any, ...]:
         if photo is None:
             raise UserError("there is no photo; upload one, paste one or take one with the camera")
-        runs = [run, other] if other else [run]
-        results = [self.service.find_faces(Path(photo), run, detector, effects, draw) for run in runs]
-        if not results[0].faces:
+        result = self.service.find_faces(Path(photo), run, detector, effects, draw)
+        if not result.faces:
             gr.Info("no face is found; another detector may find one, and whole takes the photo as one")
-        columns = [(str(result.image), [str(path) for path in result.files], result.summary) for result in results]
-        second = columns[1] if other else (None, None, "")
-        return *columns[0], *second, mean_distance(*results) if other else "", point_table(results)
+        return str(result.image), [str(path) for path in result.files], result.summary, point_table(result)
 
-    def _list_runs(self) -> list[Any]:
-        runs = self.service.runs()
-        return [gr.Dropdown(choices=runs), gr.Dropdown(choices=[("none", ""), *runs])]
+    def _list_runs(self) -> Any:
+        return gr.Dropdown(choices=self.service.runs())
 
     def track(self, frame: Any, state: CameraState | None, *choices: Any) -> tuple[Any, CameraState | None, str]:
         """Track the faces of a camera's frame; an error is shown as text, not as one message per frame."""

@@ -1,42 +1,19 @@
 """Serve the page, to browsers on this machine or to those that ``host=`` lets in."""
 
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urlsplit
 
 import gradio
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from flr.errors import UserError
+from flr.inference.app.network import LOOPBACK, SameOrigin
 
 MAX_UPLOAD = "64mb"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CSS = """
 .gradio-container {max-width: 1500px !important}
 footer, [aria-label="Remove this file"] {display: none !important}
 """
-
-
-@contextmanager
-def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Open a socket to which browsers can connect.
-
-    Raises:
-        UserError: The port is taken, or the address is not one of this machine.
-    """
-    try:
-        server = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"host={host} port={port}: {reason}; set another port, or port=0 for one that is free"
-        ) from error
-    with server:
-        yield server
 
 
 def serve(blocks: gradio.Blocks, server: socket.socket, host: str) -> None:
@@ -55,32 +32,3 @@ def serve(blocks: gradio.Blocks, server: socket.socket, host: str) -> None:
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     print(f"flr.app on http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
     uvicorn.Server(config).run(sockets=[server])
-
-
-class SameOrigin:
-    """Reject cross-origin requests, which gradio would answer: its CORS rules only hide the answer.
-
-    Args:
-        app: The application that answers other requests.
-        hosts: Host names of this machine, so that a foreign name that resolves to it is rejected; None for any.
-    """
-
-    def __init__(self, app: Any, hosts: Sequence[str] | None) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request, as ASGI defines it."""
-        if scope["type"] == "http" and not self._is_same_origin(scope["headers"]):
-            await send({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b"not from this page"})
-            return
-        await self.app(scope, receive, send)
-
-    def _is_same_origin(self, fields: Sequence[tuple[bytes, bytes]]) -> bool:
-        headers = {key: value.decode("latin-1") for key, value in fields}
-        host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        try:
-            ours = self.hosts is None or urlsplit(f"//{host}").hostname in self.hosts
-        except ValueError:
-            return False
-        return ours and origin in (None, f"http://{host}", f"https://{host}")

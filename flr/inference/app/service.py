@@ -15,7 +15,7 @@ import numpy as np
 
 from flr.errors import UserError
 from flr.inference.annotation import annotate
-from flr.inference.detectors import BoxTarget, Detections, Detector
+from flr.inference.detectors import Detector
 from flr.inference.effects.base import Effect
 from flr.inference.faces import Face, FaceTracker, find_faces
 from flr.inference.landmarker import Landmarker
@@ -32,31 +32,9 @@ MAX_MODELS = 4  # in memory
 MAX_RESULTS = 50  # photos whose files can still be downloaded
 
 
-class TimedDetector:
-    """A detector that measures its time, in seconds."""
-
-    def __init__(self, detector: Detector) -> None:
-        self.detector, self.seconds = detector, 0.0
-
-    def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
-        """Find faces, as `Detector`."""
-        start = time.perf_counter()
-        detections = self.detector(image, name, model)
-        self.seconds = time.perf_counter() - start
-        return detections
-
-
 @dataclass(frozen=True, eq=False)
 class PhotoResult:
-    """The faces of a photo by one model.
-
-    Attributes:
-        scheme: Scheme of the points.
-        faces: The faces.
-        image: File of the annotated image.
-        files: Files of the points.
-        summary: One line of text.
-    """
+    """The faces of a photo, the files of the annotated image and of the points, and one line of text."""
 
     scheme: Scheme
     faces: list[Face]
@@ -67,14 +45,7 @@ class PhotoResult:
 
 @dataclass(eq=False)
 class CameraState:
-    """State of the camera of one browser tab.
-
-    Attributes:
-        choice: The run and the detector.
-        tracker: Tracker of the faces.
-        start: Time of the start, seconds.
-        times: Times of the last frames, seconds.
-    """
+    """State of the camera of one browser tab: the run and the detector, and the times of the last frames in seconds."""
 
     choice: tuple[str, str]
     tracker: FaceTracker
@@ -87,8 +58,7 @@ class AppService:
 
     Args:
         folder: Folder of the files that can be downloaded.
-        detectors: Detectors by name.
-        effects: Effects by name.
+        detectors, effects: By name.
         uri: Tracking store whose runs are offered.
         output: Output folder, to which a run that is not on this machine is downloaded.
         run: Run to start with; None for the newest one.
@@ -151,15 +121,13 @@ class AppService:
         Raises:
             UserError: The photo cannot be decoded, there is no such model, or an effect does not fit it.
         """
-        model, timed, name = self.model(run), TimedDetector(self.detectors[detector]), photo.name
+        model, name = self.model(run), photo.name
         chosen = self._chosen_effects(effects, model)
         try:
             image = Photos(str(photo), photo.parent, [name]).load(name)
         except UserError as error:
             raise UserError(str(error).replace(f"{photo.parent}/", "")) from error
-        start = time.perf_counter()
-        faces = find_faces(model, timed, image, name, refine=self.refine)
-        seconds = time.perf_counter() - start - timed.seconds
+        faces = find_faces(model, self.detectors[detector], image, name, refine=self.refine)
         with PredictionWriter(self._new_folder(), {}, model.scheme, overwrite=False) as writer:
             writer.save_files(name, image, faces, model.crop.policy, ["pts"], chosen)
             writer.save_image("pictures", name, annotate(image, faces, model.scheme, chosen, draw))
@@ -167,25 +135,15 @@ class AppService:
             writer.finish(["csv", "coco"])
         folder = writer.folder
         files = [path for kind in ("points.*", "pts/*", "masks/*") for path in sorted(folder.glob(kind))]
-        summary = (
-            f"{count_faces(faces)} in {image.shape[1]} x {image.shape[0]} pixels, {len(model.scheme)} points each; "
-            f"detector {1000 * timed.seconds:.0f} ms, model {1000 * seconds:.0f} ms"
-        )
+        size = f"{image.shape[1]} x {image.shape[0]} pixels"
+        summary = f"{count_faces(faces)} in {size}, {len(model.scheme)} points each"
         return PhotoResult(model.scheme, faces, folder / "pictures" / f"{name}.jpg", files, summary)
 
     def track_frame(
         self, frame: np.ndarray, state: CameraState | None, run: str | None, detector: str, effects: Sequence[str],
         draw: Sequence[str],
     ) -> tuple[np.ndarray, CameraState, str]:  # fmt: skip
-        """Track the faces of a camera's next frame.
-
-        Args:
-            frame: (H, W, 3) RGB uint8.
-            state: State after the last frame; None for the first one.
-            run: Value of ``run=``.
-            detector: Name of the detector.
-            effects: Names of the effects.
-            draw: What is drawn on the frame.
+        """Track the faces of a camera's next frame (H, W, 3) RGB uint8; `state` is None for the first one.
 
         Returns:
             The annotated frame, the state after it, and a line of text.
@@ -218,7 +176,7 @@ class AppService:
 
 
 def _load_version(path: Path, changed: int) -> Landmarker:
-    """Load a file; the time of its last change, nanoseconds, tells versions of it apart in a cache."""
+    """Load a file; with the time of its last change, nanoseconds, a cache does not return an older version."""
     return load_file(path)
 
 
@@ -234,27 +192,11 @@ def count_faces(faces: Sequence[Any]) -> str:
     return f"{len(faces)} face{'' if len(faces) == 1 else 's'}"
 
 
-def point_table(results: Sequence[PhotoResult]) -> dict[str, Any]:
-    """Make the page's table with one row per point, and the run's number where there are two runs."""
+def point_table(result: PhotoResult) -> dict[str, Any]:
+    """Make the page's table with one row per point."""
     rows = [
-        [*([run] if len(results) > 1 else []), i, name, round(float(x), 2), round(float(y), 2)]
-        for run, result in enumerate(results, 1)
+        [i, name, round(float(x), 2), round(float(y), 2)]
         for i, face in enumerate(result.faces)
         for name, (x, y) in zip(result.scheme.names, face.points, strict=True)
     ]
-    return {"headers": [*(["run"] if len(results) > 1 else []), "face", "point", "x", "y"], "data": rows}
-
-
-def mean_distance(one: PhotoResult, other: PhotoResult) -> str:
-    """Describe the mean distance between the points of two models in one line; empty where their faces differ."""
-    scheme = one.scheme
-    if scheme.names != other.scheme.names:
-        return f"The runs have other points ({scheme.name}, {other.scheme.name}), so there is no distance between them."
-    if not one.faces or len(one.faces) != len(other.faces):
-        return ""
-    points, others = (np.array([face.points for face in result.faces]) for result in (one, other))
-    name = "interocular" if "interocular" in scheme.normalisers else scheme.normaliser
-    normaliser = scheme.distance(points, np.ones(points.shape[:2], bool), name)
-    distances = np.linalg.norm(points - others, axis=-1).mean(-1) / normaliser
-    values = ", ".join(f"face {i}: {100 * value:.2f} %" for i, value in enumerate(distances))
-    return f"Mean distance between the points of the two runs, of the {name} distance: {values}"
+    return {"headers": ["face", "point", "x", "y"], "data": rows}

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from flr.errors import UserError
 from flr.landmarks.draw import FAR, SHIFT
 from flr.landmarks.outlines import Arcs, is_closed, outlines_of, smooth
-from flr.landmarks.scheme import SCHEMES, Scheme
+from flr.landmarks.scheme import Scheme
 
 Window = tuple[slice, slice]  # rows and columns of an image
 
@@ -20,21 +19,6 @@ BROW = 0.05, 0.12
 def areas_of(scheme: Scheme) -> dict[str, Arcs]:
     """Return the closed outlines of a scheme, and brows of which it has one line."""
     return {name: arcs for name, arcs in outlines_of(scheme).items() if is_closed(arcs) or name.endswith("_brow")}
-
-
-def require_outlines(scheme: Scheme, what: str, lines: Sequence[str]) -> None:
-    """Check that a scheme has some outlines.
-
-    Raises:
-        UserError: It has not.
-    """
-    if set(lines) <= set(areas_of(scheme)):
-        return
-    suitable = [name for name, other in SCHEMES.items() if set(lines) <= set(areas_of(other))]
-    raise UserError(
-        f"effect: {what} needs the outlines {' and '.join(lines)}, for which {scheme.name} has too few points; take a model of "
-        f"{', '.join(suitable)}"
-    )
 
 
 @np.errstate(invalid="ignore", divide="ignore")  # of points that are not finite, which `window_of` rejects

@@ -1,12 +1,11 @@
 """What all effects have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from flr.errors import UserError
 from flr.landmarks.scheme import Scheme
 
 
@@ -31,19 +30,7 @@ class Effect(ABC):
         """Change an image in place; arguments as of `__call__`."""
 
     def __call__(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> np.ndarray:
-        """Return a new image of a face with the effect.
-
-        Args:
-            image: (H, W, 3) RGB uint8.
-            points: (K, 2) float, image pixels; the face may lie partly outside.
-            scheme: Scheme of the points.
-
-        Returns:
-            (H, W, 3) RGB uint8.
-
-        Raises:
-            UserError: The scheme lacks points that this effect needs.
-        """
+        """Return a new image of a face, points (K, 2), with the effect; see `apply`."""
         return apply([self], image, points[None], scheme)
 
 
@@ -51,34 +38,20 @@ def apply(effects: Sequence[Effect], image: np.ndarray, faces: np.ndarray, schem
     """Apply one effect after another to all faces of an image.
 
     Args:
-        effects: In their order; `Mask` comes last, since it makes a label image.
+        effects: In their order; one that makes a label image is applied alone.
         image: (H, W, 3) RGB uint8.
         faces: (N, K, 2) float, image pixels.
         scheme: Scheme of the points.
 
     Returns:
-        (H, W, 3) RGB uint8, or with `Mask` (H, W) uint8; a new image, also where there is no face.
+        (H, W, 3) RGB uint8, or labels (H, W) uint8; a new image, also where there is no face.
 
     Raises:
-        UserError: The scheme lacks points that an effect needs, or an effect comes after `Mask`.
+        UserError: The scheme lacks points that an effect needs.
     """
-    check(effects, scheme)
-    labels = bool(effects) and effects[-1].makes_labels
-    out = np.zeros(image.shape[:2], np.uint8) if labels else image.copy()
-    for effect in effects[-1:] if labels else effects:  # nothing shows through a label image
+    out = np.zeros(image.shape[:2], np.uint8) if any(effect.makes_labels for effect in effects) else image.copy()
+    for effect in effects:
+        effect.check(scheme)
         for points in faces:
             effect.draw(out, np.asarray(points, np.float64), scheme)
     return out
-
-
-def check(effects: Iterable[Effect], scheme: Scheme) -> None:
-    """Check effects before work starts.
-
-    Raises:
-        UserError: The scheme lacks points that an effect needs, or an effect comes after `Mask`.
-    """
-    effects = list(effects)
-    for effect in effects:
-        effect.check(scheme)
-    if any(effect.makes_labels for effect in effects[:-1]):
-        raise UserError("effect: mask makes a label image, so it must come last; move it to the end")

@@ -18,7 +18,7 @@ class Mask(Effect):
     """Make a label image of the parts of faces: (H, W) uint8 with the values of `LABELS`, 0 outside faces.
 
     Skin is the hull of the points, so it ends at the brows, above which no scheme has points. A label whose outline the
-    scheme lacks does not occur. Called on a label image, the effect adds a face to it.
+    scheme lacks does not occur.
     """
 
     makes_labels = True
@@ -34,11 +34,3 @@ class Mask(Effect):
         for label, value in LABELS.items():
             if label in named and (window := window_of(image, [named[label]])) is not None:
                 image[window][cover([named[label]], window) >= 0.5] = value
-
-    def __call__(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> np.ndarray:
-        """Return labels (H, W) uint8; as `Effect.__call__`, but the image may be labels too."""
-        if image.ndim == 3:
-            return super().__call__(image, points, scheme)
-        out = image.copy()
-        self.draw(out, points, scheme)
-        return out

@@ -10,18 +10,17 @@ from annotated_types import Ge, Le
 from flr.errors import UserError
 from flr.inference.effects.areas import is_drawable, window_of
 from flr.inference.effects.base import Effect
-from flr.inference.effects.perspective import fit_map, project, to_projective
-from flr.inference.effects.sunglasses import GLASSES, sunglasses
 from flr.inference.effects.textures import read_anchors, read_rgba, shrink
-from flr.landmarks.geometry import resize
+from flr.landmarks.geometry import compose, fit_similarity, resize, transform
 from flr.landmarks.scheme import Scheme
 
+BUILT_IN = Path(__file__).parent
 TEXTURE_SIDE = 1024  # pixels of its longer side that are kept: more than a face shows
 MAX_STRETCH = 8.0  # image widths: a larger overlay has a degenerate map
 
 
 class Overlay(Effect):
-    """Overlay an image with alpha on points of the face, in perspective (see `fit_map`).
+    """Overlay an image with alpha on points of the face (see `fit_map`).
 
     Args:
         picture: ``sunglasses``, or a PNG file with alpha.
@@ -36,11 +35,11 @@ class Overlay(Effect):
         if picture != "sunglasses" and anchors is None:
             raise UserError(f"effect: {picture} has no anchors; give its anchor file by anchors=FILE")
         self.picture, self.strength = picture, float(strength)
-        self.anchors = GLASSES if anchors is None else read_anchors(Path(anchors))
-        self.texture = sunglasses() if picture == "sunglasses" else read_rgba(Path(picture))
+        self.anchors = read_anchors(Path(anchors or BUILT_IN / "sunglasses.yaml"))
+        texture = read_rgba(BUILT_IN / "sunglasses.png" if picture == "sunglasses" else Path(picture))
         # Anchors count pixels of the file; the texture of a large one is reduced.
-        self.scale = min(1.0, TEXTURE_SIDE / max(self.texture.shape))
-        self.texture = shrink(self.texture, self.scale)
+        self.scale = min(1.0, TEXTURE_SIDE / max(texture.shape))
+        self.texture = shrink(texture, self.scale)
 
     def _anchor_scheme(self, scheme: Scheme) -> str:
         """Return the scheme, this one or a reduction of it, whose anchors apply."""
@@ -65,21 +64,24 @@ class Overlay(Effect):
             return
         height, width = self.texture.shape[:2]
         places = np.array([place for place, _ in self.anchors[name]])
-        to_texture = to_projective(resize(self.scale, self.scale))
-        to_image = fit_map(project(to_texture, places), target)
+        to_image = fit_map(transform(resize(self.scale, self.scale), places), target)
         corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
-        if not (np.c_[corners, np.ones(4)] @ to_image[2] > 0.1).all():
-            return  # behind the viewer
-        frame = project(to_image, corners)
-        if (
-            np.ptp(frame, axis=0).max() > MAX_STRETCH * max(image.shape)
-            or (window := window_of(image, [frame])) is None
-        ):
+        frame = transform(to_image, corners)
+        if np.ptp(frame, axis=0).max() > MAX_STRETCH * max(image.shape):
+            return
+        if (window := window_of(image, [frame])) is None:
             return
         factor = np.sqrt(cv2.contourArea(frame.astype(np.float32)) / (width * height))
         texture = shrink(self.texture, factor) if factor < 0.5 else self.texture  # bilinear taps would skip pixels
-        back = to_projective(resize(width / texture.shape[1], height / texture.shape[0]))
+        back = resize(width / texture.shape[1], height / texture.shape[0])
         part = image[window]
-        to_part = np.array([[1, 0, -window[1].start], [0, 1, -window[0].start], [0, 0, 1.0]])
-        layer = self.strength * cv2.warpPerspective(texture, to_part @ to_image @ back, part.shape[1::-1])
+        to_part = compose(to_image, back) - [[0, 0, window[1].start], [0, 0, window[0].start]]
+        layer = self.strength * cv2.warpAffine(texture, to_part, part.shape[1::-1])
         part[:] = np.clip(part * (1 - layer[..., 3:]) + 255 * layer[..., :3] + 0.5, 0, 255)
+
+
+def fit_map(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fit an affine map (2, 3) of points (N, 2) to others by least squares; of two points, or points on a line, a similarity."""
+    if len(source) < 3 or np.linalg.svd(source - source.mean(0), compute_uv=False)[1] < 1e-3 * np.ptp(source):
+        return fit_similarity(source, target)
+    return np.linalg.lstsq(np.c_[source, np.ones(len(source))], target, rcond=None)[0].T

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Le
 
-from flr.errors import nearest
-from flr.inference.effects.areas import area, areas_of, cover, require_outlines, window_of
+from flr.errors import UserError, nearest
+from flr.inference.effects.areas import area, areas_of, cover, window_of
 from flr.inference.effects.base import Effect
-from flr.landmarks.scheme import Scheme
+from flr.landmarks.scheme import SCHEMES, Scheme
 
 Colour = tuple[Annotated[int, Ge(0), Le(255)], Annotated[int, Ge(0), Le(255)], Annotated[int, Ge(0), Le(255)]]
 
@@ -41,7 +41,13 @@ class Paint(Effect):
 
     def check(self, scheme: Scheme) -> None:
         """Check a scheme, as `Effect.check`."""
-        require_outlines(scheme, f"paint of {self.region}", REGIONS[self.region])
+        needed = set(REGIONS[self.region])
+        if not needed <= set(areas_of(scheme)):
+            suitable = [name for name, other in SCHEMES.items() if needed <= set(areas_of(other))]
+            raise UserError(
+                f"effect: {self.region} needs {' and '.join(sorted(needed))}, for which {scheme.name} has too few points; take a "
+                f"model of {', '.join(suitable)}"
+            )
 
     def draw(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> None:
         """Change an image in place, as `Effect.draw`."""

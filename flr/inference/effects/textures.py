@@ -1,47 +1,37 @@
 """Overlay images and their anchors, which may come from files."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import cv2
 import numpy as np
+from annotated_types import MinLen
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from flr.data.formats.text import read_plain, to_number
+from flr.data.formats.text import read_plain
 from flr.errors import UserError
-from flr.files import opened
 from flr.landmarks.scheme import Scheme, get_scheme, point_of
 
 Anchor = tuple[tuple[float, float], tuple[int, ...]]  # a pixel of the overlay, and the points whose mean it lies on
 
-MAX_BYTES, MAX_PIXELS = 2**26, 2**24  # of an overlay
-
 
 def read_rgba(path: Path) -> np.ndarray:
-    """Read a PNG file with alpha, of 8 or 16 bit.
+    """Read an image with alpha, of 8 or 16 bit.
 
     Returns:
         (H, W, 4) float32 RGBA from 0 to 1, with colours multiplied by alpha, so that transparent pixels leave no edge.
 
     Raises:
-        UserError: It cannot be read, is not a PNG, or has no alpha or more than `MAX_PIXELS`.
+        UserError: OpenCV cannot read it, or it has no alpha.
     """
     try:
-        with opened(path, MAX_BYTES) as file:
-            data = file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a PNG file with alpha") from error
-    if data[:8] != b"\x89PNG\r\n\x1a\n":
-        raise UserError(f"{path}: not a PNG; save it as one, with alpha")
-    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))  # read before memory is allocated for it
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{path}: {width} x {height} pixels are too many; save it at most 4096 x 4096")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # of more pixels than OpenCV takes
         image = None
     if image is None:
-        raise UserError(f"{path}: a broken PNG; save it again")
+        raise UserError(f"{path}: not an image that OpenCV can read; name a PNG file with alpha")
     if image.ndim != 3 or image.shape[2] != 4:
         raise UserError(
             f"{path}: has no alpha, so it would hide the face in a box; save it with a transparent background"
@@ -59,6 +49,22 @@ def shrink(texture: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(texture, (width, height), interpolation=cv2.INTER_AREA)
 
 
+@dataclass(frozen=True)
+class AnchorEntry:
+    """An anchor of a file.
+
+    Attributes:
+        at: A pixel x, y of the overlay.
+        points: The point of the face that lies there, by name or index, or several whose mean does.
+    """
+
+    at: tuple[FiniteFloat, FiniteFloat]
+    points: str | Annotated[list[str], MinLen(1)]
+
+
+_FILE = TypeAdapter(Annotated[dict[str, Annotated[list[AnchorEntry], MinLen(2)]], MinLen(1)])
+
+
 def read_anchors(path: Path) -> dict[str, list[Anchor]]:
     """Read the anchors of an overlay by scheme: positions in the overlay, and the points of the face that they lie on.
 
@@ -67,44 +73,29 @@ def read_anchors(path: Path) -> dict[str, list[Anchor]]:
         ibug68:
           - {at: [101, 70], points: right_eye_0}                # a pixel x, y of the overlay, and a point
           - {at: [250, 75], points: [nose_0, nose_1]}           # or the mean of several
-        celeba5:
-          - {at: [150, 70], points: right_eye}
-          - {at: [350, 70], points: left_eye}
 
-    A model takes the anchors of its own scheme, else those of the first scheme that its own reduces to. Points are given by
-    name or by index.
+    A model takes the anchors of its own scheme, else those of the first scheme that its own reduces to.
 
     Raises:
         UserError: The file is missing or has another form.
     """
-    values = read_plain(path, "anchor file")
-    anchors: dict[str, list[Anchor]] = {}
     try:
-        if not isinstance(values, Mapping) or not values:
-            raise UserError("no anchors; write SCHEME: and below it a list of {at: [x, y], points: NAME}")
-        for name, items in values.items():
-            scheme = get_scheme(str(name))
-            if not isinstance(items, list) or len(items) < 2:
-                raise UserError(f"{name}: expected a list of at least two anchors")
-            anchors[scheme.name] = [_parse_anchor(item, scheme, f"{name}[{i}]") for i, item in enumerate(items)]
-            if len({place for place, _ in anchors[scheme.name]}) < 2:
-                raise UserError(f"{name}: all anchors are at one position; give at least two")
+        entries: Mapping[str, list[AnchorEntry]] = _FILE.validate_python(read_plain(path, "anchor file"))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"{path}: {where:.80} {error.errors()[0]['msg']}; write SCHEME: and below it two or more lines "
+            "- {at: [x, y], points: NAME}"
+        ) from error
+    try:
+        return {name: _anchors(items, get_scheme(name), name) for name, items in entries.items()}
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return anchors
 
 
-def _parse_anchor(value: Any, scheme: Scheme, where: str) -> Anchor:
-    if not isinstance(value, Mapping) or set(value) != {"at", "points"}:
-        raise UserError(f"{where}: an anchor is {{at: [x, y], points: NAME}}")
-    at, points = value["at"], value["points"]
-    points = points if isinstance(points, list) else [points]
-    try:
-        x, y = (to_number(number) for number in at)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: at must be two numbers, a pixel x, y of the overlay; write [x, y]") from error
-    if not points:
-        raise UserError(f"{where}: points is empty; name at least one point")
-    return (x, y), tuple(
-        point_of(point, dict(zip(scheme.names, range(len(scheme)), strict=True)), where) for point in points
-    )
+def _anchors(entries: list[AnchorEntry], scheme: Scheme, where: str) -> list[Anchor]:
+    if len({entry.at for entry in entries}) < 2:
+        raise UserError(f"{where}: all anchors are at one position; give at least two")
+    indices = {name: i for i, name in enumerate(scheme.names)}
+    named = [(entry.at, [entry.points] if isinstance(entry.points, str) else entry.points) for entry in entries]
+    return [(at, tuple(point_of(point, indices, where) for point in points)) for at, points in named]

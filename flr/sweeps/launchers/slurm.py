@@ -35,7 +35,7 @@ class Slurm(JobLauncher):
         gpus: GPUs of a node.
         memory: Memory of a node, GiB.
         jobs: Jobs of the array at once.
-        warning: Seconds before the time limit at which a job is told to stop. They must suffice to close its run.
+        warning: Seconds before the time limit at which a job is asked to stop. They must suffice to close its run.
         requeues: How often a job may reach its time limit and resume.
         sbatch: Further options of sbatch by their long names, as ``{constraint: a100}``; true for one without a value.
         before: Commands that the batch script runs first, as ``[module load cuda]``.
