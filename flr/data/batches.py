@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flr.augment.draws import order, uniform
+from flr.augment.transfer import to_device
 from flr.data.crops import CropStore
 from flr.errors import UserError
 from flr.landmarks.geometry import invert
@@ -120,11 +121,13 @@ class AugmentedBatches:
                 yield part, torch.from_numpy(np.stack([next(pictures) for _ in part]))
 
 
-def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of a tensor, where it lies. On a CPU by numpy: torch's gather wakes OpenMP's threads for it, and where the
-    cores are busy it waits for them, up to a hundred times as long as the copy takes.
+def take_rows(values: Tensor, rows: np.ndarray, index: Tensor) -> Tensor:
+    """Take rows of a tensor to the device of `index`, which holds the same numbers as `rows`, without waiting for the device.
+
+    On the host numpy does it: torch's gather wakes OpenMP's threads for it, and where the cores are busy it waits for them, up to
+    a hundred times as long as the copy takes.
     """
-    return values[index] if values.is_cuda else torch.from_numpy(values.numpy()[index.cpu().numpy()])
+    return values[index] if values.device.type != "cpu" else to_device(index.device, values.numpy()[rows])[0]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, *args: Any) -> dict[str, Any]:
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # a run's id tells nothing while it trains
-        return metrics
+        # As last logged: a value of this step would have a GPU wait for it.
+        losses = {key: value for key, value in self.trainer.logged_metrics.items() if key == "train/loss_step"}
+        return losses | metrics
 
 
 class Stop(pl.Callback):
@@ -111,8 +113,7 @@ class ValidationPictures(pl.Callback):
         rows = rows[np.linspace(0, len(rows) - 1, min(self.faces, len(rows))).astype(int)]
         was = module.training
         module.eval()
-        index = torch.from_numpy(rows).to(module.device)
         with trainer.precision_plugin.forward_context():
-            points = module(data.batch(index, None).images).cpu().numpy()
+            points = module(data.batch(torch.from_numpy(rows), None, device=module.device).images).cpu().numpy()
         module.train(was)
         tracker.picture_of_step(face_sheet(data, rows, points, self.side), "validation", trainer.global_step)
