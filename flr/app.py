@@ -46,6 +46,7 @@ def main(cfg: DictConfig) -> None:
                 output=Path(cfg.paths.output_dir),
                 run=None if cfg.run is None else str(cfg.run),
                 refine=refine_passes(cfg.refine, cfg.looks),
+                device=cfg.device,
             )
             if cfg.host not in LOOPBACK:
                 print(

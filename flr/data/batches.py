@@ -1,6 +1,7 @@
 """Batches of faces, by index, and the tensors that they are taken from."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -154,8 +155,16 @@ class StoreTensors:
     ) -> "StoreTensors":
         """Copy arrays of N faces to a device."""
         images = torch.from_numpy(store.images)
-        if device.type == "cuda" and images.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            images = images.to(device)
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            if images.nbytes < 0.5 * free:  # the rest is for activations
+                images = images.to(device)
+            else:
+                print(
+                    f"note: the crops ({images.nbytes / 2**30:.1f} GiB) stay in host memory, from where each batch is copied: "
+                    f"{device} has {free / 2**30:.1f} GiB free, and half of it is for activations",
+                    file=sys.stderr,
+                )
         return StoreTensors(
             images=images,
             labels=torch.from_numpy(labels).to(device),

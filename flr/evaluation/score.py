@@ -20,6 +20,7 @@ from flr.errors import UserError
 from flr.inference.predictor import Predictor
 from flr.metrics.functional import along_lines, mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
 from flr.module.assembly import reassemble
+from flr.module.device import allow_tf32, find_device
 from flr.module.landmark_module import LandmarkModule
 
 
@@ -79,11 +80,27 @@ def restore(
     return reassemble(own, data.scheme, data.crop, checkpoint, path), data
 
 
-def tester(own: DictConfig) -> pl.Trainer:
-    """What runs the evaluation of a net on one device, as the run's own config says which and how precisely."""
+def tester(own: DictConfig, device: str = "auto") -> pl.Trainer:
+    """What runs the evaluation of a net on one device, as precisely as the run's own config says.
+
+    Args:
+        own: the run's config.
+        device: see `find_device`; ``auto`` for that of the config.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    allow_tf32(bool(own.trainer.get("tf32")))
+    accelerator, devices = own.trainer.accelerator, "1"
+    if device != "auto":
+        found = find_device(device)
+        accelerator, devices = (
+            found.type,
+            "1" if found.index is None else f"{found.index},",
+        )  # the device of that number
     trainer: pl.Trainer = build(
-        {"_target_": "pytorch_lightning.Trainer", "accelerator": own.trainer.accelerator, "precision": own.trainer.precision},
-        devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+        {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "precision": own.trainer.precision},
+        devices=devices, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
     )  # fmt: skip
     return trainer
 
@@ -168,7 +185,7 @@ def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: n
 
 
 def cost(module: LandmarkModule, data: FaceData, device: torch.device) -> dict[str, float]:
-    """Parameters; multiply-accumulates of one face; the median milliseconds of one face on that device, 32 bit."""
+    """Parameters; multiply-accumulates of one face; the median milliseconds of one face on that device, 32 bit, or TF32 where that is allowed."""
 
     net = module.best_net.eval().to(device)  # Lightning leaves it on the host after a pass
     size = data.crop.size

@@ -86,7 +86,7 @@ def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, s
     return data
 
 
-def evaluate(stored: StoredModel, split: str, looks: int, output: Path) -> tuple[Result, Path]:
+def evaluate(stored: StoredModel, split: str, looks: int, output: Path, device: str = "auto") -> tuple[Result, Path]:
     """Score a stored model, write the result, and log it in its run where there is one.
 
     Args:
@@ -94,11 +94,12 @@ def evaluate(stored: StoredModel, split: str, looks: int, output: Path) -> tuple
         split: the part to score.
         looks: at each face, see `flr.inference.landmarker.Landmarker.find`.
         output: where the result of a checkpoint without a run goes.
+        device: see `tester`.
 
     Returns:
         The result, and the folder that it was written to.
     """
-    result = score(tester(stored.config), stored.module, stored.data, None, split, looks)
+    result = score(tester(stored.config, device), stored.module, stored.data, None, split, looks)
     has_run = (stored.folder.path / "run.json").is_file()
     where = stored.folder.path if has_run else output.absolute()
     repeated = _repeats_own_test(stored, split, looks)

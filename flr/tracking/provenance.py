@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """The processor, its cores, memory and GPUs."""
+    """The processor, its cores, memory and GPUs, with what the GPUs' results depend on: driver, CUDA and cuDNN."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -98,7 +98,20 @@ def hardware() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
         "gpu": ", ".join(gpus) or "none",
+        "cuda": torch.version.cuda or "none",
+        "cudnn": str(torch.backends.cudnn.version() or "none"),
+        "driver": _driver() if gpus else "none",
     }
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, as nvidia-smi reports it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.split("\n")[0].strip()
 
 
 def process_tag() -> dict[str, str]:
