@@ -23,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from flr.augment.device import noise_bank, resampling
+
 # Operators that run nothing on the device.
 VIEWS = frozenset(
     [
@@ -82,18 +84,18 @@ class FakeGPU:
     Attributes:
         waits: (what, where) of each time that the host waited.
         launches: calls of operators that run on the device.
-        peak_copy: bytes of the largest copy to it.
     """
 
     def __init__(self, kind: str = "cuda", free: int = 80 * 10**9) -> None:
         self.kind, self.device, self.free = kind, torch.device(kind, 0), free
         self.waits: list[tuple[str, str]] = []
         self.launches: Counter[str] = Counter()
-        self.peak_copy = 0
         self.held: set[int] = set()  # addresses of storages on the device
         self.pinned: set[int] = set()
 
     def __enter__(self) -> "FakeGPU":
+        for constant in (noise_bank, resampling):  # kept for each device, and this is a new one
+            constant.cache_clear()
         from_numpy = torch.from_numpy
         self.stack = ExitStack()
         for target, name, fake in (
@@ -131,6 +133,34 @@ class FakeGPU:
         strategy = SingleDeviceStrategy(device=self.device, accelerator=_Accelerator(), precision_plugin=plugin)
         quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         return pl.Trainer(strategy=strategy, **{**quiet, "enable_progress_bar": False, **arguments})
+
+    def train(
+        self, module: pl.LightningModule, data: Any, precision: str = "32-true"
+    ) -> tuple[list[tuple[str, str]], int]:
+        """Train an epoch of three steps or more, validate and test.
+
+        Returns:
+            What the host waited for in the third step, and the launches of that step.
+        """
+        steps = _Steps(self)
+        with self:
+            trainer = self.trainer(
+                precision, max_epochs=1, callbacks=[steps], num_sanity_val_steps=0, log_every_n_steps=20
+            )
+            trainer.fit(module, data)
+            trainer.test(module, datamodule=data, verbose=False)
+        (first, before), (last, after) = steps.ends[1:3]
+        return self.waits[first:last], after - before
+
+
+class _Steps(pl.Callback):
+    """What has been waited for and launched at the end of each step."""
+
+    def __init__(self, gpu: FakeGPU) -> None:
+        self.gpu, self.ends = gpu, list[tuple[int, int]]()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ends.append((len(self.gpu.waits), self.gpu.launches.total()))
 
 
 class _Accelerator(CPUAccelerator):
@@ -198,7 +228,6 @@ class _Functions(TorchFunctionMode):
             return out
         gpu.place(out, after)
         if after:
-            gpu.peak_copy = max(gpu.peak_copy, out.nbytes)
             pageable = gpu.kind == "cuda" and _address(tensor) not in gpu.pinned and tensor.numel() > 0
             if waits or pageable:
                 gpu.wait(f"a copy of {out.nbytes} bytes to the device{' from pageable memory' * pageable}")
