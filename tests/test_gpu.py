@@ -87,6 +87,14 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -
     assert find_device("cuda") == torch.device("cuda")
 
 
+def test_an_evaluation_takes_the_device_that_is_named(trained: tuple[Workspace, str]) -> None:
+    workspace, run = trained
+    found = torch.cuda.device_count()
+    line = workspace.refuse("flr.evaluate", f"run={run}", f"device=cuda:{found}")
+    assert f"device=cuda:{found}: this machine has {found}" in line
+    workspace.run("flr.evaluate", f"run={run}", "split=val", "device=cpu")
+
+
 def test_onnx_runs_where_its_runtime_can(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     installed = ["CPUExecutionProvider"]
     monkeypatch.setattr(onnx.onnxruntime, "get_available_providers", lambda: installed)
