@@ -29,6 +29,7 @@ class Progress(TQDMProgressBar):
     def on_train_start(self, *args: Any) -> None:
         super().on_train_start(*args)
         self._start, self._first = time.monotonic(), self.trainer.current_epoch
+        self._loss: dict[str, float] = {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
@@ -42,9 +43,12 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, *args: Any) -> dict[str, Any]:
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # a run's id tells nothing while it trains
-        # As last logged: a value of this step would have a GPU wait for it.
-        losses = {key: value for key, value in self.trainer.logged_metrics.items() if key == "train/loss_step"}
-        return losses | metrics
+        trainer: Any = self.trainer  # whose `log_every_n_steps` has no type
+        name = "train/loss_step"
+        # Read as often as the logger reads it: to read the loss of each step would wait for a GPU.
+        if trainer.global_step % trainer.log_every_n_steps == 0 and name in trainer.logged_metrics:
+            self._loss = {name: float(trainer.logged_metrics[name])}
+        return self._loss | metrics
 
 
 class Stop(pl.Callback):

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flr.augment.device import noise_bank, resampling
+from flr.training.callbacks import Progress
 
 # Operators that run nothing on the device.
 VIEWS = frozenset(
@@ -131,8 +132,13 @@ class FakeGPU:
         """Build Lightning's Trainer on this device."""
         plugin = MixedPrecision("bf16-mixed", "cpu") if precision == "bf16-mixed" else Precision()
         strategy = SingleDeviceStrategy(device=self.device, accelerator=_Accelerator(), precision_plugin=plugin)
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-        return pl.Trainer(strategy=strategy, **{**quiet, "enable_progress_bar": False, **arguments})
+        quiet = {
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+        }
+        return pl.Trainer(strategy=strategy, **quiet, **arguments)
 
     def train(
         self, module: pl.LightningModule, data: Any, precision: str = "32-true"
@@ -144,9 +150,7 @@ class FakeGPU:
         """
         steps = _Steps(self)
         with self:
-            trainer = self.trainer(
-                precision, max_epochs=1, callbacks=[steps], num_sanity_val_steps=0, log_every_n_steps=20
-            )
+            trainer = self.trainer(precision, max_epochs=1, callbacks=[steps, Progress()], log_every_n_steps=20)
             trainer.fit(module, data)
             trainer.test(module, datamodule=data, verbose=False)
         (first, before), (last, after) = steps.ends[1:3]
@@ -190,7 +194,7 @@ class _Functions(TorchFunctionMode):
             return self.move(func, *args, **kwargs)
         if func in (Tensor.numpy, Tensor.__array__) and here:
             raise TypeError(f"can't convert {gpu.device} device type tensor to numpy, {_caller()}")
-        if func in (Tensor.tolist, Tensor.new_tensor) and here:
+        if func in (Tensor.tolist, Tensor.new_tensor, Tensor.__repr__, Tensor.__format__) and here:
             gpu.wait(f"{func.__name__} of a tensor or list")
             return gpu.place(out, True) if isinstance(out := func(*args, **kwargs), Tensor) else out
         pinned = kwargs.pop("pin_memory", False)
