@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce bench lint pictures lock clean
+.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce bench gpu lint pictures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -62,6 +62,17 @@ bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants F
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.jitter
 	$(BIN)/python -m benchmarks.video
+
+gpu: env ## on a machine with a GPU: its tests, then speed and the records trained on it (GPU.md in benchmarks/; wants FLR_DATA with 300w/)
+	$(BIN)/python -c 'import torch, sys; torch.cuda.is_available() or sys.exit("make gpu: torch finds no CUDA device")'
+	$(BIN)/python -m pytest tests/test_gpu.py
+	$(BIN)/python -m benchmarks.switches model=heatmap_fpn
+	$(BIN)/python -m benchmarks.switches model=ytf_cnn
+	$(BIN)/python -m benchmarks.training model=heatmap_fpn trainer.speed=auto
+	$(BIN)/python -m benchmarks.training model=ytf_cnn trainer.speed=auto
+	ROUNDS=3 $(BIN)/python -m benchmarks.speedrun experiment=records/speedrun
+	$(BIN)/python -m flr.train experiment=records/flagship
+	$(BIN)/python -m flr.train experiment=records/large
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check

@@ -62,11 +62,12 @@ def report(name: str, unit: str, figures: Mapping[str, list[float]], command: st
 
 
 def record(name: str, command: str, **figures: Any) -> None:
-    """Write figures to results/NAME.json, with the code, machine and versions that gave them."""
-    code, _ = code_state()
+    """Write figures to results/NAME.json, gpu_NAME.json where there is one, with the code, machine and versions that gave them."""
+    (code, _), machine = code_state(), hardware()
+    name = name if machine["gpu"] == "none" else f"gpu_{name}"
     command = re.sub(r"(data\.root|paths\.\w+)=\S+", r"\1=DIR", command)  # folders are of one machine
     whole = {
-        "command": command, **figures, "code": code, "lock": lock_hash(), "hardware": hardware(), "versions": versions(),
+        "command": command, **figures, "code": code, "lock": lock_hash(), "hardware": machine, "versions": versions(),
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     with writing(RESULTS / f"{name}.json") as aside:

@@ -84,7 +84,7 @@ def main() -> None:
         torch.manual_seed(0)
         data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=0, cache=cfg.paths.cache_dir)
         data.prepare()
-        batch = data.batch(torch.from_numpy(data.rows("train")[: data.batch_size]).to(device), 0)
+        batch = data.batch(torch.from_numpy(data.rows("train")[: data.batch_size]), 0, device=device)
         contenders[name] = stepper(cfg, data, batch, switches, mode)
         start = time.perf_counter()
         contenders[name]()

@@ -81,10 +81,10 @@ def bare(cfg: Any, data: FaceData, clock: Clock) -> float:
     start = now()
     for epoch in range(EPOCHS):
         net.train()
-        order = torch.from_numpy(np.random.default_rng(epoch).permutation(rows)).to(device)
+        order = torch.from_numpy(np.random.default_rng(epoch).permutation(rows))
         for step in range(steps):
             with clock("batch"):
-                batch = data.batch(order[step * data.batch_size : (step + 1) * data.batch_size], epoch)
+                batch = data.batch(order[step * data.batch_size :][: data.batch_size], epoch, device=device)
             with clock("forward"), torch.autocast(kind, torch.bfloat16, enabled=half):
                 total, count = objective.loss(net(batch.images), batch.points, batch.labelled, size)
                 loss = total / count.clamp_min(1)
@@ -109,7 +109,7 @@ def validate(data: FaceData, net: torch.nn.Module, module: LandmarkModule, devic
     net.eval()
     rows, points = data.rows("val"), []
     for first in range(0, len(rows), data.batch_size):
-        batch = data.batch(torch.from_numpy(rows[first : first + data.batch_size]).to(device), None)
+        batch = data.batch(torch.from_numpy(rows[first : first + data.batch_size]), None, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             found = module.objective.decode(net(batch.images), data.crop.size)
         points.append(transform(batch.to_original, found).cpu().numpy())

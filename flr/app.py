@@ -43,6 +43,7 @@ def main(cfg: DictConfig) -> None:
             output=Path(cfg.paths.output_dir),
             run=None if cfg.run is None else str(cfg.run),
             refine=refine,
+            device=cfg.device,
         )
         if cfg.host not in LOOPBACK:
             print(

@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.submission is not None:
         submit(stored.module, stored.data, Path(cfg.submission).absolute())
         return
-    result, folder = stored_run.evaluate(stored, cfg.split, refine, Path(cfg.paths.output_dir))
+    result, folder = stored_run.evaluate(stored, cfg.split, refine, Path(cfg.paths.output_dir), cfg.device)
     show_result(result)
     print(folder / "evaluation.json")
 

@@ -179,9 +179,9 @@ def test_what_a_launcher_refuses(workspace: Workspace, monkeypatch: pytest.Monke
     assert runs(workspace) == ([], {})
 
 
-def shares(monkeypatch: pytest.MonkeyPatch, ranks: int | None = 1, gpus: str = "", **wanted: int) -> list:
+def shares(monkeypatch: pytest.MonkeyPatch, ranks: int | None = 1, visible: str = "", **wanted: float) -> list:
     monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(4, 12)))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     launcher = local.Joblib(**wanted)
     launcher.prepare(ranks, "auto")
     return launcher.shares
@@ -191,8 +191,15 @@ def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares(monkeypatch) == [([core], None) for core in range(4, 12)]
     assert shares(monkeypatch, cores=4) == [([4, 5, 6, 7], None), ([8, 9, 10, 11], None)]
     assert shares(monkeypatch, ranks=2, jobs=3) == [([4, 5], None), ([6, 7], None), ([8, 9], None)]
-    assert shares(monkeypatch, gpus="0,2") == [([4, 5, 6, 7], ["0"]), ([8, 9, 10, 11], ["2"])]
-    assert shares(monkeypatch, ranks=2, gpus="0,1,2") == [([*range(4, 12)], ["0", "1"])]
+    assert shares(monkeypatch, visible="0,2") == [([4, 5, 6, 7], ["0"]), ([8, 9, 10, 11], ["2"])]
+    assert shares(monkeypatch, ranks=2, visible="0,1,2") == [([*range(4, 12)], ["0", "1"])]
+    halves = shares(monkeypatch, visible="0,MIG-1a/2", jobs=3, gpus=0.5)
+    assert [gpus for _, gpus in halves] == [["0"], ["MIG-1a/2"], ["0"]]
+    assert [gpus for _, gpus in shares(monkeypatch, visible="0,-1,1")] == [["0"]]  # CUDA stops at -1 too
+    assert [gpus for _, gpus in shares(monkeypatch, visible="0,1", jobs=2, gpus=0)] == [[], []]
+    with pytest.raises(UserError, match="whole number"):
+        shares(monkeypatch, visible="0,1", gpus=1.5)
+    assert len(shares(monkeypatch, jobs=9)) == 9
     with pytest.raises(UserError, match="has 8; set that or fewer"):
         shares(monkeypatch, cores=9)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flr.augment.draws import keys, uniform
+from flr.augment.transfer import to_device
 from flr.errors import UserError
 from flr.landmarks.geometry import compose, similarity, transform
 from flr.landmarks.scheme import Scheme
@@ -141,11 +142,8 @@ class Affine(ABC):
         Returns:
             Points (B, K, 2) in the bent crops' pixels, labelled (B, K), and the maps (B, 2, 3) from crop pixels to them.
         """
-        device = points.device
-        affine = torch.from_numpy(draws.affine(size)).to(device=device, dtype=torch.float32)
+        affine, swap, order = to_device(points.device, draws.affine(size), draws.mirror[:, None], scheme.mirror_order)
         points = transform(affine, points)
-        swap = torch.from_numpy(draws.mirror).to(device)[:, None]
-        order = torch.from_numpy(scheme.mirror_order).to(device)
         points = torch.where(swap[..., None], points[:, order], points)
         return points, torch.where(swap, labelled[:, order], labelled), affine
 

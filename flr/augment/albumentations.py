@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from flr.augment.affine import Affine, Moves
+from flr.augment.transfer import to_device
 from flr.errors import UserError
 from flr.landmarks.geometry import warp
 
@@ -109,7 +109,7 @@ class Albumentations(Affine):
         for i, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
             out[i] = self.picture(image, maps[i], int(draws.key[i]), size)
         low, high = levels
-        return torch.from_numpy(out).to(images.device).permute(0, 3, 1, 2) * ((high - low) / 255) + low
+        return to_device(images.device, out)[0].permute(0, 3, 1, 2) * ((high - low) / 255) + low
 
 
 def _leaves(transforms: list[Any], path: str) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flr.augment.affine import Affine, Moves
 from flr.augment.draws import uniform
+from flr.augment.transfer import to_device
 from flr.errors import UserError
 from flr.landmarks.geometry import warp_batch
 
@@ -98,7 +99,7 @@ class Augment(Affine):
         maps = draws.from_store(size, (images.shape[-1] - size) // 2)
         if images.device.type == "cpu" and images.dtype == torch.uint8:
             return self._one_by_one(images.permute(0, 2, 3, 1).numpy(), maps, draws, size, *levels)
-        warped = warp_batch(images, torch.from_numpy(maps).to(images.device), size)
+        warped = warp_batch(images, to_device(images.device, maps)[0], size)
         return self._photometry(warped.div_(255), draws).mul_(levels[1] - levels[0]).add_(levels[0])
 
     def _one_by_one(
@@ -114,7 +115,7 @@ class Augment(Affine):
         mix, factor = draws.colours(), draws.brightness * draws.contrast
         down, across, colour = draws.ellipses(self.occluder_size, size)
         (low, high), sides = draws.erased(size), _coarser(size, self.downscale)
-        bank, span = _bank(torch.device("cpu")).numpy(), white - black
+        bank, span = noise_bank(torch.device("cpu")).numpy(), white - black
 
         for i in range(len(images)):
             x = cv2.warpAffine(
@@ -141,33 +142,35 @@ class Augment(Affine):
         return torch.from_numpy(out).reshape(len(images), size, size, channels).permute(0, 3, 1, 2)
 
     def _photometry(self, images: Tensor, draws: "Draws") -> Tensor:
-        def column(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(values).to(images)[:, None, None, None]
-
+        size, device = images.shape[-1], images.device
+        levels = np.stack([draws.gamma, draws.blur, draws.brightness, draws.brightness * draws.contrast, draws.noise])
+        columns, mix, down, across, colour, low, high, resolution, noise_at = to_device(
+            device, levels[..., None, None, None], draws.colours(), *draws.ellipses(self.occluder_size, size),
+            *draws.erased(size), draws.resolution, draws.noise_at,
+        )  # fmt: skip
+        gamma, blur, brightness, factor, noise = columns
         if self.gamma:
-            images = images ** column(draws.gamma)
+            images = images**gamma
         if images.shape[1] == 3 and (self.saturation or self.hue):
-            mix = torch.from_numpy(draws.colours()).to(images)
             images = torch.einsum("bij,bjhw->bihw", mix, images).clamp_(0, 1)
-        if self.occluders:
-            ellipses = (torch.from_numpy(a).to(images) for a in draws.ellipses(self.occluder_size, images.shape[-1]))
-            for down, across, colour in zip(*ellipses, strict=True):
-                hidden = (down @ across)[:, None] < 1
-                images = torch.where(hidden, colour[:, : images.shape[1], None, None], images)
+        for n in range(self.occluders):
+            hidden = (down[n] @ across[n])[:, None] < 1
+            images = torch.where(hidden, colour[n, :, : images.shape[1], None, None], images)
         if self.blur:
-            images = _blur(images, column(draws.blur)[:, 0, 0], self.blur)
+            images = _blur(images, blur[:, 0, 0], self.blur)
         if self.downscale > 1:
-            shrink = _resolutions(images.shape[-1], self.downscale).to(images)[torch.from_numpy(draws.resolution)]
+            shrink = resampling(size, self.downscale, device)[resolution]
             images = shrink[:, None] @ images @ shrink[:, None].mT
         if self.brightness or self.contrast:
-            factor = column(draws.brightness * draws.contrast)
             mean = images.mean((1, 2, 3), keepdim=True)
             # brightness * ((x - mean) * contrast + mean), as one multiply-add
-            images = images * factor + mean * (column(draws.brightness) - factor)
+            images = images * factor + mean * (brightness - factor)
         if self.noise:
-            images = images + column(draws.noise) * _noise(images, draws.noise_at)
+            images = images + noise * _noise(images, noise_at)
         if self.erasing:
-            images = torch.where(draws.rectangle(images.shape[-1]).to(images.device), 0.5, images)
+            line = torch.arange(size, device=device)
+            inside = (line >= low[..., None]) & (line < high[..., None])
+            images = torch.where(inside[:, 1, None, :, None] & inside[:, 0, None, None, :], 0.5, images)
         return images.clamp_(0, 1)
 
 
@@ -235,28 +238,19 @@ class Draws(Moves):
         low = self.erase_at * (size - side)
         return tuple(np.ceil(np.where(self.erase[:, None], end, 0)).astype(int) for end in (low, low + side))  # type: ignore[return-value]
 
-    def rectangle(self, size: int) -> Tensor:
-        """(B, 1, size, size) bool: the pixels to erase."""
-        line, (low, high) = np.arange(size), self.erased(size)
-        inside = (line >= low[..., None]) & (line < high[..., None])
-        return torch.from_numpy(inside[:, 1, :, None] & inside[:, 0, None, :])[:, None]
-
 
 @cache
-def _bank(device: torch.device) -> Tensor:
+def noise_bank(device: torch.device) -> Tensor:
+    """Draw (2 * NOISE_BANK,) float32 standard normal numbers, the same on every device."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2 * NOISE_BANK, generator=generator).to(device)
 
 
-def _noise(images: Tensor, at: np.ndarray) -> Tensor:
+def _noise(images: Tensor, at: Tensor) -> Tensor:
     """Each face takes its own stretch of one fixed bank: a draw per face, not per pixel, costs a tenth."""
     batch, channels, height, width = images.shape
-    bank, count = _bank(images.device), channels * height * width
-    return (
-        torch.stack([bank[i : i + count] for i in at.tolist()])
-        .reshape(batch, height, width, channels)
-        .permute(0, 3, 1, 2)
-    )
+    stretches = noise_bank(images.device).unfold(0, channels * height * width, 1)
+    return stretches[at].reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
@@ -280,7 +274,7 @@ def _coarser(size: int, largest: float) -> list[int]:
 
 
 @cache
-def _resolutions(size: int, largest: float) -> Tensor:
+def resampling(size: int, largest: float, device: torch.device) -> Tensor:
     """(STEPS, size, size): what shrinks a line of pixels by area, by 1 to `largest`, and blows it up linearly."""
     steps = []
     for few in _coarser(size, largest):
@@ -290,4 +284,4 @@ def _resolutions(size: int, largest: float) -> Tensor:
         at = np.clip((pixel + 0.5) * few / size - 0.5, 0, few - 1)
         up = np.clip(1 - abs(at[:, None] - np.arange(few)), 0, 1)
         steps.append(up @ down)
-    return torch.from_numpy(np.stack(steps)).float()
+    return to_device(device, np.stack(steps))[0]

@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 # Keys of a training config that change nothing but rounding in its result.
 RESULT_NEUTRAL_KEYS = ("run", "name", "again", "accept_data", "paths", "tracking", "callbacks.progress", "callbacks.pictures",
                        "data.root", "data.workers", "data.download", "trainer.accelerator", "trainer.devices",
-                       "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm", "trainer.compile")  # fmt: skip
+                       "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm", "trainer.compile",
+                       "trainer.tf32", "trainer.deterministic")  # fmt: skip
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Port = Annotated[int, Ge(0), Lt(2**16)]
@@ -112,8 +113,7 @@ class Tune(Train):
     """Search for the values of config keys with the lowest val/nme.
 
     The config is that of ``flr train`` and the search under ``tune``. ``tune.space.optim.lr.low=1e-5`` moves a bound,
-    ``~tune.space.optim.lr`` removes a range, and ``'+tune.space.optim.weight_decay={low: 1e-4, high: 0.1, log: true}'`` adds
-    one.
+    ``~tune.space.optim.lr`` removes a range, ``'+tune.space.optim.weight_decay={low: 1e-4, high: 0.1, log: true}'`` adds one.
 
     Attributes:
         tune: What is searched, and how.
@@ -127,6 +127,9 @@ class Net:
     """The part of a training config from which its model is rebuilt without the data, and two values of the checkpoint.
 
     Attributes:
+        seed, ema, tta, model, objective, optim, schedule: The keys of these names.
+        crop: ``data.crop``.
+        pixels: ``data.pixels``, the values of black and white.
         offset: See `flr.data.boxes.Haar.offset`.
         doubt: The ``uncertainty_threshold`` of `flr.inference.landmarker.Landmarker`.
     """
@@ -156,6 +159,7 @@ class Evaluate:
         tta: Whether each image is averaged with its mirror image. null takes the run's own setting.
         refine: Refinement passes over each face, each on a crop around the points of the previous one.
         looks: Old name of `refine`, which counts one more; null for none.
+        device: auto, cpu, cuda, cuda:1 or mps. auto takes what the run's trainer.accelerator names.
         submission: File to write for Kaggle with the points of its test.csv, in place of a score; null for none.
         data: Another dataset, or only another data.root for the run's own dataset.
         tracking: MLflow store that knows the run's id.
@@ -167,6 +171,7 @@ class Evaluate:
     tta: bool | None
     refine: RefinePasses
     looks: Passes | None
+    device: str
     submission: str | None
     data: Any
     tracking: Any
@@ -192,6 +197,7 @@ class Predict:
         looks: Old name of `refine`, which counts one more; null for none.
         refine: Refinement passes over each face of a photo, each on a crop around the points of the previous one. In
             a video the points of the last frame give the box.
+        device: auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one.
         every: Video frames between two runs of the detector.
         patience: Seconds that a face of a video is kept without being detected.
         smooth: Whether a video's points are smoothed.
@@ -210,6 +216,7 @@ class Predict:
     tta: bool | None
     refine: RefinePasses
     looks: Passes | None
+    device: str
     every: Annotated[int, Ge(1), Lt(10**6)]
     patience: Annotated[float, Ge(0), Lt(10**6)]
     smooth: bool
@@ -350,6 +357,7 @@ class App:
             models:/NAME@best. null takes the newest run.
         refine: Refinement passes over each face of a photo, as of `Predict`.
         looks: Old name of `refine`, which counts one more; null for none.
+        device: Device of the models, as of `Predict`.
         host: Address at which the page is served; 127.0.0.1 is reachable from this machine only.
         port: Port of the page; 0 takes a free one.
         detector: Face detector to start with.
@@ -361,6 +369,7 @@ class App:
     run: str | None
     refine: RefinePasses
     looks: Passes | None
+    device: str
     host: str
     port: Port
     detector: Any

@@ -68,6 +68,8 @@ EXTRA_KEYS: Mapping[str, Mapping[str, Any]] = {
     "trainer": {
         "speed": typing.Literal["auto"] | None,
         "compile": typing.Literal["default", "reduce-overhead", "max-autotune"] | None,
+        "tf32": bool,
+        "sync_batchnorm": bool | None,
     },
 }
 

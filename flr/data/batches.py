@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flr.augment.draws import order, uniform
+from flr.augment.transfer import to_device
 from flr.data.crops import CropStore
 from flr.errors import UserError
 from flr.landmarks.geometry import invert
@@ -164,11 +165,13 @@ class _Images(Dataset[Any]):
             return error
 
 
-def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of a tensor, where it lies. On a CPU by numpy: torch's gather wakes OpenMP's threads for it, and where the
-    cores are busy it waits for them, up to a hundred times as long as the copy takes.
+def take_rows(values: Tensor, rows: np.ndarray, index: Tensor) -> Tensor:
+    """Take rows of a tensor to the device of `index`, which holds the same numbers as `rows`, without waiting for the device.
+
+    On the host numpy does it: torch's gather wakes OpenMP's threads for it, and where the cores are busy it waits for them, up to
+    a hundred times as long as the copy takes.
     """
-    return values[index] if values.is_cuda else torch.from_numpy(values.numpy()[index.cpu().numpy()])
+    return values[index] if values.device.type != "cpu" else to_device(index.device, values.numpy()[rows])[0]
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,16 @@ class StoreTensors:
     ) -> "StoreTensors":
         """Copy arrays of N faces to a device."""
         images = torch.from_numpy(store.images)
-        if device.type == "cuda" and images.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
-            images = images.to(device)
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            if images.nbytes < 0.5 * free:  # the rest is for activations
+                images = images.to(device)
+            else:
+                print(
+                    f"note: the crops ({images.nbytes / 2**30:.1f} GiB) stay in host memory, from where each batch is copied: "
+                    f"{device} has {free / 2**30:.1f} GiB free, and half of it is for activations",
+                    file=sys.stderr,
+                )
         return StoreTensors(
             images=images,
             labels=torch.from_numpy(labels).to(device),

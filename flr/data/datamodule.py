@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flr.augment.affine import Affine
 from flr.augment.albumentations import Albumentations
+from flr.augment.transfer import to_device
 from flr.data.batches import AugmentedBatches, Batch, IndexBatches, StoreTensors, take_rows
 from flr.data.crops import CropSettings, crop_labels, open_store
 from flr.data.download import Download
@@ -196,31 +197,41 @@ class FaceData(pl.LightningDataModule):
     def test_dataloader(self) -> IndexBatches:
         return self._batches(self.test_split, training=False)
 
-    def on_after_batch_transfer(self, batch: Tensor | tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(
+        self, batch: Tensor | tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Make a batch from what `IndexBatches` or `AugmentedBatches` yield."""
         epoch = self.trainer.current_epoch if self.trainer and self.trainer.training else None
         index, bent = (batch, None) if isinstance(batch, Tensor) else batch
-        return self.batch(index, epoch, bent)
+        return self.batch(index, epoch, bent, device)
 
-    def batch(self, index: Tensor, epoch: int | None, bent: Tensor | None = None) -> Batch:
-        """The faces of an index tensor (B,) of `IndexBatches`, on its device; bent for `epoch`, or as they are.
+    def batch(
+        self, index: Tensor, epoch: int | None, bent: Tensor | None = None, device: torch.device | None = None
+    ) -> Batch:
+        """The faces of an index tensor (B,) of `IndexBatches`, bent for `epoch`, or as they are.
+
+        The draws and the rows come from the host's own copy of the index: to ask a device for it would wait for all its work.
 
         Args:
-            index: the faces' names.
+            index: the faces' names, on the host.
             epoch: whose draws bend them; None for none.
             bent: (B, H, W, C) uint8, their pictures where these are bent already.
+            device: of the batch; None for the host.
         """
-        visits, index = index, index % len(self.prepare())
-        if index.device not in self.tensors:
-            self.tensors[index.device] = StoreTensors.of(
-                self.store, self.labels, self.prepare().labelled, self.normaliser, index.device
+        visits, device = index.numpy(), device or torch.device("cpu")
+        rows = visits % len(self.prepare())
+        (index,) = to_device(device, rows)
+        if device not in self.tensors:
+            self.tensors[device] = StoreTensors.of(
+                self.store, self.labels, self.prepare().labelled, self.normaliser, device
             )
-        held, size, margin = self.tensors[index.device], self.crop.size, self.store.margin
-        points, labelled, to_original = (
-            take_rows(all, index) for all in (held.labels, held.labelled, held.to_original)
+        held, size, margin = self.tensors[device], self.crop.size, self.store.margin
+        points, labelled, to_original, normaliser = (
+            take_rows(all, rows, index) for all in (held.labels, held.labelled, held.to_original, held.normaliser)
         )
 
         def stored() -> Tensor:
-            return take_rows(held.images, index).to(index.device).permute(0, 3, 1, 2)
+            return take_rows(held.images, rows, index).permute(0, 3, 1, 2)
 
         def levelled(images: Tensor) -> Tensor:
             return images * ((self.pixels[1] - self.pixels[0]) / 255) + self.pixels[0]
@@ -228,18 +239,18 @@ class FaceData(pl.LightningDataModule):
         if epoch is None:
             images = levelled(stored()[..., margin : margin + size, margin : margin + size])
         else:
-            draws = self.augment.draw(self.seed, epoch, visits.cpu().numpy())
+            draws = self.augment.draw(self.seed, epoch, visits)
             points, labelled, affine = self.augment.points(points, labelled, draws, size, self.scheme)
             to_original = compose(to_original, invert(affine))
             if bent is None:
                 images = self.augment.pixels(stored(), draws, size, self.pixels)
             else:
-                images = levelled(bent.permute(0, 3, 1, 2))
+                images = levelled(to_device(device, bent.numpy())[0].permute(0, 3, 1, 2))
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),
             points=points,
             labelled=labelled,
             to_original=to_original,
-            normaliser=take_rows(held.normaliser, index),
+            normaliser=normaliser,
             index=index,
         )

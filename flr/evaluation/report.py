@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from flr.data.datamodule import FaceData
 from flr.evaluation.score import Result
@@ -33,6 +34,7 @@ def write_result(result: Result, folder: Path, checkpoint: str) -> None:
             "protocol": result.data.protocol.name,
             "metrics": {key: value if np.isfinite(value) else None for key, value in result.metrics.items()},
             "cost": result.cost,
+            "tf32": torch.backends.cudnn.allow_tf32,  # of the latency
             "faces": len(result.rows),
             "skipped": [str(fault) for fault in table.faults],
             **asdict(result.data.protocol),

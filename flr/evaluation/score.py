@@ -20,6 +20,7 @@ from flr.errors import UserError
 from flr.inference.predictor import Predictor
 from flr.metrics.functional import along_lines, mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
 from flr.module.assembly import reassemble
+from flr.module.device import allow_tf32, find_device
 from flr.module.landmark_module import LandmarkModule
 
 
@@ -79,12 +80,25 @@ def restore(
     return reassemble(config, data.scheme, data.crop, checkpoint, path), data
 
 
-def tester(config: DictConfig) -> pl.Trainer:
-    """Make the trainer that evaluates a model on one device, with the accelerator and precision of the run's config."""
-    options = {"accelerator": config.trainer.accelerator, "precision": config.trainer.precision}
+def tester(config: DictConfig, device: str = "auto") -> pl.Trainer:
+    """Make the trainer that evaluates a model on one device, with the precision of the run's config.
+
+    Args:
+        config: The run's config.
+        device: See `find_device`; ``auto`` for the accelerator of the config.
+
+    Raises:
+        UserError: This machine has no such device.
+    """
+    allow_tf32(bool(config.trainer.get("tf32")))
+    accelerator, devices = config.trainer.accelerator, "1"
+    if device != "auto":
+        found = find_device(device)
+        accelerator = found.type
+        devices = "1" if found.index is None else f"{found.index},"  # Lightning reads "1," as the device of that number
     trainer: pl.Trainer = build(
-        {"_target_": "pytorch_lightning.Trainer", **options},
-        devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+        {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "precision": config.trainer.precision},
+        devices=devices, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
     )  # fmt: skip
     return trainer
 
@@ -158,7 +172,7 @@ def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: n
 
 
 def cost(module: LandmarkModule, data: FaceData, device: torch.device) -> dict[str, float]:
-    """Measure parameters, and multiply-accumulates and median milliseconds of one face on a device, in 32 bit."""
+    """Measure parameters, and multiply-accumulates and median milliseconds of one face, in 32 bit (TF32 if allowed)."""
     net = module.best_net.eval().to(device)  # Lightning leaves it on the host after a pass
     size = data.crop.size
     face = torch.zeros(1, data.crop.channels, size, size, device=device)

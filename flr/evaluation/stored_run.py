@@ -85,7 +85,7 @@ def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, s
     return data
 
 
-def evaluate(stored: StoredModel, split: str, refine: int, output: Path) -> tuple[Result, Path]:
+def evaluate(stored: StoredModel, split: str, refine: int, output: Path, device: str = "auto") -> tuple[Result, Path]:
     """Score a stored model, write the result, and log it in its run where there is one.
 
     Args:
@@ -93,11 +93,12 @@ def evaluate(stored: StoredModel, split: str, refine: int, output: Path) -> tupl
         split: Split to score.
         refine: Number of refinement passes (see `flr.inference.landmarker.Landmarker.find`).
         output: Folder for the result of a checkpoint without a run.
+        device: See `tester`.
 
     Returns:
         The result and its folder.
     """
-    result = score(tester(stored.config), stored.module, stored.data, None, split, refine)
+    result = score(tester(stored.config, device), stored.module, stored.data, None, split, refine)
     has_run = (stored.folder.path / "run.json").is_file()
     where = stored.folder.path if has_run else output.absolute()
     repeated = _repeats_own_test(stored, split, refine)

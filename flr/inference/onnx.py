@@ -3,6 +3,7 @@
 Neither torch, Lightning, MLflow nor Hydra is needed: ``pip install flr`` brings all that this module imports.
 """
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from flr.landmarks.scheme import Scheme
 METADATA_KEY = "flr"
 MAX_BYTES = 2**31  # of a file: protobuf holds no more
 MAX_CROP = 4096  # pixels a side
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
 
 HINT = "name an .onnx file that python -m flr.export wrote"
 
@@ -78,17 +80,18 @@ class OnnxPredictor(Landmarker):
         self.session, self.metadata = session, metadata
 
     @classmethod
-    def load(cls, path: str | Path, threads: int = 0) -> "OnnxPredictor":
+    def load(cls, path: str | Path, threads: int = 0, device: str = "cpu") -> "OnnxPredictor":
         """Load an .onnx file, which may come from anyone: nothing outside the file is read, and no code of it is run.
 
         Args:
             path: The file.
             threads: Number of threads per batch; 0 for one per core.
+            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for a GPU that the installed ONNX Runtime can use.
 
         Raises:
             UserError: Not a file of `flr.export`, or a damaged one.
         """
-        session = _open_session(path, threads)
+        session = _open_session(path, threads, execution_providers(device))
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise UserError(f"{path}: an .onnx file without the metadata of flr.export; {HINT}")
@@ -130,7 +133,21 @@ class OnnxPredictor(Landmarker):
         return np.asarray(points), np.asarray(spread)
 
 
-def _open_session(path: str | Path, threads: int) -> onnxruntime.InferenceSession:
+def execution_providers(device: str) -> list[Any]:
+    """List the execution providers of a device, the CPU's last; print a note where ONNX Runtime lacks the one asked for."""
+    kind, _, number = device.partition(":")
+    installed = onnxruntime.get_available_providers()
+    wanted = [PROVIDERS[kind]] if kind in PROVIDERS else list(PROVIDERS.values()) if kind == "auto" else []
+    found = [name for name in wanted if name in installed][:1]
+    if kind in PROVIDERS and not found:
+        package = "onnxruntime-gpu in place of onnxruntime" if kind == "cuda" else "onnxruntime on macOS"
+        print(f"note: device={device}: ONNX Runtime runs on the CPU here; a GPU needs {package}", file=sys.stderr)
+    elif kind not in (*PROVIDERS, "auto", "cpu") or not (number or "0").isdigit():
+        raise UserError(f"device={device}: set auto, cpu, cuda, cuda:1 or mps")
+    return [(name, {"device_id": int(number)}) if number else name for name in found] + ["CPUExecutionProvider"]
+
+
+def _open_session(path: str | Path, threads: int, providers: list[Any]) -> onnxruntime.InferenceSession:
     try:
         with opened(Path(path), MAX_BYTES) as file:
             model = file.read()
@@ -142,6 +159,6 @@ def _open_session(path: str | Path, threads: int) -> onnxruntime.InferenceSessio
     with tempfile.TemporaryDirectory() as empty:  # the only folder that the file's references can reach
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
         try:
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:  # of a dozen classes without a common base
             raise UserError(f"{path}: ONNX Runtime does not load it ({error!s:.200}); {HINT}") from error

@@ -15,6 +15,7 @@ from flr.inference.landmarker import Landmarker
 from flr.landmarks.scheme import Scheme
 from flr.module.assembly import reassemble
 from flr.module.checkpoints import load_checkpoint
+from flr.module.device import find_device
 from flr.module.landmark_module import LandmarkModule
 
 
@@ -27,7 +28,7 @@ class Predictor(Landmarker):
         pixels: Values of black and white.
         offset: Position of the tight box in Haar's box (see `flr.data.boxes.Haar.offset`); None where it is not known.
         half: Whether the network multiplies in bf16, as with ``trainer.precision=bf16-mixed``.
-        device: Device on which the network runs.
+        device: Device on which the network runs, see `find_device`.
         uncertainty_threshold: See `Landmarker`.
     """
 
@@ -37,7 +38,7 @@ class Predictor(Landmarker):
     ) -> None:  # fmt: skip
         mean_face = module.mean_face.double().cpu().numpy()
         super().__init__(module.scheme, crop, offset, mean_face, uncertainty_threshold)
-        self.module = module.eval().requires_grad_(False).to(device)
+        self.module = module.eval().requires_grad_(False).to(find_device(device))
         self.pixels, self.half = pixels, half
 
     @classmethod
@@ -47,7 +48,7 @@ class Predictor(Landmarker):
         Args:
             path: The checkpoint file.
             tta: Whether each image is averaged with its mirror image; None for the setting of the run.
-            device: Device on which the network runs.
+            device: Device on which the network runs, see `find_device`.
 
         Raises:
             UserError: Not a checkpoint of this project, or one that would build what it may not (see `flr.config.validate.check`).
@@ -78,4 +79,4 @@ class Predictor(Landmarker):
         images = (images * (high - low) + low).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
             points, spread = self.module.look(images)
-        return points.double().cpu().numpy(), spread.double().cpu().numpy()
+        return points.cpu().double().numpy(), spread.cpu().double().numpy()  # MPS has no float64

@@ -17,8 +17,9 @@ class Landmarks(PythonModel):
     """The best checkpoint of a run."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint that is part of the model."""
-        self.predictor = Predictor.load(context.artifacts["checkpoint"])
+        """Load the checkpoint that is part of the model, on the device of ``load_model(..., model_config={"device": "cpu"})``."""
+        device = (context.model_config or {}).get("device", "auto")
+        self.predictor = Predictor.load(context.artifacts["checkpoint"], device=device)
 
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None

@@ -171,6 +171,6 @@ def warp_batch(images: "torch.Tensor", affine: "torch.Tensor", size: int) -> "to
     line = torch.arange(size, device=images.device, dtype=torch.float32)
     y, x = torch.meshgrid(line, line, indexing="ij")
     grid = transform(back, torch.stack([x, y], -1).reshape(1, -1, 2)).reshape(len(images), size, size, 2)
-    span = torch.tensor([width, height], device=images.device, dtype=torch.float32)
-    grid = (2 * grid + 1) / span - 1
+    grid = 2 * grid + 1  # each axis apart: a tensor of both sides would be copied from the host
+    grid = torch.stack([grid[..., 0] / width, grid[..., 1] / height], -1) - 1
     return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)

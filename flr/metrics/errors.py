@@ -33,7 +33,7 @@ class LandmarkErrors(Metric):
     STATES = ("index", "points", "truth", "labelled", "normaliser", "side", "spread")
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(compute_with_cache=False, **kwargs)  # MPS could not hold its float64
         for name in self.STATES:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 

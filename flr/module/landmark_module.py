@@ -118,7 +118,7 @@ class LandmarkModule(pl.LightningModule):
         self._steps.append((self.trainer.global_step + 1, rate, loss.detach(), batch.index))
         if len(self._steps) == LOOK:
             self._look()
-        self.log("train/loss_step", loss.detach(), prog_bar=True)
+        self.log("train/loss_step", loss.detach())
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -160,6 +160,8 @@ class LandmarkModule(pl.LightningModule):
         self._steps.clear()
 
     def on_train_batch_end(self, *args: Any) -> None:
+        if self.trainer.is_last_batch:
+            self._sum.item()  # waits until the device has done the steps that the time is taken of
         self._until = time.perf_counter()  # validation and pictures, which follow the last batch, are not training
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -185,12 +187,13 @@ class LandmarkModule(pl.LightningModule):
     def _start_evaluation(self) -> None:
         self.errors.reset()
         self.baseline.reset()
-        self._loss = torch.zeros(2, device=self.device, dtype=torch.float64)
+        double = torch.float32 if self.device.type == "mps" else torch.float64
+        self._loss = torch.zeros(2, device=self.device, dtype=double)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         raw = self.best_net(batch.images)
         total, count = self.objective.loss(raw, batch.points, batch.labelled, self.size)
-        self._loss += torch.stack([total.double(), count.double()])
+        self._loss += torch.stack([total, count]).to(self._loss.dtype)
         self._keep(batch, self.objective.decode(raw, self.size), self.objective.spread(raw, self.size))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -198,7 +201,8 @@ class LandmarkModule(pl.LightningModule):
 
     def _keep(self, batch: Batch, points: Tensor, spread: Tensor) -> None:
         truth = transform(batch.to_original, batch.points)
-        side = self.size * torch.linalg.det(batch.to_original[..., :2]).abs().sqrt()
+        (a, b), (c, d) = (row.unbind(-1) for row in batch.to_original[..., :2].unbind(-2))
+        side = self.size * (a * d - b * c).abs().sqrt()  # torch's determinant waits for the device
         spread = spread * (side / self.size)[:, None]
         for metric, predicted in ((self.errors, points), (self.baseline, self.mean_face.expand_as(points))):
             there = transform(batch.to_original, predicted)

@@ -71,7 +71,7 @@ def _spread(maps: Tensor, shape: torch.Size, size: int) -> Tensor:
 def _surprise(off: Tensor, spread: Tensor) -> Tensor:
     """(B, K) the negative log-likelihood of differences (B, K, 2) under a Laplace distribution of a `_spread`."""
     # A map of one cell has no variance; a quarter of a pixel is less than any point is known to.
-    xx, yy, xy = (spread + spread.new_tensor([0.25, 0.25, 0.0])).unbind(-1)
+    xx, yy, xy = spread[..., 0] + 0.25, spread[..., 1] + 0.25, spread[..., 2]
     area = xx * yy - xy**2
     x, y = off.unbind(-1)
     square = (yy * x**2 - 2 * xy * x * y + xx * y**2) / area

@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """Return the processor, its cores, the memory and the GPUs."""
+    """Return the processor, its cores, the memory and the GPUs, with the driver, CUDA and cuDNN that they run."""
     # Reading runs back needs no torch.
     import torch
 
@@ -99,7 +99,20 @@ def hardware() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
         "gpu": ", ".join(gpus) or "none",
+        "cuda": torch.version.cuda or "none",
+        "cudnn": str(torch.backends.cudnn.version() or "none"),
+        "driver": _driver() if gpus else "none",
     }
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, as nvidia-smi reports it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.split("\n")[0].strip()
 
 
 def process_tag() -> dict[str, str]:

@@ -165,6 +165,7 @@ def write_model(folder: Path, run_id: str, points: int, packages: tuple[str, ...
     model = Model(run_id=run_id, signature=signature)
     mlflow.pyfunc.add_to_model(
         model, "mlflow.pyfunc.loaders.code_model", code=CODE, model_code_path=SCRIPT, python_env="python_env.yaml",
+        model_config={"device": "auto"},
         artifacts={"checkpoint": {"path": "best.ckpt", "uri": "best.ckpt"}},
     )  # fmt: skip
     model.save(str(folder / "MLmodel"))

@@ -29,6 +29,7 @@ class Progress(TQDMProgressBar):
     def on_train_start(self, *args: Any) -> None:
         super().on_train_start(*args)
         self._start, self._first = time.monotonic(), self.trainer.current_epoch
+        self._loss: dict[str, float] = {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
@@ -42,7 +43,12 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, *args: Any) -> dict[str, Any]:
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # a run's id tells nothing while it trains
-        return metrics
+        trainer: Any = self.trainer  # whose `log_every_n_steps` has no type
+        name = "train/loss_step"
+        # Read as often as the logger reads it: to read the loss of each step would wait for a GPU.
+        if trainer.global_step % trainer.log_every_n_steps == 0 and name in trainer.logged_metrics:
+            self._loss = {name: float(trainer.logged_metrics[name])}
+        return self._loss | metrics
 
 
 class Stop(pl.Callback):
@@ -111,8 +117,7 @@ class ValidationPictures(pl.Callback):
         rows = rows[np.linspace(0, len(rows) - 1, min(self.faces, len(rows))).astype(int)]
         was = module.training
         module.eval()
-        index = torch.from_numpy(rows).to(module.device)
         with trainer.precision_plugin.forward_context():
-            points = module(data.batch(index, None).images).cpu().numpy()
+            points = module(data.batch(torch.from_numpy(rows), None, device=module.device).images).cpu().numpy()
         module.train(was)
         tracker.image_of_step(face_sheet(data, rows, points, self.side), "validation", trainer.global_step)

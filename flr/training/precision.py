@@ -4,6 +4,7 @@
 |---|---|---|
 | ``trainer.precision=bf16-mixed`` | products in 16 bit; coordinates, losses and weights stay 32 bit | where the device multiplies them natively |
 | ``optim.fused=true`` | one kernel for all weights | where gradients are not clipped, which Lightning cannot join with it in 16 bit |
+| ``trainer.tf32=true`` | an NVIDIA GPU of 2020 or later rounds the factors of 32-bit products to 10 bits of mantissa | never |
 | ``trainer.compile=default`` | the net's own kernels, by torch.compile | never: it takes a minute to begin |
 | ``trainer.compile=reduce-overhead`` | on a GPU CUDA graphs as well | never |
 
@@ -23,20 +24,39 @@ from torch import nn
 from flr.config.instantiate import build
 from flr.config.validate import EXTRA_KEYS, resolve
 from flr.errors import UserError
+from flr.module.device import allow_tf32
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 # The CPU features that make bfloat16 products faster than 32 bit. Plain AVX-512 emulates them and is slower; ARM is not measured.
 CPU_BF16 = ("amx_bf16", "avx512_bf16")
+OWN_STATISTICS = 16  # faces of a rank that are enough for its batch norm to learn from them alone
 
 
 def trainer_of(cfg: DictConfig, **given: Any) -> "pl.Trainer":
-    """Lightning's Trainer of a checked config, less the keys that it does not know."""
+    """Lightning's Trainer of a checked config, less the keys that it does not know, which are set here."""
+    allow_tf32(bool(cfg.trainer.get("tf32")))
     trainer: pl.Trainer = build(
-        {key: cfg.trainer[key] for key in cfg.trainer if key not in EXTRA_KEYS["trainer"]}, **given
+        {key: cfg.trainer[key] for key in cfg.trainer if key not in EXTRA_KEYS["trainer"]},
+        sync_batchnorm=bool(cfg.trainer.get("sync_batchnorm")),
+        **given,
     )
     return trainer
+
+
+def settle_batch_norm(cfg: DictConfig) -> bool:
+    """Set and return what ``trainer.sync_batchnorm=null`` stands for: true where a rank has fewer than `OWN_STATISTICS` faces of a batch.
+
+    On GPUs torch's layer waits for the device three times a layer and step.
+    """
+    devices = cfg.trainer.devices
+    if isinstance(devices, int | str):
+        devices = int(devices) if str(devices).isdigit() else max(1, torch.cuda.device_count())
+    ranks = (devices if isinstance(devices, int) else len(devices)) * int(cfg.trainer.get("num_nodes") or 1)
+    if cfg.trainer.get("sync_batchnorm") is None:
+        cfg.trainer.sync_batchnorm = ranks > 1 and cfg.data.batch_size // ranks < OWN_STATISTICS
+    return bool(cfg.trainer.sync_batchnorm)
 
 
 def settle(cfg: DictConfig, device: str, bf16: bool | None = None) -> None:

@@ -32,7 +32,8 @@ from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
 from flr.training.callbacks import WholeCheckpoints
 from flr.training.distributed import GlobalBatchNorm, Ranks
-from flr.training.precision import bf16_hardware, compile_net, settle, trainer_of
+from flr.training.memory import device_memory
+from flr.training.precision import bf16_hardware, compile_net, settle, settle_batch_norm, trainer_of
 from flr.training.recipe import default_name, recipe
 
 # Batches are 32 bit, whatever the products inside the model.
@@ -44,8 +45,7 @@ class ParentedRun(typing.Protocol):
     """A run that a sweep or a study has created for a training.
 
     Attributes:
-        label: its name.
-        tags: its tags.
+        label, tags: its name and its tags.
         callbacks: of the training, in addition to the config's.
         score_test: whether the training scores the test part at its end.
         stop_reason: why the training ended early; empty where it did not.
@@ -89,6 +89,7 @@ class TrainingSession:
         self.lock: FileLock | None = None
         self.result: Result | None = None
 
+    @device_memory
     def run(self) -> None:
         """Train, test and publish.
 
@@ -136,7 +137,7 @@ class TrainingSession:
             raise UserError(f"trainer.strategy={trainer.strategy} leaves ranks behind when one dies; set ddp")
         self.tracker: Tracker = build(cfg.tracking, artifacts=self.output / "artifacts")
         self.ranks = Ranks(lost=lambda word: self.end_stopped("FAILED", word))
-        self.plugins: list[Any] = [GlobalBatchNorm()] if trainer.get("sync_batchnorm") else []
+        self.plugins: list[Any] = [GlobalBatchNorm()] if settle_batch_norm(cfg) else []
         # A first Trainer, so that what Lightning refuses leaves no run behind, nor spoils the one that is resumed.
         trial = trainer_of(
             cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=self.plugins

@@ -154,7 +154,7 @@ def data_of(cache: Path, workers: int, rank: int = 0, ranks: int = 1, epoch: int
 
 def epoch_of(data: FaceData) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """Row -> picture and points of all that an epoch shows."""
-    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    batches = [data.transfer_batch_to_device(batch, torch.device("cpu"), 0) for batch in data.train_dataloader()]
     return {
         int(row): (image, points)
         for batch in batches for row, image, points in zip(batch.index, batch.images, batch.points, strict=True)
@@ -216,7 +216,7 @@ def test_a_second_visit_is_bent_anew(cache):
     data = data_of(cache, 2, reader=lambda root, strict: often(2))
     pictures: dict[int, list[torch.Tensor]] = {}
     for batch in data.train_dataloader():
-        bent = data.on_after_batch_transfer(batch, 0)
+        bent = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
         for row, image in zip(bent.index.tolist(), bent.images, strict=True):
             pictures.setdefault(row, []).append(image)
     assert max(pictures) < COUNT
@@ -231,7 +231,10 @@ def test_evaluation_bends_nothing(cache):
         data.trainer.training = False
         assert not isinstance(data.val_dataloader(), AugmentedBatches)
     for a, b in zip(bent.val_dataloader(), plain.val_dataloader(), strict=True):
-        one, two = bent.on_after_batch_transfer(a, 0), plain.on_after_batch_transfer(b, 0)
+        one, two = (
+            bent.transfer_batch_to_device(a, torch.device("cpu"), 0),
+            plain.transfer_batch_to_device(b, torch.device("cpu"), 0),
+        )
         assert torch.equal(one.images, two.images) and torch.equal(one.points, two.points)
         assert torch.equal(one.images, data_of(cache, 0).batch(a, None).images)
 
@@ -485,7 +488,7 @@ def test_every_choice_bends_a_batch(cache, name, channels):
     check(cfg, Train, trusted=False)
     data = data_of(cache, 0, augment=build(cfg.augment), crop=CropSettings(48, channels, BoxPolicy()))
     index = next(iter(data.train_dataloader()))
-    batch = data.on_after_batch_transfer(index, 0)
+    batch = data.transfer_batch_to_device(index, torch.device("cpu"), 0)
     assert batch.images.shape == (20, channels, 48, 48) and batch.images.isfinite().all()
     assert -1 <= batch.images.min() < batch.images.max() <= 1
     plain = data.batch(batch.index, None)

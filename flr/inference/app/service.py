@@ -63,6 +63,7 @@ class AppService:
         output: Output folder, to which a run that is not on this machine is downloaded.
         run: Run to start with; None for the newest one.
         refine: Number of refinement passes over each face of a photo.
+        device: Device of the models, see `find_device`.
 
     Raises:
         UserError: The model of `run` cannot be loaded.
@@ -70,13 +71,13 @@ class AppService:
 
     def __init__(
         self, folder: Path, detectors: Mapping[str, Detector], effects: Mapping[str, Effect], uri: str, output: Path,
-        run: str | None = None, refine: int = 1,
+        run: str | None = None, refine: int = 1, device: str = "cpu",
     ) -> None:  # fmt: skip
         self.folder, self.detectors, self.effects = folder, detectors, effects
         self.uri, self.output, self.run, self.refine = uri, output, run, refine
         self._results: deque[Path] = deque()
         self._loading = threading.Lock()
-        self._load = functools.lru_cache(MAX_MODELS)(_load_version)
+        self._load = functools.lru_cache(MAX_MODELS)(functools.partial(_load_version, device=device))
         if run is not None:
             self.model(run)
 
@@ -175,9 +176,9 @@ class AppService:
         return self._results[-1]
 
 
-def _load_version(path: Path, changed: int) -> Landmarker:
+def _load_version(path: Path, changed: int, device: str) -> Landmarker:
     """Load a file; with the time of its last change, nanoseconds, a cache does not return an older version."""
-    return load_file(path)
+    return load_file(path, device=device)
 
 
 def run_label(run: StoredRun) -> str:

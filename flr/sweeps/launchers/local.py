@@ -1,7 +1,11 @@
 """Run several jobs at once on this machine, each with its share of the cores and GPUs."""
 
+import itertools
+import math
 import os
+import re
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -13,6 +17,8 @@ from annotated_types import Ge
 
 from flr.errors import UserError
 from flr.sweeps.launchers.base import GRACE, Count, JobLauncher, Task, TaskEnd, describe_exit
+
+GPU_NAME = re.compile(r"\d+|(GPU|MIG)-\S+")  # a number, or a UUID
 
 
 class Share(NamedTuple):
@@ -34,25 +40,36 @@ class Joblib(JobLauncher):
     Attributes:
         jobs: Jobs at once; by default as many as there are GPUs for, else cores.
         cores: Cores of a job; by default its share.
-        gpus: GPUs of a job; by default one for each device of its trainer, where there are any.
+        gpus: GPUs of a job; by default one for each device of its trainer, where there are any. Below 1, such as 0.5, jobs share
+            a GPU; 0 trains on the CPU.
     """
 
     jobs: Count | None = None
     cores: Count | None = None
-    gpus: Annotated[int, Ge(0)] | None = None
+    gpus: Annotated[float, Ge(0)] | None = None
     shares: list[Share] = field(init=False, repr=False)
 
     def prepare(self, ranks: int | None, accelerator: str) -> None:
         available, ranks = _available_cores(), ranks or 1
         gpus = [] if accelerator == "cpu" else _available_gpus()
         gpus_per_job = self.gpus if self.gpus is not None else ranks if gpus else 0
-        if gpus_per_job * (self.jobs or 1) > len(gpus):
+        if gpus_per_job > 1 and gpus_per_job != int(gpus_per_job):
+            raise UserError(f"hydra.launcher.gpus={gpus_per_job}: set a whole number, or less than 1 to share a GPU")
+        if gpus and not gpus_per_job:
+            print("note: hydra.launcher.gpus=0: the jobs train on the CPU", file=sys.stderr)
+        # Each place is one job's: a GPU has several where jobs share it.
+        sharing = int(1 / gpus_per_job) if 0 < gpus_per_job < 1 else 1
+        each = math.ceil(gpus_per_job)
+        places = (
+            [gpus[i : i + each] for _ in range(sharing) for i in range(0, len(gpus) - each + 1, each)] if each else []
+        )
+        if each and (self.jobs or 1) > len(places):
             raise UserError(
                 f"hydra.launcher: {self.jobs or 1} job(s) of {gpus_per_job} GPU(s) at once, and this machine has "
                 f"{len(gpus)}; set hydra.launcher.jobs or hydra.launcher.gpus lower"
             )
         jobs_by_cores = max(1, len(available) // (self.cores or ranks))
-        jobs = self.jobs or (len(gpus) // gpus_per_job if gpus_per_job else jobs_by_cores)
+        jobs = self.jobs or (len(places) if each else jobs_by_cores)
         cores_per_job = self.cores or max(1, len(available) // jobs)
         if cores_per_job > len(available):
             raise UserError(
@@ -62,7 +79,7 @@ class Joblib(JobLauncher):
         for job in range(jobs):
             first = job * cores_per_job
             cores = [available[(first + i) % len(available)] for i in range(cores_per_job)]
-            self.shares.append(Share(cores, gpus[job * gpus_per_job : (job + 1) * gpus_per_job] if gpus else None))
+            self.shares.append(Share(cores, (places[job] if each else []) if gpus else None))
 
     def run(self, tasks: Sequence[Task]) -> Generator[TaskEnd, None, None]:
         waiting, free = deque(tasks), deque(self.shares)
@@ -96,7 +113,8 @@ def _available_cores() -> list[int]:
 def _available_gpus() -> list[str]:
     """Return the GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+        names = (name.strip() for name in visible.split(","))
+        return list(itertools.takewhile(GPU_NAME.fullmatch, names))  # CUDA ignores what follows a name that is none
     # torch takes seconds to import, and Hydra imports this module for every command.
     import torch
 

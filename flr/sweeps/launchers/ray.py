@@ -21,13 +21,13 @@ class Ray(JobLauncher):
     Attributes:
         address: Address of its head; ``auto`` for RAY_ADDRESS or a head on this machine.
         cores: Cores of a job.
-        gpus: GPUs of a job.
+        gpus: GPUs of a job; below 1 jobs share a GPU, 0 trains on the CPU.
         resources: Further resources by name.
     """
 
     address: str = "auto"
     cores: Count = 1
-    gpus: Annotated[int, Ge(0)] = 0
+    gpus: Annotated[float, Ge(0)] = 0
     resources: dict[str, float] = field(default_factory=dict)
 
     def prepare(self, ranks: int | None, accelerator: str) -> None:
@@ -59,6 +59,8 @@ class Ray(JobLauncher):
         )
         # A worker has the variables of its machine's daemon.
         variables = {key: os.environ[key] for key in os.environ if key.startswith(("FLR_", "MLFLOW_", "PYTHONPATH"))}
+        if not self.gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = ""  # Ray would leave a worker those of its machine
         running = {remote.remote(ClusterJob(task), variables, os.getcwd()): task for task in tasks}
         try:
             while running:

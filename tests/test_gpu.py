@@ -1,0 +1,184 @@
+"""What a GPU would refuse or wait for, found on a CPU; see `tests.fakes.gpu`."""
+
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from flr.config.compose import CONF
+from flr.config.instantiate import build
+from flr.data.batches import StoreTensors
+from flr.data.datamodule import FaceData
+from flr.errors import UserError
+from flr.inference import onnx
+from flr.inference.predictor import Predictor
+from flr.module.assembly import assemble
+from flr.module.device import allow_tf32, find_device
+from flr.module.landmark_module import LandmarkModule
+from flr.training import session
+from flr.training.precision import settle_batch_norm
+from tests.conftest import SMALL_SET, TINY, Workspace
+from tests.fakes.gpu import FakeGPU
+
+SMALL = (
+    "data.reader.train=32", "data.reader.val=16", "data.reader.test=16", "data.reader.size=64", "data.crop.size=64",
+    "data.batch_size=8", "data.workers=0",
+)  # fmt: skip
+RECIPES = {
+    "standard": ("augment=standard", "optim.fused=true"),
+    "heavy in colour": ("augment=heavy", "data.crop.channels=3", "objective.likelihood_weight=1"),
+    "published": ("model=ytf_cnn", "augment=ytf_cnn", "optim=adam"),
+    "albumentations": ("model=ytf_cnn", "augment=albumentations", "optim=adam"),
+}
+
+
+def config(cache: Path, *words: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("train", [*SMALL, f"paths.cache_dir={cache}", *words])
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+
+
+def data_and_module(cache: Path, *words: str) -> tuple[FaceData, LandmarkModule]:
+    cfg = config(cache, *words)
+    data = build(cfg.data, augment=build(cfg.augment), seed=0, cache=cfg.paths.cache_dir)
+    data.prepare()
+    return data, assemble(cfg, data.scheme, data.crop, data.mean_face())
+
+
+@pytest.mark.parametrize(("kind", "free"), [("cuda", 80 * 10**9), ("cuda", 0), ("mps", 0)])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_training_step_waits_for_nothing(
+    recipe: str, kind: str, free: int, shared_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, module = data_and_module(shared_cache, *RECIPES[recipe])
+    waits, launches = FakeGPU(kind, free).train(module, data, "bf16-mixed" if kind == "cuda" else "32-true")
+    assert not waits and launches
+    assert len(module.evaluated["index"]) == 16
+    assert ("stay in host memory" in capsys.readouterr().err) == (kind == "cuda" and not free)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_prediction_mixes_no_devices(kind: str, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(kind == "cuda"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+    data, module = data_and_module(shared_cache, "tta=true")
+    crops = data.store.images[:4, :64, :64]
+    expected = Predictor(module, data.crop, data.pixels, None).run(crops)[0]
+    gpu = FakeGPU(kind)
+    with gpu:
+        found = Predictor(module, data.crop, data.pixels, None, device=f"{kind}:0").run(crops)[0]
+    assert gpu.launches and np.allclose(found, expected, atol=1e-3)
+
+
+def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gpu", "cuda:a"):
+        with pytest.raises(UserError, match=f"device={name}: set auto"):
+            find_device(name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="device=cuda:1: this machine has 1"):
+        find_device("cuda:1")
+    assert find_device("cuda") == torch.device("cuda")
+
+
+def test_an_evaluation_takes_the_device_that_is_named(trained: tuple[Workspace, str]) -> None:
+    workspace, run = trained
+    found = torch.cuda.device_count()
+    line = workspace.refuse("flr.evaluate", f"run={run}", f"device=cuda:{found}")
+    assert f"device=cuda:{found}: this machine has {found}" in line
+    workspace.run("flr.evaluate", f"run={run}", "split=val", "device=cpu")
+
+
+def test_onnx_runs_where_its_runtime_can(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    installed = ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnx.onnxruntime, "get_available_providers", lambda: installed)
+    assert onnx.execution_providers("auto") == onnx.execution_providers("cuda") == ["CPUExecutionProvider"]
+    assert "needs onnxruntime-gpu" in capsys.readouterr().err
+    installed.insert(0, "CUDAExecutionProvider")
+    assert onnx.execution_providers("auto")[0] == "CUDAExecutionProvider"
+    assert onnx.execution_providers("cuda:1")[0] == ("CUDAExecutionProvider", {"device_id": 1})
+    assert onnx.execution_providers("cpu") == ["CPUExecutionProvider"]
+    with pytest.raises(UserError, match="device=gpu"):
+        onnx.execution_providers("gpu")
+
+
+def test_a_run_keeps_how_exactly_it_was_computed(workspace: Workspace) -> None:
+    try:
+        workspace.train("trainer.deterministic=true", "trainer.tf32=true", "trainer.max_epochs=1")
+        assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.allow_tf32
+        run = workspace.only_run()
+        assert run.data.params["trainer.tf32"] == run.data.params["trainer.deterministic"] == "True"
+        assert {"hardware.driver", "hardware.cudnn", "hardware.cuda"} <= run.data.params.keys()
+        assert json.loads((workspace.folder(run.info.run_id) / "evaluation.json").read_text())["tf32"] is True
+    finally:
+        torch.use_deterministic_algorithms(False)
+        allow_tf32(False)
+
+
+@pytest.mark.parametrize(("faces", "given", "expected"), [(32, None, False), (16, None, True), (32, True, True)])
+def test_large_batches_have_their_own_statistics(faces: int, given: bool | None, expected: bool) -> None:
+    trainer = {"devices": 2, "num_nodes": 1, "sync_batchnorm": given}
+    cfg = OmegaConf.create({"trainer": trainer, "data": {"batch_size": faces}})
+    assert settle_batch_norm(cfg) == cfg.trainer.sync_batchnorm == expected
+
+
+def test_jobs_of_one_process_free_what_the_job_before_held(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Any]] = []
+    alive = []
+    of, build_module = StoreTensors.of, session.assemble
+
+    def keep(thing: Any) -> Any:
+        made.append(weakref.ref(thing))
+        return thing
+
+    def assembled(*args: Any, **kwargs: Any) -> Any:
+        alive.append(sum(reference() is not None for reference in made))
+        return keep(build_module(*args, **kwargs))
+
+    monkeypatch.setattr(StoreTensors, "of", staticmethod(lambda *args: keep(of(*args))))
+    monkeypatch.setattr(session, "assemble", assembled)
+    workspace.run("flr.train", "-m", *TINY, *SMALL_SET, "seed=0,1,2", "trainer.max_epochs=1")
+    assert alive == [0, 0, 0] and len(made) == 6
+
+
+def test_too_little_memory_is_one_line(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(LandmarkModule, "training_step", full)
+    line = workspace.refuse("flr.train", *TINY, *SMALL_SET)
+    assert all(key in line for key in ("out of memory", "data.batch_size=16", "data.crop.size=32", "crops of"))
+    assert workspace.only_run().info.status == "FAILED"
+
+
+class NoWaits(pl.Callback):
+    """Has CUDA raise where the host waits for it in a step."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error" if self.warm else "default")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        self.warm = trainer.global_step > 1 and trainer.global_step + 1 < trainer.num_training_batches
+
+    warm = False
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_training_step_on_a_real_gpu_waits_for_nothing(recipe: str, shared_cache: Path) -> None:
+    data, module = data_and_module(shared_cache, *RECIPES[recipe], "data.reader.train=64")
+    trainer = pl.Trainer(
+        accelerator="cuda", devices=1, precision="bf16-mixed", max_epochs=1, callbacks=[NoWaits()], logger=False,
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    assert trainer.callbacks[0].warm is False and trainer.global_step == 8  # type: ignore[attr-defined]
