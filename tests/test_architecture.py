@@ -52,7 +52,6 @@ PRIVATE: set[tuple[str, str]] = set()
 LONG_MODULES = {
     "data.download",
     "data.synthetic.paint",
-    "landmarks.scheme",
 }
 # Commands above 80 lines.
 LONG_COMMANDS = set(COMMANDS) & {"prepare"}
@@ -63,7 +62,6 @@ LONG_FUNCTIONS = {
     "data.readers.synthetic.read",
     "data.synthetic.paint.paint_mouth",
     "data.synthetic.scene.paint_hair_front",
-    "landmarks.scheme.Scheme.of",
     "evaluation.comparison.differences",
     "tracking.connection.connect",
 }

@@ -10,7 +10,8 @@ import numpy as np
 from flr.data.formats.text import read_plain, to_number
 from flr.errors import UserError
 from flr.files import opened
-from flr.landmarks.scheme import Scheme, get_scheme, point_of
+from flr.landmarks.definition import point_of
+from flr.landmarks.scheme import Scheme, get_scheme
 
 Anchor = tuple[tuple[float, float], tuple[int, ...]]  # a pixel of the overlay, and the points whose mean it lies on
 
