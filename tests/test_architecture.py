@@ -51,7 +51,6 @@ PRIVATE: set[tuple[str, str]] = set()
 # Modules above 400 lines.
 LONG_MODULES = {
     "data.synthetic.paint",
-    "landmarks.scheme",
 }
 # Commands above 80 lines.
 LONG_COMMANDS: set[str] = set()
@@ -59,7 +58,6 @@ LONG_COMMANDS: set[str] = set()
 LONG_FUNCTIONS = {
     "data.synthetic.paint.paint_mouth",
     "data.synthetic.scene.paint_hair_front",
-    "landmarks.scheme.Scheme.of",
 }
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from flr.landmarks.scheme import IBUG68, Scheme
+from flr.landmarks.definition import parse_scheme
+from flr.landmarks.scheme import IBUG68
 from tests.conftest import SMALL_SET, TINY, Server, Workspace
 from tests.fakes import ibug as fake_ibug
 from tests.tracking.test_registry import at_once
@@ -79,7 +80,7 @@ def test_the_files_agree_with_the_metrics(trained: tuple[Workspace, str]) -> Non
 def test_a_checkpoint_is_plain_and_whole(trained: tuple[Workspace, str]) -> None:
     workspace, run_id = trained
     best = torch.load(workspace.folder(run_id) / "checkpoints" / "best.ckpt", weights_only=True)
-    assert Scheme.of(best["flr"]["scheme"]).plain() == IBUG68.plain() and best["flr"]["config"]["model"]["path"] == 8
+    assert parse_scheme(best["flr"]["scheme"]).plain() == IBUG68.plain() and best["flr"]["config"]["model"]["path"] == 8
     assert {key.split(".")[0] for key in best["state_dict"]} == {"net", "ema_net", "mean_face"}
 
 

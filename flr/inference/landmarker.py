@@ -11,7 +11,7 @@ from flr.errors import UserError
 from flr.inference.detectors import MAX_COORDINATE, HaarFaces, WholeImage
 from flr.landmarks.geometry import invert, tight_box, transform
 from flr.landmarks.scheme import Scheme
-from flr.metrics.functional import face_spread
+from flr.metrics.functional import face_uncertainty
 
 BATCH_SIZE = 64  # faces
 MAX_SIDE = 2**15 - 2  # pixels: OpenCV warps no larger image
@@ -26,7 +26,7 @@ class Landmarker(ABC):
         offset: Position of the tight box in Haar's box (see `flr.data.boxes.Haar.offset`); None where it is not known.
         mean_face: (K, 2) crop pixels, the mean training face.
         uncertainty_threshold: Percent of the scheme's normaliser. A face whose points are more uncertain should not be
-            relied on (see `flr.metrics.functional.face_spread`). None where the model gives no uncertainty.
+            relied on (see `flr.metrics.functional.face_uncertainty`). None where the model gives no uncertainty.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Landmarker(ABC):
         if self.uncertainty_threshold is None:
             return np.zeros(len(points), bool)
         distance = self.scheme.distance(points, np.ones(points.shape[:-1], bool))
-        return ~(face_spread(spread, distance) <= self.uncertainty_threshold)
+        return ~(face_uncertainty(spread, distance) <= self.uncertainty_threshold)
 
     @property
     def refines(self) -> bool:

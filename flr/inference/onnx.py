@@ -17,7 +17,7 @@ from flr.data.crops import CropSettings
 from flr.errors import UserError
 from flr.files import opened
 from flr.inference.landmarker import Landmarker
-from flr.landmarks.scheme import Scheme
+from flr.landmarks.definition import parse_scheme
 
 METADATA_KEY = "flr"
 MAX_BYTES = 2**31  # of a file: protobuf holds no more
@@ -76,7 +76,7 @@ class OnnxPredictor(Landmarker):
 
     def __init__(self, session: onnxruntime.InferenceSession, metadata: ExportMetadata) -> None:
         mean_face = np.array(metadata.mean_face).reshape(-1, 2)
-        super().__init__(Scheme.of(metadata.scheme), metadata.crop, metadata.offset, mean_face, metadata.doubt)
+        super().__init__(parse_scheme(metadata.scheme), metadata.crop, metadata.offset, mean_face, metadata.doubt)
         self.session, self.metadata = session, metadata
 
     @classmethod

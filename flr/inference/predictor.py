@@ -12,7 +12,7 @@ from flr.config.validate import check
 from flr.data.boxes import OFFSETS, Offset
 from flr.data.crops import CropSettings
 from flr.inference.landmarker import Landmarker
-from flr.landmarks.scheme import Scheme
+from flr.landmarks.definition import parse_scheme
 from flr.module.assembly import reassemble
 from flr.module.checkpoints import load_checkpoint
 from flr.module.device import find_device
@@ -62,7 +62,7 @@ class Predictor(Landmarker):
         nodes |= {key: stored.get(key) for key in ("offset", "doubt")}
         config = as_config(nodes)
         check(config, Net, trusted=False)
-        scheme, crop = Scheme.of(stored["scheme"]), build(config.crop)
+        scheme, crop = parse_scheme(stored["scheme"]), build(config.crop)
         module = reassemble(config, scheme, crop, checkpoint, path)
         if tta is not None:
             module.tta = tta

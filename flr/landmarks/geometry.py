@@ -1,6 +1,6 @@
 """Pure, vectorised geometry of points and pixels, for numpy arrays and torch tensors alike.
 
-Pixel convention: an integer coordinate is a pixel's centre, so a picture of width w spans -.5 to w - .5. A resize by s
+Pixel convention: an integer coordinate is a pixel's centre, so an image of width w spans -.5 to w - .5. A resize by s
 moves a point by x' = (x + .5) s - .5, a mirror by x' = w - 1 - x. An affine map is a (..., 2, 3) array that
 takes source pixels to destination pixels. Points are (..., K, 2); boxes (..., 4) = left, top, right, bottom.
 """
@@ -30,9 +30,13 @@ def _affine(a: Array, b: Array, c: Array, d: Array, e: Array, f: Array) -> Array
 
 
 def transform(affine: Array, points: Array) -> Array:
-    """Points (..., K, 2) through maps (..., 2, 3).
+    """Map points (..., K, 2) by affine maps (..., 2, 3).
 
-    Sums, not a matrix product: autocast would take a product to bf16, where a pixel near 100 is half a pixel wide.
+    It uses sums in place of a matrix product, which autocast would compute in bf16, too coarse for pixels.
+
+    Example:
+        >>> transform(resize(2.0, 2.0), np.array([[0.0, 10.0]]))
+        array([[ 0.5, 20.5]])
     """
     a = affine[..., None, :, :]
     x, y = points[..., :1], points[..., 1:]
@@ -40,7 +44,13 @@ def transform(affine: Array, points: Array) -> Array:
 
 
 def compose(second: Array, first: Array) -> Array:
-    """The map (..., 2, 3) that does `first`, then `second`."""
+    """Compose two maps (..., 2, 3): first `first`, then `second`.
+
+    Example:
+        >>> compose(mirror(100), mirror(100))
+        array([[1., 0., 0.],
+               [0., 1., 0.]])
+    """
     (a, b, c), (d, e, f) = (tuple(second[..., i, j] for j in range(3)) for i in (0, 1))
     (p, q, r), (s, t, u) = (tuple(first[..., i, j] for j in range(3)) for i in (0, 1))
     return _affine(
@@ -50,7 +60,12 @@ def compose(second: Array, first: Array) -> Array:
 
 
 def invert(affine: Array) -> Array:
-    """The inverse maps (..., 2, 3)."""
+    """Invert maps (..., 2, 3).
+
+    Example:
+        >>> transform(invert(resize(2.0, 4.0)), np.array([[0.5, 1.5]]))
+        array([[0., 0.]])
+    """
     a, b, c = affine[..., 0, 0], affine[..., 0, 1], affine[..., 0, 2]
     d, e, f = affine[..., 1, 0], affine[..., 1, 1], affine[..., 1, 2]
     det = a * e - b * d
@@ -58,26 +73,42 @@ def invert(affine: Array) -> Array:
 
 
 def mirror(width: Array) -> Array:
-    """The map (2, 3) that mirrors a picture `width` pixels wide."""
+    """Make the map (2, 3) that mirrors an image `width` pixels wide.
+
+    Example:
+        >>> transform(mirror(100), np.array([[0.0, 5.0]]))
+        array([[99.,  5.]])
+    """
     return np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]])
 
 
 def resize(scale_x: float, scale_y: float) -> np.ndarray:
-    """The map (2, 3) of a resize by those factors."""
+    """Make the map (2, 3) of a resize by two factors.
+
+    Example:
+        >>> resize(2.0, 1.0)
+        array([[2. , 0. , 0.5],
+               [0. , 1. , 0. ]])
+    """
     return np.array([[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5]])
 
 
 def similarity(angle: Array, scale: Array, source: Array, target: Array) -> Array:
-    """Rotate and scale about a point and put that point elsewhere.
+    """Make the maps that rotate and scale about a point and move that point.
 
     Args:
-        angle: (...,) radians; positive turns x towards y, clockwise as a picture is seen.
+        angle: (...,) radians; positive turns x towards y, clockwise on the screen.
         scale: (...,) factor.
         source: (..., 2) the fixed point in the source.
         target: (..., 2) where it lands.
 
     Returns:
         (..., 2, 3) maps.
+
+    Example:
+        >>> quarter_turn = similarity(np.pi / 2, 1.0, np.zeros(2), np.array([5.0, 5.0]))
+        >>> transform(quarter_turn, np.array([[1.0, 0.0]])).round(6)
+        array([[5., 6.]])
     """
     if isinstance(angle, np.ndarray | float | int | np.generic):
         cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
@@ -91,15 +122,21 @@ def similarity(angle: Array, scale: Array, source: Array, target: Array) -> Arra
 
 
 def fit_similarity(source: Array, target: Array, weight: Array | None = None) -> Array:
-    """The least-squares similarity (rotation, scale, shift; no reflection) that takes `source` to `target`.
+    """Fit the least-squares similarity (rotation, scale, shift; no reflection) from `source` to `target`.
 
     Args:
         source: (..., K, 2) points; at least two different ones of positive weight.
         target: (..., K, 2) points.
-        weight: (..., K) non-negative; all 1 where None.
+        weight: (..., K) non-negative; None for equal weights.
 
     Returns:
         (..., 2, 3) maps, closed form (the two-dimensional case of Umeyama 1991, doi:10.1109/34.88573).
+
+    Example:
+        >>> source = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+        >>> fit_similarity(source, 3 * source + 1).round(6)
+        array([[ 3., -0.,  1.],
+               [ 0.,  3.,  1.]])
     """
     w = weight[..., None] if weight is not None else source[..., :1] * 0 + 1
     total = w.sum(-2)
@@ -116,7 +153,19 @@ def fit_similarity(source: Array, target: Array, weight: Array | None = None) ->
 
 
 def tight_box(points: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """The smallest boxes (..., 4) round the labelled points (..., K, 2); NaN where a face has none."""
+    """Find the smallest boxes (..., 4) around the labelled points.
+
+    Args:
+        points: (..., K, 2).
+        labelled: (..., K) bool.
+
+    Returns:
+        (..., 4); NaN for a face without labelled points.
+
+    Example:
+        >>> tight_box(np.array([[2.0, 3.0], [8.0, 5.0], [0.0, 0.0]]), np.array([True, True, False]))
+        array([2., 3., 8., 5.])
+    """
     # A coordinate at a time: numpy's reductions are ten times faster over an array's last axis.
     low, high = (
         [end(np.where(labelled, points[..., axis], bound), -1) for axis in (0, 1)]
@@ -126,16 +175,21 @@ def tight_box(points: np.ndarray, labelled: np.ndarray) -> np.ndarray:
 
 
 def box_crop(box: np.ndarray, scale: float, square: bool, size: int) -> np.ndarray:
-    """The maps from a picture to the crops round boxes.
+    """Make the maps from an image to the crops around boxes.
 
     Args:
         box: (..., 4).
         scale: the crop's side over the box's.
-        square: whether the larger side is taken both ways; else each side on its own.
+        square: whether the crop takes the larger side for both; otherwise it keeps the box's aspect ratio.
         size: the side of the crop, pixels.
 
     Returns:
-        (..., 2, 3) picture pixels to crop pixels.
+        (..., 2, 3) image pixels to crop pixels.
+
+    Example:
+        >>> to_crop = box_crop(np.array([10.0, 10.0, 30.0, 50.0]), scale=1.0, square=True, size=80)
+        >>> transform(to_crop, np.array([[20.0, 30.0]]))
+        array([[39.5, 39.5]])
     """
     side = (box[..., 2:] - box[..., :2]) * scale
     if square:
@@ -147,9 +201,20 @@ def box_crop(box: np.ndarray, scale: float, square: bool, size: int) -> np.ndarr
 
 
 def warp(image: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """One picture (H, W) or (H, W, C) through a map (2, 3) onto a canvas of `size` = (width, height); edges repeat.
+    """Warp one image by an affine map; edges repeat.
 
-    Bilinear; where the map shrinks to less than half, by area first, since bilinear taps would skip pixels.
+    Sampling is bilinear. A map that shrinks to less than half is preceded by area averaging, since bilinear taps would
+    skip pixels.
+
+    Args:
+        image: (H, W) or (H, W, C).
+        affine: (2, 3) source pixels to destination pixels.
+        size: (width, height) of the result.
+
+    Example:
+        >>> warp(np.array([[1, 2], [3, 4]], np.uint8), mirror(2), (2, 2))
+        array([[2, 1],
+               [4, 3]], dtype=uint8)
     """
     factor = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
     if factor < 0.5:
@@ -162,7 +227,22 @@ def warp(image: np.ndarray, affine: np.ndarray, size: tuple[int, int]) -> np.nda
 
 
 def warp_batch(images: "torch.Tensor", affine: "torch.Tensor", size: int) -> "torch.Tensor":
-    """Pictures (B, C, H, W) through maps (B, 2, 3) onto `size` x `size`, float; bilinear, edges repeat; any device."""
+    """Warp a batch by affine maps; bilinear, edges repeat, any device.
+
+    Args:
+        images: (B, C, H, W).
+        affine: (B, 2, 3) source pixels to destination pixels.
+        size: the side of the result.
+
+    Returns:
+        (B, C, size, size) float.
+
+    Example:
+        >>> import torch
+        >>> warp_batch(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor(mirror(2))[None], 2)
+        tensor([[[[2., 1.],
+                  [4., 3.]]]])
+    """
     import torch
     from torch.nn import functional
 

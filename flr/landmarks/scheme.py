@@ -1,4 +1,4 @@
-"""Landmark schemes: names, mirror pairs, regions, normalisers and reductions, each said once.
+"""Landmark schemes: names, mirror pairs, regions, normalisers and reductions, each defined once.
 
 Sources: the 68 points of iBUG 300-W (https://ibug.doc.ic.ac.uk/resources/300-W/), the 76 of MUCT (Milborrow et al.
 2010, http://www.milbo.org/muct/), the 15 points of Kaggle's Facial Keypoints Detection table, the 5 points of CelebA;
@@ -6,10 +6,8 @@ the 98 of WFLW (Wu et al. 2018, https://wywu.github.io/projects/LAB/WFLW.html) a
 2013): their files number the points and name none, so pairs and reductions are those that the field's code agrees on.
 """
 
-import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +17,6 @@ from flr.errors import UserError, nearest
 from flr.landmarks.geometry import tight_box
 
 Group = tuple[int, ...]
-
-_NAME = re.compile(r"[\w.-]+( [\w.-]+)*")  # what may stand in a metric's name and in a table's first line
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +49,7 @@ class Scheme:
 
     @cached_property
     def mirror_order(self) -> np.ndarray:
-        """(K,) int: the point that stands at each place once the picture is mirrored."""
+        """(K,) int: the index of the point that takes each place when the image is mirrored."""
         order = np.arange(len(self))
         left, right = np.array(self.pairs, int).reshape(-1, 2).T
         order[left], order[right] = right, left
@@ -65,12 +61,12 @@ class Scheme:
         return (*self.distances, "box", "diagonal")
 
     def distance(self, points: np.ndarray, labelled: np.ndarray, name: str | None = None) -> np.ndarray:
-        """The normaliser of each face.
+        """Measure the normaliser of each face.
 
         Args:
             points: (N, K, 2) float, original-image pixels.
             labelled: (N, K) bool.
-            name: one of `normalisers`; the scheme's default where None. ``box`` is sqrt(w * h) of the tight box
+            name: one of `normalisers`; None for the scheme's default. ``box`` is sqrt(w * h) of the tight box
                 of the labelled points, ``diagonal`` that box's diagonal.
 
         Returns:
@@ -78,6 +74,11 @@ class Scheme:
 
         Raises:
             UserError: `name` is not a normaliser of this scheme.
+
+        Example:
+            >>> points = np.array([[[30.0, 40.0], [70.0, 40.0], [50.0, 60.0], [35.0, 80.0], [65.0, 80.0]]])
+            >>> CELEBA5.distance(points, np.ones((1, 5), bool))
+            array([40.])
         """
         name = name or self.normaliser
         if name in ("box", "diagonal"):
@@ -94,7 +95,7 @@ class Scheme:
         return np.where(distance > 0, distance, np.nan)
 
     def reduce(self, values: Any, to: str) -> Any:
-        """Points (or flags) of this scheme as those of a smaller one.
+        """Reduce points (or flags) of this scheme to those of a smaller one.
 
         Args:
             values: (..., K, 2) points, or (..., K) bool flags such as `labelled`; numpy or torch.
@@ -105,6 +106,10 @@ class Scheme:
 
         Raises:
             UserError: there is no reduction to `to`.
+
+        Example:
+            >>> IBUG68.reduce(np.zeros((7, 68, 2)), "celeba5").shape
+            (7, 5, 2)
         """
         if to == self.name:
             return values
@@ -117,7 +122,7 @@ class Scheme:
         return stack([values[..., group, :].mean(-2) for group in groups], -2)
 
     def plain(self) -> dict[str, Any]:
-        """The whole scheme as text, lists and dicts, points by their names: what a file or a checkpoint keeps."""
+        """Give the scheme as text, lists and dicts with points by name, the form that files and checkpoints hold."""
 
         def named(groups: Iterable[Group]) -> list[list[str]]:
             return [[self.names[i] for i in group] for group in groups]
@@ -132,114 +137,6 @@ class Scheme:
             "reductions": {to: named(groups) for to, groups in self.reductions.items()},
         }
 
-    @staticmethod
-    def of(values: Any) -> "Scheme":
-        """The scheme of plain values: the inverse of `plain`, and as a user may write them.
-
-        A point is named, or given by its place from 0; a group of one point needs no list. ``name``, ``regions``,
-        ``distances`` and ``reductions`` may be left out; a scheme without a name gets one by its content.
-
-        Raises:
-            UserError: what is wrong, by its key.
-        """
-        if not isinstance(values, Mapping):
-            raise UserError("a scheme is a mapping with names, pairs and normaliser")
-        keys = [each.name for each in fields(Scheme)]
-        for key in values:
-            if key not in keys:
-                raise UserError(f"'{key}' is no key of a scheme{nearest(key, keys)}")
-        for key in ("names", "pairs", "normaliser"):
-            if key not in values:
-                raise UserError(
-                    f"{key} is missing; a scheme has names, pairs ([] where no mirror swaps any) and normaliser"
-                )
-        names = tuple(_name(word, "names") for word in _list(values["names"], "names"))
-        if not names:
-            raise UserError("names is empty; name a point")
-        place = {name: i for i, name in enumerate(names)}
-        for i, name in enumerate(names):
-            if place[name] != i:
-                raise UserError(f"names: '{name}' stands there twice")
-            if name.isdecimal() or name.startswith("subset_"):  # a place, and a column of a table
-                raise UserError(f"names: '{name}' cannot name a point; write p{name}")
-
-        def group(words: Any, where: str) -> Group:
-            words = words if isinstance(words, list | tuple) else [words]
-            found = tuple(point_of(word, place, where) for word in words)
-            if not found or len(set(found)) < len(found):
-                raise UserError(f"{where}: {'a point stands there twice' if found else 'no point is named'}")
-            return found
-
-        def table(key: str, of: Callable[[Any, str], Any]) -> dict[str, Any]:
-            named = values.get(key, {})
-            if not isinstance(named, Mapping):
-                raise UserError(f"{key} is no mapping of names")
-            return {_name(name, key): of(item, f"{key}.{name}") for name, item in named.items()}
-
-        def ends(item: Any, where: str) -> tuple[Group, ...]:
-            found = tuple(group(end, where) for end in _list(item, where))
-            if len(found) != 2 or set(found[0]) == set(found[1]):
-                raise UserError(f"{where}: a distance has two different ends, [point, point] or [[points], [points]]")
-            return found
-
-        def reduction(item: Any, where: str) -> tuple[Group, ...]:
-            found, to = tuple(group(words, where) for words in _list(item, where)), where.partition(".")[2]
-            if len(found) != len(get_scheme(to)):
-                raise UserError(f"{where}: {len(found)} groups, while {to} has {len(get_scheme(to))} points")
-            return found
-
-        pairs = [group(pair, f"pairs[{i}]") for i, pair in enumerate(_list(values["pairs"], "pairs"))]
-        paired: set[int] = set()
-        for i, pair in enumerate(pairs):
-            if len(pair) != 2:
-                raise UserError(f"pairs[{i}]: a pair has two points, not {len(pair)}")
-            for twice in paired.intersection(pair):
-                raise UserError(f"pairs[{i}]: '{names[twice]}' stands in another pair too")
-            paired.update(pair)
-        distances = table("distances", ends)
-        normalisers = [*distances, "box", "diagonal"]
-        if len(set(normalisers)) < len(normalisers):
-            raise UserError("distances: box and diagonal are normalisers of every scheme; take another name")
-        if values["normaliser"] not in normalisers:
-            raise UserError(f"normaliser: '{values['normaliser']}' is none{nearest(values['normaliser'], normalisers)}")
-        content = hashlib.sha256(repr((names, pairs)).encode()).hexdigest()[:6]
-        name = _name(values.get("name", f"points{len(names)}-{content}"), "name")
-        if " " in name:
-            raise UserError(
-                f"name: '{name}' has a blank; protocols are named with it, so write {name.replace(' ', '_')}"
-            )
-        return Scheme(
-            name, names, tuple((a, b) for a, b in pairs), table("regions", group), distances, values["normaliser"],
-            table("reductions", reduction),
-        )  # fmt: skip
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        raise UserError(f"{where} is no list")
-    return list(value)
-
-
-def _name(word: Any, where: str) -> str:
-    if not isinstance(word, str) or len(word) > 100 or not _NAME.fullmatch(word) or word in (".", ".."):
-        raise UserError(f"{where}: {word!r:.40} is no name; write letters, digits, _ - . and blanks between them")
-    return word
-
-
-def point_of(word: Any, place: Mapping[str, int], where: str) -> int:
-    """The place of a point that is named or given by its place; `where` says in an error where it was named.
-
-    Raises:
-        UserError: there is no such point.
-    """
-    if isinstance(word, str) and word in place:
-        return place[word]
-    if type(word) is int or (isinstance(word, str) and word.isdecimal() and len(word) < 10):
-        if 0 <= int(word) < len(place):
-            return int(word)
-        raise UserError(f"{where}: no point {int(word)}; they are counted from 0 to {len(place) - 1}")
-    raise UserError(f"{where}: no point {word!r:.40}{nearest(str(word), place)}")
-
 
 def _torch_stack(values: list[Any], axis: int) -> Any:
     import torch
@@ -248,7 +145,12 @@ def _torch_stack(values: list[Any], axis: int) -> Any:
 
 
 def span(first: int, last: int) -> Group:
-    """The places from `first` to `last`, both among them."""
+    """Give the indices from `first` to `last`, both included.
+
+    Example:
+        >>> span(3, 5)
+        (3, 4, 5)
+    """
     return tuple(range(first, last + 1))
 
 
@@ -403,10 +305,14 @@ SCHEMES = {scheme.name: scheme for scheme in (IBUG68, MUCT76, WFLW98, COFW29, KA
 
 
 def get_scheme(name: str) -> Scheme:
-    """The scheme of that name.
+    """Find a built-in scheme by name.
 
     Raises:
-        UserError: no scheme has it.
+        UserError: there is no such scheme.
+
+    Example:
+        >>> get_scheme("ibug68")
+        Scheme(ibug68, 68 points)
     """
     if name not in SCHEMES:
         raise UserError(f"no landmark scheme '{name}'{nearest(name, SCHEMES)}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from flr.metrics.functional import face_spread, mae, mse, nme, percent_mean, point_errors, spearman
+from flr.metrics.functional import face_uncertainty, mae, mse, nme, percent_mean, point_errors, spearman
 
 SURE = 0.99  # of the faces seen are less uncertain than the doubt from which on a face is to be distrusted
 
@@ -73,7 +73,7 @@ class LandmarkErrors(Metric):
         }
         told = spearman(point_errors(*pair, labelled), states["spread"], states["normaliser"])
         if not np.isnan(told):
-            doubt = np.nanquantile(face_spread(states["spread"], states["normaliser"].astype(np.float64)), SURE)
+            doubt = np.nanquantile(face_uncertainty(states["spread"], states["normaliser"].astype(np.float64)), SURE)
             values |= {"spearman": told, "doubt": float(doubt)}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 

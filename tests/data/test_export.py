@@ -23,7 +23,8 @@ from flr.data.images import Files
 from flr.data.readers import ibug, ibug_xml
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable, from_files
-from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15, SCHEMES, Scheme
+from flr.landmarks.definition import parse_scheme
+from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15, SCHEMES
 from tests.data.support import read_pts, stop
 from tests.fakes import ibug as fake
 from tests.fakes import ibug_xml as fake_xml
@@ -383,7 +384,7 @@ def tables(draw: st.DrawFn) -> FaceTable:
     """Up to six faces of up to four points in up to three pictures that are no files."""
     count, k = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     pairs = [["p0", "p1"]] if k > 1 else []
-    scheme = Scheme.of({"names": [f"p{i}" for i in range(k)], "pairs": pairs, "normaliser": "box"})
+    scheme = parse_scheme({"names": [f"p{i}" for i in range(k)], "pairs": pairs, "normaliser": "box"})
     fit = word.filter(fits)
     pictures = draw(
         st.lists(word, min_size=1, max_size=3, unique=True).filter(lambda names: "\0" not in "".join(names))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.data.pose import head_pose, mean_face_3d
-from flr.landmarks.scheme import COFW29, IBUG68, WFLW98, Scheme, get_scheme
+from flr.landmarks.definition import parse_scheme
+from flr.landmarks.scheme import COFW29, IBUG68, WFLW98, get_scheme
 
 
 def view(yaw: float, pitch: float, roll: float, distance: float = 900.0) -> np.ndarray:
@@ -48,7 +49,7 @@ def test_missing_points_are_not_used() -> None:
 
 
 def test_other_schemes() -> None:
-    alone = Scheme.of({"names": ["a", "b"], "pairs": [["a", "b"]], "normaliser": "box"})
+    alone = parse_scheme({"names": ["a", "b"], "pairs": [["a", "b"]], "normaliser": "box"})
     assert head_pose(np.zeros((1, 2, 2)), np.ones((1, 2), bool), alone) is None
     assert "celeba5" in COFW29.reductions  # through which its pose is found
     few = np.zeros((1, 29, 2))

@@ -19,6 +19,7 @@ from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable
 from flr.errors import UserError
+from flr.landmarks.definition import parse_scheme
 from flr.landmarks.scheme import CELEBA5, SCHEMES, Scheme
 from tests.data import support
 from tests.fakes import ibug
@@ -41,7 +42,7 @@ MINIMAL = {"names": ["a", "b", "c"], "pairs": [["a", "b"]], "normaliser": "box"}
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_a_scheme_comes_back_from_plain_values(scheme: Scheme, tmp_path: Path) -> None:
     values = json.loads(json.dumps(scheme.plain()))
-    again = Scheme.of(values)
+    again = parse_scheme(values)
     for each in fields(Scheme):
         assert getattr(again, each.name) == getattr(scheme, each.name), each.name
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(values))
@@ -49,7 +50,7 @@ def test_a_scheme_comes_back_from_plain_values(scheme: Scheme, tmp_path: Path) -
 
 
 def test_the_scheme_of_the_fake() -> None:
-    scheme = Scheme.of(yaml.load(fake.SCHEME, yaml.BaseLoader))
+    scheme = parse_scheme(yaml.load(fake.SCHEME, yaml.BaseLoader))
     assert scheme.name == "mine" and scheme.names == fake.NAMES and scheme.pairs == ((0, 1), (3, 4))
     assert scheme.distances == {"eyes": ((0,), (1,))} and scheme.normaliser == "eyes"
     assert scheme.regions == {"mouth": (3, 4)} and scheme.reductions == {"celeba5": ((0,), (1,), (2,), (3,), (4,))}
@@ -64,29 +65,29 @@ def test_the_scheme_that_the_module_shows(tmp_path: Path) -> None:
 
 
 def test_the_least_scheme() -> None:
-    scheme = Scheme.of(MINIMAL)
+    scheme = parse_scheme(MINIMAL)
     assert len(scheme) == 3 and not scheme.regions and not scheme.distances and not scheme.reductions
-    assert scheme.name.startswith("points3-") and scheme.name == Scheme.of(MINIMAL).name
-    assert scheme.name != Scheme.of(MINIMAL | {"pairs": []}).name, "two that differ share no name"
-    alone = Scheme.of({"names": ["a"], "pairs": [], "normaliser": "box"})
+    assert scheme.name.startswith("points3-") and scheme.name == parse_scheme(MINIMAL).name
+    assert scheme.name != parse_scheme(MINIMAL | {"pairs": []}).name, "two that differ share no name"
+    alone = parse_scheme({"names": ["a"], "pairs": [], "normaliser": "box"})
     assert alone.mirror_order.tolist() == [0]
 
 
 BAD_SCHEMES = {
     "no_mapping": (["a"], "a scheme is a mapping"),
     "nothing": (None, "a scheme is a mapping"),
-    "unknown_key": (MINIMAL | {"pair": []}, "'pair' is no key of a scheme (did you mean 'pairs'?)"),
+    "unknown_key": (MINIMAL | {"pair": []}, "a scheme has no key 'pair' (did you mean 'pairs'?)"),
     "no_pairs": ({"names": ["a"], "normaliser": "box"}, "pairs is missing"),
     "no_normaliser": ({"names": ["a"], "pairs": []}, "normaliser is missing"),
-    "names_no_list": (MINIMAL | {"names": "a b c"}, "names is no list"),
+    "names_no_list": (MINIMAL | {"names": "a b c"}, "names is not a list"),
     "no_names": (MINIMAL | {"names": []}, "names is empty"),
-    "twice": (MINIMAL | {"names": ["a", "b", "a"]}, "'a' stands there twice"),
-    "no_text": (MINIMAL | {"names": ["a", "b", 3]}, "names: 3 is no name"),
+    "twice": (MINIMAL | {"names": ["a", "b", "a"]}, "'a' is repeated"),
+    "no_text": (MINIMAL | {"names": ["a", "b", 3]}, "names: 3 is not a name"),
     "number": (MINIMAL | {"names": ["a", "b", "3"]}, "'3' cannot name a point; write p3"),
-    "comma": (MINIMAL | {"names": ["a", "b", "c,d"]}, "'c,d' is no name"),
-    "edge_blank": (MINIMAL | {"names": ["a", "b", " c"]}, "' c' is no name"),
-    "line": (MINIMAL | {"names": ["a", "b", "c\n"]}, "is no name"),
-    "long": (MINIMAL | {"names": ["a", "b", "c" * 101]}, "is no name"),
+    "comma": (MINIMAL | {"names": ["a", "b", "c,d"]}, "'c,d' is not a name"),
+    "edge_blank": (MINIMAL | {"names": ["a", "b", " c"]}, "' c' is not a name"),
+    "line": (MINIMAL | {"names": ["a", "b", "c\n"]}, "is not a name"),
+    "long": (MINIMAL | {"names": ["a", "b", "c" * 101]}, "is not a name"),
     "subset": (MINIMAL | {"names": ["a", "b", "subset_c"]}, "cannot name a point"),
     "unknown_point": (MINIMAL | {"pairs": [["a", "d"]]}, "pairs[0]: no point 'd'"),
     "near_point": ({**MINIMAL, "names": ["nose_tip", "b"], "pairs": [["b", "nosetip"]]}, "did you mean 'nose_tip'?"),
@@ -96,27 +97,27 @@ BAD_SCHEMES = {
     "huge": (MINIMAL | {"pairs": [[0, "9" * 5000]]}, "no point '999"),
     "half": (MINIMAL | {"pairs": [[0, 0.5]]}, "no point 0.5"),
     "three": (MINIMAL | {"pairs": [["a", "b", "c"]]}, "pairs[0]: a pair has two points, not 3"),
-    "itself": (MINIMAL | {"pairs": [["a", 0]]}, "pairs[0]: a point stands there twice"),
-    "two_pairs": (MINIMAL | {"pairs": [["a", "b"], ["c", "b"]]}, "pairs[1]: 'b' stands in another pair too"),
+    "itself": (MINIMAL | {"pairs": [["a", 0]]}, "pairs[0]: a point is repeated"),
+    "two_pairs": (MINIMAL | {"pairs": [["a", "b"], ["c", "b"]]}, "pairs[1]: 'b' is in another pair too"),
     "flat_pairs": (MINIMAL | {"pairs": ["a", "b"]}, "pairs[0]: a pair has two points, not 1"),
-    "region_list": (MINIMAL | {"regions": [["a"]]}, "regions is no mapping"),
+    "region_list": (MINIMAL | {"regions": [["a"]]}, "regions is not a mapping"),
     "region_empty": (MINIMAL | {"regions": {"r": []}}, "regions.r: no point is named"),
-    "region_name": (MINIMAL | {"regions": {"r/s": ["a"]}}, "regions: 'r/s' is no name"),
+    "region_name": (MINIMAL | {"regions": {"r/s": ["a"]}}, "regions: 'r/s' is not a name"),
     "one_end": (MINIMAL | {"distances": {"d": ["a"]}}, "distances.d: a distance has two different ends"),
     "same_ends": (MINIMAL | {"distances": {"d": [["a", "b"], ["b", "a"]]}}, "two different ends"),
     "box": (MINIMAL | {"distances": {"box": ["a", "b"]}}, "box and diagonal are normalisers of every scheme"),
-    "normaliser": (MINIMAL | {"normaliser": "bux"}, "normaliser: 'bux' is none (did you mean 'box'?)"),
-    "normaliser_list": (MINIMAL | {"normaliser": ["a", "b"]}, "is none (known: box, diagonal)"),
+    "normaliser": (MINIMAL | {"normaliser": "bux"}, "normaliser: 'bux' is not a normaliser (did you mean 'box'?)"),
+    "normaliser_list": (MINIMAL | {"normaliser": ["a", "b"]}, "is not a normaliser (known: box, diagonal)"),
     "reduction": (MINIMAL | {"reductions": {"celeba4": ["a"]}}, "no landmark scheme 'celeba4'"),
     "reduction_count": (MINIMAL | {"reductions": {"celeba5": ["a", "b"]}}, "2 groups, while celeba5 has 5 points"),
     "name": (MINIMAL | {"name": "my own"}, "'my own' has a blank"),
-    "name_kind": (MINIMAL | {"name": 5}, "name: 5 is no name"),
+    "name_kind": (MINIMAL | {"name": 5}, "name: 5 is not a name"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("values", "words"), BAD_SCHEMES.values(), ids=BAD_SCHEMES)
 def test_schemes_that_do_not_hold(values: object, words: str) -> None:
-    stop(lambda: Scheme.of(values), words)
+    stop(lambda: parse_scheme(values), words)
 
 
 def test_a_built_in_name_is_not_taken_by_another_scheme(tmp_path: Path) -> None:
@@ -825,7 +826,7 @@ def test_an_edited_scheme_is_other_data(tmp_path: Path) -> None:
     from tests.landmarks.painted import face_table
 
     table = face_table(("train",) * 2)
-    mine = Scheme.of({**table.scheme.plain(), "name": "mine", "reductions": {}})
+    mine = parse_scheme({**table.scheme.plain(), "name": "mine", "reductions": {}})
     other = dataclasses.replace(mine, pairs=mine.pairs[:1])
     prints = {dataclasses.replace(table, scheme=scheme).fingerprint() for scheme in (table.scheme, mine, other)}
     assert len(prints) == 3

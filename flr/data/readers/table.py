@@ -1,6 +1,6 @@
 """The user's own points: a CSV, COCO keypoints JSON, dlib's XML or .pts files, with their scheme in YAML.
 
-The scheme file, ``scheme.yaml`` under the root, names the points (see `flr.landmarks.scheme.Scheme.of`)::
+The scheme file, ``scheme.yaml`` under the root, names the points (see `flr.landmarks.definition.parse_scheme`)::
 
     name: mine                                # of your own choice
     names: [eye_r, eye_l, nose, mouth]
@@ -54,6 +54,7 @@ from flr.data.formats.records import (
 from flr.data.formats.text import read_plain, read_sheet
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError, nearest
+from flr.landmarks.definition import parse_scheme
 from flr.landmarks.scheme import SCHEMES, Scheme
 
 SUFFIXES = (".csv", ".json", ".xml")
@@ -215,7 +216,7 @@ def read_scheme(path: Path) -> Scheme:
     """
     values = read_plain(path, "scheme")
     try:
-        scheme = Scheme.of(values)
+        scheme = parse_scheme(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     built_in = SCHEMES.get(scheme.name, scheme)

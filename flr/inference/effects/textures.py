@@ -12,7 +12,8 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from flr.data.formats.text import read_plain
 from flr.errors import UserError
-from flr.landmarks.scheme import Scheme, get_scheme, point_of
+from flr.landmarks.definition import point_of
+from flr.landmarks.scheme import Scheme, get_scheme
 
 Anchor = tuple[tuple[float, float], tuple[int, ...]]  # a pixel of the overlay, and the points whose mean it lies on
 
