@@ -4,12 +4,12 @@ from flr.sweeps.launchers import local, ray, slurm
 
 
 class Joblib(local.Joblib):
-    pass
+    """Register `local.Joblib`."""
 
 
 class Slurm(slurm.Slurm):
-    pass
+    """Register `slurm.Slurm`."""
 
 
 class Ray(ray.Ray):
-    pass
+    """Register `ray.Ray`."""

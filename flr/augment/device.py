@@ -105,9 +105,10 @@ class Augment(Affine):
     def _one_by_one(
         self, images: np.ndarray, maps: np.ndarray, draws: "Draws", size: int, black: float, white: float
     ) -> Tensor:
-        """What `pixels` does with `_photometry`, for a CPU: a face that stays in its cache through all stages, by
-        OpenCV's kernels, costs a quarter. (Two threads that share the faces are slower: Python's lock changes hands at
-        every kernel.)
+        """Do on a CPU what `pixels` does with `_photometry`, face by face with OpenCV.
+
+        A face that stays in the cache through all stages costs a quarter. Two threads that share the faces are slower,
+        since Python's lock changes hands at every kernel.
         """
         channels = images.shape[3]
         out = np.empty((len(images), size, size, channels)[: 3 + (channels > 1)], np.float32)

@@ -173,7 +173,6 @@ def _detected(
     table: FaceTable, haar: Haar, truth: np.ndarray, cache: Path, workers: int
 ) -> tuple[np.ndarray, np.ndarray, Offset]:
     """The detector's boxes, mapped to where the tight box of the points should be; which are missed; and the map."""
-
     # A detected box is much larger than the tight box of 5 points in it.
     usual = OFFSETS.get(table.scheme.name, (0.0, 0.0, 1.0, 1.0))
 

@@ -1,5 +1,4 @@
-"""What is known of a data set before a net sees it: counts, faults, duplicates, symmetry, pose; and what speaks
-against training on it."""
+"""The data card: counts, faults, duplicates, symmetry and pose of a dataset, and reasons not to train on it."""
 
 import hashlib
 import json

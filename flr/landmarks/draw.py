@@ -86,7 +86,9 @@ def draw_face(
         labelled: (K,) bool: the points whose truth is drawn.
         side: pixels of the result.
         caption: a few words along the top.
-        scheme: as for `draw_points`, with `lines` and `indices`.
+        scheme: as for `draw_points`.
+        lines: as for `draw_points`.
+        indices: as for `draw_points`.
 
     Returns:
         (side, side, 3) RGB uint8.
@@ -112,9 +114,12 @@ def draw_picture(
         points: (N, K, 2) predicted.
         boxes: (N, 4) left, top, right, bottom; none are drawn where None.
         captions: a few words a face, such as its score or number, over its box or points.
-        scheme: as for `draw_points`, with `lines`, `indices` and `dots`.
+        scheme: as for `draw_points`.
+        lines: as for `draw_points`.
+        indices: as for `draw_points`.
         least: pixels that the longer side has at least: a smaller picture is enlarged, as a still one may be.
         truth: (N, K, 2), or None; NaN where a point has none.
+        dots: as for `draw_points`.
 
     Returns:
         (h, w, 3) RGB uint8, of the picture's size or larger.

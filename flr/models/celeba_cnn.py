@@ -28,7 +28,7 @@ def _block(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
 
 
 class CelebACNN(nn.Module):
-    """(B, channels, size, size) -> (B, 2 * points).
+    """Map images (B, channels, size, size) to points (B, 2 * points).
 
     Args:
         points: K.
@@ -39,6 +39,13 @@ class CelebACNN(nn.Module):
 
     Raises:
         ValueError: `size` leaves no cell after six pools.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = CelebACNN(points=68, channels=1, size=96)
+        >>> sum(weight.numel() for weight in model.parameters())
+        332266
     """
 
     output = "points"

@@ -34,7 +34,7 @@ class _Block(nn.Module):
 
 
 class HeatmapFPN(nn.Module):
-    """(B, channels, size, size) -> (B, points, size / 4, size / 4) heatmap logits.
+    """Map images (B, channels, size, size) to heatmap logits (B, points, size / 4, size / 4).
 
     Args:
         points: K.
@@ -46,6 +46,13 @@ class HeatmapFPN(nn.Module):
 
     Raises:
         ValueError: `size` is not a multiple of 32, or a width is none.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = HeatmapFPN(points=68, channels=1, size=128)
+        >>> sum(weight.numel() for weight in model.parameters())
+        4599972
     """
 
     output = "heatmaps"

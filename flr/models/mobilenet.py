@@ -66,7 +66,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 class MobileNetV2(nn.Module):
-    """(B, channels, size, size) -> (B, 2 * points).
+    """Map images (B, channels, size, size) to points (B, 2 * points).
 
     Args:
         points: K.
@@ -77,6 +77,13 @@ class MobileNetV2(nn.Module):
 
     Raises:
         ValueError: `width` is not positive.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = MobileNetV2(points=68, channels=1, size=224)
+        >>> sum(weight.numel() for weight in model.parameters())
+        2397512
     """
 
     output = "points"

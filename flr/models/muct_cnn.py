@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 class MuctCNN(nn.Module):
-    """(B, channels, size, size) -> (B, 2 * points).
+    """Map images (B, channels, size, size) to points (B, 2 * points).
 
     Args:
         points: K.
@@ -31,6 +31,13 @@ class MuctCNN(nn.Module):
 
     Raises:
         ValueError: `size` leaves no cell after three pools.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = MuctCNN(points=15, channels=1, size=96)
+        >>> sum(weight.numel() for weight in model.parameters())
+        2105342
     """
 
     output = "points"

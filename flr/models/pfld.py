@@ -25,7 +25,7 @@ from flr.models.mobilenet import InvertedResidual, conv, scaled
 
 
 class PFLD(nn.Module):
-    """(B, channels, size, size) -> (B, 2 * points).
+    """Map images (B, channels, size, size) to points (B, 2 * points).
 
     Args:
         points: K.
@@ -35,6 +35,13 @@ class PFLD(nn.Module):
 
     Raises:
         ValueError: `width` is not positive.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = PFLD(points=68, channels=1, size=112)
+        >>> sum(weight.numel() for weight in model.parameters())
+        1216488
     """
 
     output = "points"

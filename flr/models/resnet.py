@@ -33,7 +33,7 @@ class _Residual(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """(B, channels, size, size) -> (B, 2 * points).
+    """Map images (B, channels, size, size) to points (B, 2 * points).
 
     Args:
         points: K.
@@ -43,6 +43,13 @@ class ResNet18(nn.Module):
 
     Raises:
         ValueError: `width` is none.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = ResNet18(points=68, channels=1, size=224)
+        >>> sum(weight.numel() for weight in model.parameters())
+        11240008
     """
 
     output = "points"

@@ -85,13 +85,20 @@ class _SepConvNet(nn.Module):
 
 
 class SepConv(_SepConvNet):
-    """The published net: (B, channels, size, size) -> (B, 2 * points).
+    """The published model: it maps images (B, channels, size, size) to points (B, 2 * points).
 
     Args:
         points: K.
         channels: of the input.
         size: of the input; any of 16 or more, since the head pools over what is left.
         dropout: before the last layer.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = SepConv(points=68, channels=1, size=128)
+        >>> sum(weight.numel() for weight in model.parameters())
+        20553984
     """
 
     def __init__(self, points: int, channels: int, size: int, dropout: float = 0.3) -> None:
@@ -100,7 +107,15 @@ class SepConv(_SepConvNet):
 
 
 class SepConvLight(_SepConvNet):
-    """The earlier, lighter form: (B, channels, size, size) -> (B, 2 * points). Arguments as for `SepConv`."""
+    """The earlier, lighter form; arguments and output as for `SepConv`.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = SepConvLight(points=68, channels=1, size=128)
+        >>> sum(weight.numel() for weight in model.parameters())
+        2630888
+    """
 
     def __init__(self, points: int, channels: int, size: int, dropout: float = 0.0) -> None:
         super().__init__(points, channels, ((64, 128, False), (128, 256, True)), 6, (512, 512, 1024), dropout)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class TimmBackbone(nn.Module):
-    """(B, channels, size, size) -> (B, 2 * points): timm's net, its classifier wide enough for the coordinates.
+    """Map images (B, channels, size, size) to points (B, 2 * points) by a model of timm with a classifier of 2K outputs.
 
     Args:
         points: K.

@@ -21,7 +21,7 @@ from flr.models import kaiming
 
 
 class YtfCNN(nn.Module):
-    """(B, channels, size, size) -> (B, 2 * points).
+    """Map images (B, channels, size, size) to points (B, 2 * points).
 
     Args:
         points: K.
@@ -31,6 +31,13 @@ class YtfCNN(nn.Module):
 
     Raises:
         ValueError: `size` leaves no cell after three pools.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = YtfCNN(points=68, channels=1, size=224)
+        >>> sum(weight.numel() for weight in model.parameters())
+        3375880
     """
 
     output = "points"

@@ -26,7 +26,7 @@ def _dense(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
 
 
 class YtfCNNWide(nn.Module):
-    """(B, channels, size, size) -> (B, 2 * points).
+    """Map images (B, channels, size, size) to points (B, 2 * points).
 
     Args:
         points: K.
@@ -36,6 +36,13 @@ class YtfCNNWide(nn.Module):
 
     Raises:
         ValueError: `size` leaves no cell after four blocks.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     model = YtfCNNWide(points=68, channels=1, size=224)
+        >>> sum(weight.numel() for weight in model.parameters())
+        151995936
     """
 
     output = "points"

@@ -65,6 +65,12 @@ def _has_no_points(face: Mapping[str, Any]) -> bool:
 
 
 def load_json(path: Path) -> Any:
+    """Read a JSON file strictly: NaN and infinity are refused.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not a JSON number")
 

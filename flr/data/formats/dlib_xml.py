@@ -122,6 +122,7 @@ def _attribute(element: "Element", key: str) -> float:
 
 
 def read_records(root: Path, path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]:
+    """Read the faces of a dlib XML file; a face with a fault is given with its reason."""
     place = {f"{k:0{width}d}": k for width in (2, 1, 3) for k in range(len(scheme))}
     place |= {name: k for k, name in enumerate(scheme.names)}
     skipped = 0

@@ -105,6 +105,7 @@ def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.n
 
 
 def read_folder(root: Path, folder: Path, split: str | None, count: int) -> Iterator[FaceRecord]:
+    """Read a folder of images with .pts files next to them; without `split`, one of train, val and test folders."""
     parts = [(split, folder)] if split else [(name, folder / name) for name in SPLITS if os.path.isdir(folder / name)]
     if not parts:
         raise UserError(f"{folder}: none of the folders {', '.join(SPLITS)} is in it; sort pictures and .pts into them")
