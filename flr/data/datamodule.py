@@ -77,6 +77,7 @@ class FaceData(pl.LightningDataModule):
         self.workers = cores() if workers is None else workers
         self.download = download
         self.table: FaceTable | None = None
+        self.tensors: dict[torch.device, StoreTensors] = {}
         self.test_split = "test"  # what a test pass scores; an evaluation may name another part
 
     def fetch(self) -> None:
@@ -121,7 +122,7 @@ class FaceData(pl.LightningDataModule):
             refuse_nonsense(self.card, str(self.name))
         self.table = table
         self.labels = crop_labels(table, self.store)
-        self.tensors: dict[torch.device, StoreTensors] = {}
+        self.tensors.clear()
         self.normaliser = table.scheme.distance(table.points, table.labelled)
         return table
 

@@ -206,7 +206,7 @@ def test_mlflows_model_refines_what_it_detects(trained: tuple[Workspace, str], r
     from flr.inference.pyfunc import Landmarks
 
     model = Landmarks()
-    model.load_context(SimpleNamespace(artifacts={"checkpoint": best(trained[0])}))  # type: ignore[arg-type]
+    model.load_context(SimpleNamespace(artifacts={"checkpoint": best(trained[0])}, model_config=None))  # type: ignore[arg-type]
     table = ibug.read(root=real_data / "300w")
     image = next(
         image
