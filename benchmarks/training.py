@@ -31,7 +31,7 @@ from flr.module.landmark_module import LandmarkModule, _average
 from flr.system import keep_memory
 from flr.tracking.tracker import Tracker
 from flr.training.callbacks import Progress
-from flr.training.precision import settle, trainer_of
+from flr.training.precision import resolve_precision_and_fusion, trainer_of
 
 EPOCHS, ROUNDS = 1, 3
 # As many as 300-W's, so that what comes once an epoch (a checkpoint, the tracker's metrics) has its true weight.
@@ -150,7 +150,7 @@ def main() -> None:
         torch.set_num_threads(1)
     words = sys.argv[1:]
     cfg = config("data=synthetic", "augment=standard", *FACES, *words)
-    settle(cfg, "cuda" if torch.cuda.is_available() else "cpu")
+    resolve_precision_and_fusion(cfg, "cuda" if torch.cuda.is_available() else "cpu")
     data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=0, cache=cfg.paths.cache_dir)
     data.prepare()
     clock = Clock()

@@ -35,7 +35,7 @@ def keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def end_with(parent: int, sent: signal.Signals) -> None:
+def set_parent_death_signal(parent: int, sent: signal.Signals) -> None:
     """Have this process get a signal when its parent ends, by whatever; end now where it has. Only Linux can do it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
@@ -44,7 +44,7 @@ def end_with(parent: int, sent: signal.Signals) -> None:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Have Ctrl-C and SIGTERM wait for the end of what must not be left half done; a second one does not wait."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -76,7 +76,7 @@ def start_worker(parent: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":
-        end_with(parent, signal.SIGKILL)
+        set_parent_death_signal(parent, signal.SIGKILL)
 
 
 def parallel_map(work: Callable[[int], T], count: int, workers: int, span: int = SPAN) -> Generator[T, None, None]:

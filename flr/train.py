@@ -24,9 +24,9 @@ def main(cfg: DictConfig) -> None:
         worker_session(Path(folder)).run()
         return
     if parent := os.environ.pop(PARENT, None):
-        from flr.system import end_with
+        from flr.system import set_parent_death_signal
 
-        end_with(int(parent), signal.SIGTERM)
+        set_parent_death_signal(int(parent), signal.SIGTERM)
     if identity := os.environ.get(SWEEP_ENV):
         from flr.sweeps.job import run_job
 

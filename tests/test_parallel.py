@@ -9,7 +9,7 @@ import time
 import pytest
 
 from flr.data.crops import reserve
-from flr.system import cores, parallel_map, undisturbed
+from flr.system import cores, defer_signals, parallel_map
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
@@ -63,7 +63,7 @@ def test_signals_wait_for_what_must_not_be_left_half_done():
     done = []
 
     def work(*sent: signal.Signals) -> None:
-        with undisturbed():
+        with defer_signals():
             for number in sent:
                 signal.raise_signal(number)
             done.append(sent)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from flr.config.compose import CONF
-from flr.training.precision import bf16_hardware, compile_net, has_bf16, settle
+from flr.training.precision import bf16_hardware, compile_net, has_bf16, resolve_precision_and_fusion
 from tests.conftest import SMALL_SET, TINY, Workspace
 
 
@@ -49,7 +49,7 @@ def test_auto_keeps_what_is_set_and_leaves_what_is_not_safe(
     )
     for key, value in given.items():
         OmegaConf.update(cfg, key, value)
-    settle(cfg, "cpu")
+    resolve_precision_and_fusion(cfg, "cpu")
     assert (cfg.trainer.precision, cfg.optim.fused, cfg.trainer.speed) == (precision, fused, None)
 
 
@@ -71,7 +71,7 @@ def test_auto_chooses_the_precision_by_the_features_of_the_cpu(
     cfg = OmegaConf.create(
         {"trainer": {"speed": "auto", "precision": "32-true"}, "optim": {"_target_": "torch.optim.SGD", "fused": None}}
     )
-    settle(cfg, "cpu")
+    resolve_precision_and_fusion(cfg, "cpu")
     assert cfg.trainer.precision == ("32-true" if found == "none" else "bf16-mixed")
 
 
@@ -91,7 +91,7 @@ def test_a_device_without_the_switches_gets_none() -> None:
     cfg = OmegaConf.create(
         {"trainer": {"speed": "auto", "precision": "32-true"}, "optim": {"_target_": "torch.optim.SGD", "fused": None}}
     )
-    settle(cfg, "mps")
+    resolve_precision_and_fusion(cfg, "mps")
     assert (cfg.trainer.precision, cfg.optim.fused) == ("32-true", None)
 
 

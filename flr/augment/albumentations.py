@@ -21,9 +21,9 @@ from flr.landmarks.geometry import warp
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
 
-GROUPS = ("OneOf", "SomeOf", "RandomOrder", "Sequential")  # compositions that do to a picture what their parts do
+GROUPS = ("OneOf", "SomeOf", "RandomOrder", "Sequential")  # compositions that do to an image what their parts do
 PAINTERS = ("CoarseDropout", "Erasing", "GridDropout", "PixelDropout", "XYMasking")  # paint pixels over, move none
-# Image-only by name, yet they move the picture by up to some pixels, and points would not follow: name -> the fix.
+# Image-only by name, yet they move the image by up to some pixels, and points would not follow: name -> the fix.
 MOVERS = {
     "Downscale": "take ImageCompression or GaussianBlur",
     "Emboss": "take Sharpen",
@@ -60,7 +60,7 @@ class Albumentations(Affine):
         return albumentations.Compose(self.transforms)
 
     def check(self, size: int, channels: int) -> None:
-        """Apply each transform to a picture of that form, so that what cannot be shows before work starts."""
+        """Apply each transform to an image of that form, so that what cannot be shows before work starts."""
         picture = np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
         for where, transform in _leaves(self.transforms, "augment.transforms"):
             transform.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""The batch engine: every stage acts on a whole batch, where the net runs; on a CPU, on one face after another."""
+"""The batch engine: every stage acts on a whole batch, where the model runs; on a CPU, on one face after another."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +33,7 @@ class Augment(Affine):
         gamma: pixels to the power of up to 1 + gamma or as little as its inverse, log-uniform.
         saturation: factors 1 +- saturation on the colours' distance from grey; nothing to a grey crop.
         hue: shares of a full turn either way, of the colours about grey; nothing to a grey crop.
-        occluders: the largest number of plain ellipses that hide parts of the picture.
+        occluders: the largest number of plain ellipses that hide parts of the image.
         occluder_size: the largest axis of an occluder, shares of the crop's side.
         blur: the largest standard deviation of a Gaussian blur, crop pixels.
         downscale: the crop is shrunk by up to this factor and blown up again, log-uniform; 1 for never.
@@ -180,7 +180,7 @@ class Draws(Moves):
     """What was drawn for a batch of B faces; all arrays (B,) but `shift` and `erase_at` (B, 2) and `occluder`.
 
     Attributes:
-        resolution: how many of `STEPS` the picture is coarsened.
+        resolution: how many of `STEPS` the image is coarsened.
         occluders: how many of `occluder` are there.
         occluder: (B, N, OCCLUDER) in 0..1, see `ellipses`.
     """

@@ -23,7 +23,7 @@ from flr.system import start_worker
 
 @dataclass(frozen=True)
 class Batch:
-    """B faces as the net sees them.
+    """B faces as the model sees them.
 
     Attributes:
         images: (B, C, H, W) float, in the range that `FaceData.pixels` names.

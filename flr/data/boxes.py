@@ -1,4 +1,4 @@
-"""Which part of a picture a net sees: the truth's box, the file's, or a detector's, with scale and jitter."""
+"""Which part of an image a model sees: the truth's box, the file's, or a detector's, with scale and jitter."""
 
 import hashlib
 import threading
@@ -24,14 +24,14 @@ Offset = tuple[float, float, float, float] | None
 FOUND = (
     0.3  # a detection is of a face where its own and the detected tight box's intersection over union is at least this
 )
-# `Haar.offset` by scheme, where a data set has not told it: medians over the 1837 of 2014 300-W training faces (afw, helen,
+# `Haar.offset` by scheme, where a dataset has not told it: medians over the 1837 of 2014 300-W training faces (afw, helen,
 # lfpw) that Haar finds by their 68 points; the boxes that come out overlap the tight ones by .79 of their union.
 OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "ibug68": (0.088, 0.236, 0.927, 1.067),
     "kaggle15": (0.163, 0.272, 0.842, 0.869),
     "celeba5": (0.313, 0.379, 0.701, 0.797),
 }
-LARGEST_SIDE = 1024  # pictures are shrunk to this for the detector, which finds no more in larger ones
+LARGEST_SIDE = 1024  # images are shrunk to this for the detector, which finds no more in larger ones
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Haar:
     """OpenCV's frontal-face cascade (Viola and Jones 2001, doi:10.1109/CVPR.2001.990517).
 
     Attributes:
-        step: the picture shrinks by this between two scales.
+        step: the image shrinks by this between two scales.
         neighbours: detections that must agree.
         missed: what stands in for a face that is not found: its ``truth`` box, the whole ``picture``, or nothing:
             ``leave_out`` takes it from every part.
@@ -56,10 +56,10 @@ class Haar:
         return f"haar-{self.step:g}-{self.neighbours}-missed:{self.missed}"
 
     def detect(self, image: np.ndarray, smallest: float = 0.0) -> np.ndarray:
-        """(M, 4) float64 boxes of the faces found in a picture (H, W) or (H, W, 3) RGB, uint8.
+        """(M, 4) float64 boxes of the faces found in an image (H, W) or (H, W, 3) RGB, uint8.
 
         Args:
-            image: the picture.
+            image: the image.
             smallest: faces below this share of its shorter side are not looked for.
         """
         grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -76,7 +76,7 @@ class Haar:
 
 
 class _Cascade(threading.local):
-    """One for each thread, since it keeps the picture that it looks at."""
+    """One for each thread, since it keeps the image that it looks at."""
 
     def __init__(self) -> None:
         self.own = cv2.CascadeClassifier(
@@ -92,8 +92,8 @@ class BoxPolicy:
     """Which box of a face, and how much round it. It is half of a protocol: name it beside every number.
 
     Attributes:
-        source: ``truth``, the tight box of the labelled points; ``file``, the box that the data set gives; ``haar``,
-            a detector's; ``picture``, all of the picture.
+        source: ``truth``, the tight box of the labelled points; ``file``, the box that the dataset gives; ``haar``,
+            a detector's; ``picture``, all of the image.
         scale: the crop's side over the box's.
         shape: ``square`` takes the larger side both ways (HRNet), ``stretch`` each side on its own (PIPNet).
         jitter: each box is moved by up to this share of its sides, and grown or shrunk by as much; a fixed draw by the
@@ -112,7 +112,7 @@ class BoxPolicy:
         return f"{source}-{self.shape}-{self.scale:g}" + (f"-jitter:{self.jitter:g}" if self.jitter else "")
 
     def crop(self, box: np.ndarray, size: int) -> np.ndarray:
-        """Maps (..., 2, 3) from picture pixels to a `size` x `size` crop round boxes (..., 4)."""
+        """Maps (..., 2, 3) from image pixels to a `size` x `size` crop round boxes (..., 4)."""
         return box_crop(box, self.scale, self.shape == "square", size)
 
 
@@ -218,9 +218,9 @@ def _whole(image: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _of_pictures(
     table: FaceTable, what: str, find: Callable[[np.ndarray, np.ndarray], np.ndarray], cache: Path, workers: int
 ) -> np.ndarray:
-    """(N, 4) boxes that only the pixels tell: ``find(picture, rows) -> (n, 4)``, kept in the cache under `what`.
+    """(N, 4) boxes that only the pixels tell: ``find(image, rows) -> (n, 4)``, kept in the cache under `what`.
 
-    NaN where `find` says so and where a picture cannot be decoded.
+    NaN where `find` says so and where an image cannot be decoded.
     """
     known = table.version.tobytes() + table.points.tobytes()  # a reader may come to read the same values otherwise
     key = hashlib.sha256(f"{what} {table.fingerprint()}".encode() + known).hexdigest()[:16]
@@ -247,7 +247,7 @@ def _of_pictures(
 
 
 def faces_of_pictures(table: FaceTable) -> list[np.ndarray]:
-    """For each picture the rows of its faces, pictures in the order of their first faces."""
+    """For each image the rows of its faces, images in the order of their first faces."""
     _, first, member = np.unique(table.image, return_index=True, return_inverse=True)
     rows = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
     return [rows[u] for u in np.argsort(first)]

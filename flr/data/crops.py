@@ -27,13 +27,13 @@ VERSION = 4  # of what is stored; raise it when the pixels of a crop would chang
 CHUNK = 1024  # faces moved at once
 # What is seen of a face's picture: its size in pixels, a digest of its pixels (see `STRIDE`), and a thumbnail of the face.
 THUMBNAIL = 8
-STRIDE = 4  # every fourth pixel either way tells a picture from any other, and takes a sixteenth of the time
+STRIDE = 4  # every fourth pixel either way tells an image from any other, and takes a sixteenth of the time
 SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("digest", "u8"), ("thumbnail", "u1", THUMBNAIL**2)])
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """What a net sees of a face.
+    """What a model sees of a face.
 
     Attributes:
         size: the side of the crop, pixels.
@@ -56,9 +56,9 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def crop(image: np.ndarray, affine: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """One face of a picture as the net sees it: (size, size, channels) uint8; `affine` (2, 3) picture to crop.
+    """One face of an image as the model sees it: (size, size, channels) uint8; `affine` (2, 3) image to crop.
 
-    Whatever a net sees is cropped through here.
+    Whatever a model sees is cropped through here.
     """
     out = warp(to_channels(image, channels), affine, (size, size))
     return out.reshape(size, size, channels)
@@ -69,10 +69,10 @@ class CropStore:
     """Crops with a margin, so that augmentation never looks past what was kept.
 
     Attributes:
-        settings: what the net sees.
-        images: (N, S, S, C) uint8 memory map; the net's crop is the middle `settings.size` pixels.
+        settings: what the model sees.
+        images: (N, S, S, C) uint8 memory map; the model's crop is the middle `settings.size` pixels.
         to_store: (N, 2, 3) float64, original-image pixels to store pixels.
-        pictures: (N,) structured: what was seen of each face's picture when it was decoded (see `SEEN`).
+        pictures: (N,) structured: what was seen of each face's image when it was decoded (see `SEEN`).
         missed: split -> its faces that the box policy's detector did not find.
         offset: see `flr.data.boxes.Haar.offset`.
         folder: where all this lies.
@@ -108,10 +108,10 @@ def open_store(
         margin: the store's side over the crop's, as the augmentation declares it; at least 1.
         cache: the folder of all stores.
         workers: threads that decode.
-        strict: whether one picture that cannot be decoded stops the run.
+        strict: whether one image that cannot be decoded stops the run.
 
     Returns:
-        The table without the faces whose picture cannot be decoded or does not show them, and without those that the
+        The table without the faces whose image cannot be decoded or does not show them, and without those that the
         box policy leaves out; and their store.
 
     Raises:

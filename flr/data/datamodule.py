@@ -27,13 +27,13 @@ from flr.system import cores
 
 
 class FaceData(pl.LightningDataModule):
-    """A data set from its files to batches.
+    """A dataset from its files to batches.
 
     Args:
-        name: the data set's name, said in errors.
+        name: the dataset's name, said in errors.
         reader: ``reader(root=..., strict=...) -> FaceTable``.
         root: where the set lies.
-        crop: what the net sees.
+        crop: what the model sees.
         cache: the folder of crop stores.
         augment: of the training part.
         pixels: what black and white become.
@@ -185,7 +185,7 @@ class FaceData(pl.LightningDataModule):
         )  # this machine's ranks share
 
     def _bend(self, visits: np.ndarray) -> Callable[[int], np.ndarray]:
-        """What makes the pictures of the visits (n,) to this epoch's faces, as `batch` would."""
+        """What makes the images of the visits (n,) to this epoch's faces, as `batch` would."""
         augment, size, images = self.augment, self.crop.size, self.store.images
         assert isinstance(augment, Albumentations) and self.trainer is not None
         draws = augment.draw(self.seed, self.trainer.current_epoch, visits)
@@ -216,7 +216,7 @@ class FaceData(pl.LightningDataModule):
         Args:
             index: the faces' names, on the host.
             epoch: whose draws bend them; None for none.
-            bent: (B, H, W, C) uint8, their pictures where these are bent already.
+            bent: (B, H, W, C) uint8, their images where these are bent already.
             device: of the batch; None for the host.
         """
         visits, device = index.numpy(), device or torch.device("cpu")

@@ -39,23 +39,23 @@ _OURS = (
 
 
 def export(table: FaceTable, form: Form, folder: Path, rounded: bool = False) -> None:
-    """Write a table's faces, with their scheme and pictures, into a new folder for ``data=table data.root=FOLDER``.
+    """Write a table's faces, with their scheme and images, into a new folder for ``data=table data.root=FOLDER``.
 
     Every form keeps points (the same float32; but for one nearer to 0 than 1e-9, and then no further off in .pts and XML,
     which shift it), which are labelled and visible, boxes, splits, groups, names and subsets that have a face. What no
     label says is left out: a point's visibility where it has no label, faults, and how often a face is seen in training.
-    Pictures that are files are linked, or copied, under their own names as far as any file system takes them; others are
+    Images that are files are linked, or copied, under their own names as far as any file system takes them; others are
     written as PNG.
 
     Args:
         table: N faces.
         form: ``csv``, labels.csv; ``coco``, keypoints JSON; ``xml``, dlib's, each a file a split; ``pts``, a folder a split
-            of pictures, one a face, with .pts beside them, and what those cannot hold in labels.csv.
+            of images, one a face, with .pts beside them, and what those cannot hold in labels.csv.
         folder: must not hold anything yet.
         rounded: points and boxes as whole pixels, which dlib's own tools ask for.
 
     Raises:
-        UserError: the folder is not empty or cannot be written; something that the form cannot hold; a picture that
+        UserError: the folder is not empty or cannot be written; something that the form cannot hold; an image that
             cannot be read.
     """
     if form not in get_args(Form):
@@ -107,14 +107,14 @@ def _check(table: FaceTable, form: Form) -> None:
         )
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------------------------
 
 
 def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Write each picture once, or for ``pts`` once a face with its .pts.
+    """Write each image once, or for ``pts`` once a face with its .pts.
 
     Returns:
-        (N,) str, where each face's picture lies under `folder`; and (N, 2), its height and width, known for ``coco`` alone.
+        (N,) str, where each face's image lies under `folder`; and (N, 2), its height and width, known for ``coco`` alone.
     """
     pictures = np.arange(len(table))[:, None] if form == "pts" else faces_of_pictures(table)
     files, names = table.pictures, [str(table.image[rows[0]]) for rows in pictures]
@@ -154,10 +154,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _places(names: Sequence[str], suffix: str, with_pts: bool) -> list[str]:
-    """A path of its own for each picture, its name as far as any file system and label file takes it.
+    """A path of its own for each image, its name as far as any file system and label file takes it.
 
     Args:
-        names: of the pictures.
+        names: of the images.
         suffix: added to each.
         with_pts: whether each has a .pts beside it, so that they must differ in more than their suffix.
     """

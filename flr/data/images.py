@@ -30,7 +30,7 @@ class Files:
         """What can be told of files without reading them.
 
         Args:
-            names: of n pictures, under `root`.
+            names: of n images, under `root`.
 
         Returns:
             Bytes (n,) int64, time of change (n,) int64 in nanoseconds, and index -> what is wrong with a file.
@@ -57,14 +57,14 @@ class Files:
 
 
 def read_image(path: Path, upright: bool = False) -> np.ndarray:
-    """Decode a picture to (H, W) grey or (H, W, 3) RGB uint8.
+    """Decode an image to (H, W) grey or (H, W, 3) RGB uint8.
 
     Args:
         path: of the file.
         upright: whether it is turned as its EXIF says; by default it stays as stored, since labels know no EXIF.
 
     Raises:
-        UserError: missing, empty, not a picture, truncated, or a header that claims more than `MAX_PIXELS`.
+        UserError: missing, empty, not an image, truncated, or a header that claims more than `MAX_PIXELS`.
     """
     try:
         with opened(path) as file:

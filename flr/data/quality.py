@@ -19,8 +19,8 @@ VERSION = 4  # of what a card holds; raise it when cards kept with their stores 
 SPLITS = ("train", "val", "test", "unlabelled")
 ENOUGH = 30  # faces from which a mean face says something
 ASYMMETRIC, HOPELESS = 0.15, 0.4  # deviations of the mean face from its mirror image, in box sides
-NEIGHBOURS = 8  # faces of one picture that each is held against
-ALIKE = 0.08  # distance of two thumbnails of one picture, each of mean 0 and norm 1; two people are about 1 apart
+NEIGHBOURS = 8  # faces of one image that each is held against
+ALIKE = 0.08  # distance of two thumbnails of one image, each of mean 0 and norm 1; two people are about 1 apart
 DIRECTIONS = 12
 NAMED = 10  # skipped faces that a finding names
 SHOWN = 20  # examples that a card names of each kind
@@ -93,7 +93,7 @@ def spread(values: np.ndarray) -> dict[str, float]:
 def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
     """Find images that occur more than once, and faces.
 
-    Pictures are the same where their pixels are. Faces are the same where they are in one such picture and their
+    Images are the same where their pixels are. Faces are the same where they are in one such image and their
     boxes nearly agree (labelled twice), or where their crops look alike (see `look_alikes`): so a copy that was scaled
     or saved anew is found, one that was mirrored or turned is not.
     """
@@ -131,8 +131,8 @@ def look_alikes(pictures: np.ndarray) -> list[tuple[int, int]]:
     looks = pictures["thumbnail"].astype(np.float32)
     looks -= looks.mean(1, keepdims=True)
     looks /= np.linalg.norm(looks, axis=1, keepdims=True).clip(1e-3)
-    _, rows = np.unique(pictures["digest"], return_index=True)  # equal pictures are found by that
-    rows = rows[np.abs(looks[rows]).max(1) > 0]  # a plain picture looks like any other
+    _, rows = np.unique(pictures["digest"], return_index=True)  # equal images are found by that
+    rows = rows[np.abs(looks[rows]).max(1) > 0]  # a plain image looks like any other
     if len(rows) < 2:
         return []
     # Neighbours in the few directions of most spread can only be more; those are then held against all pixels.

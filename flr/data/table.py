@@ -15,7 +15,7 @@ from flr.errors import UserError
 from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import SCHEMES, Scheme
 
-UNLABELLED = "unlabelled"  # the split of pictures that a set gives without labels, to be predicted and sent in
+UNLABELLED = "unlabelled"  # the split of images that a set gives without labels, to be predicted and sent in
 # What a fingerprint tells apart: which faces and groups, their splits and subsets, the form and scheme with its
 # reductions, and the values in the files.
 FINGERPRINT_PARTS = ("faces", "splits", "scheme", "values")
@@ -45,11 +45,11 @@ class FaceTable:
         points: (N, K, 2) float32, original-image pixels.
         labelled: (N, K) bool, whether a point has a label at all. Losses and metrics use these points only.
         visible: (N, K) bool, whether the point can be seen; a hidden point can still be labelled.
-        box: (N, 4) float32 left, top, right, bottom: the data set's own box, or NaN where it gives none.
+        box: (N, 4) float32 left, top, right, bottom: the dataset's own box, or NaN where it gives none.
         group: (N,) str, identity, clip or photo: what must not cross from training into validation.
         split: (N,) str, ``train``, ``val``, ``test`` or ``unlabelled``.
-        name: (N,) str, unique and free of the data set's place on disk.
-        image: (N,) str, the picture that each face lies in; faces may share one.
+        name: (N,) str, unique and free of the dataset's place on disk.
+        image: (N,) str, the image that each face lies in; faces may share one.
         subsets: name -> (N,) bool. Subsets may overlap.
         pictures: a picture's name -> its pixels, (H, W) grey or (H, W, 3) RGB, uint8; `Files` where they are files.
         published: (N,) str, a digest of each face's values as its file gives them (see `digest_rows`).
@@ -91,7 +91,7 @@ class FaceTable:
         )
 
     def load(self, i: int) -> np.ndarray:
-        """The whole picture that face `i` lies in."""
+        """The whole image that face `i` lies in."""
         return self.pictures(str(self.image[i]))
 
     def reduce(self, to: str, scheme: Scheme) -> "FaceTable":
@@ -171,14 +171,14 @@ def from_files(
     name: Sequence[str] | np.ndarray | None = None, subsets: Mapping[str, np.ndarray] | None = None,
     bad: Mapping[int, str] | None = None,
 ) -> FaceTable:  # fmt: skip
-    """The table of N faces whose pictures are files under `root`, less the faulty ones.
+    """The table of N faces whose images are files under `root`, less the faulty ones.
 
     `published` holds columns of N rows with what the files say of each face, before any arithmetic (see `digest_rows`);
     the sizes of the image files join them.
 
     A face is at fault by `bad` (index -> reason), where its file is missing, empty, no file or outside `root`, where
     its name stands there twice, and by `check_faces`. What is left out here is: every point is labelled where it is
-    finite, visible where it is labelled; no box; each picture its own group; the picture's name.
+    finite, visible where it is labelled; no box; each image its own group; the picture's name.
 
     Raises:
         UserError: see `check_faces`; `root` is named.

@@ -22,7 +22,7 @@ def fixed(values: np.ndarray) -> np.ndarray:
 
 
 def canvas_of(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) RGB of a picture (H, W), (H, W, 1) or (H, W, 3) uint8, resized."""
+    """(height, width, 3) RGB of an image (H, W), (H, W, 1) or (H, W, 3) uint8, resized."""
     canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.broadcast_to(canvas.reshape(height, width, -1), (height, width, 3)).copy()
 
@@ -31,7 +31,7 @@ def draw_points(
     canvas: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: float,
     scheme: Scheme | None = None, lines: bool = False, indices: bool = False, dots: bool = True,
 ) -> None:  # fmt: skip
-    """Draws one face's points into a picture.
+    """Draws one face's points into an image.
 
     Args:
         canvas: (H, W, 3) RGB uint8, changed in place.
@@ -107,7 +107,7 @@ def draw_picture(
     scheme: Scheme | None = None, lines: bool = False, indices: bool = False, least: int = 0,
     truth: np.ndarray | None = None, dots: bool = True,
 ) -> np.ndarray:  # fmt: skip
-    """A whole picture with all its faces.
+    """A whole image with all its faces.
 
     Args:
         image: (H, W) grey or (H, W, 3) RGB, uint8.
@@ -117,7 +117,7 @@ def draw_picture(
         scheme: as for `draw_points`.
         lines: as for `draw_points`.
         indices: as for `draw_points`.
-        least: pixels that the longer side has at least: a smaller picture is enlarged, as a still one may be.
+        least: pixels that the longer side has at least: a smaller image is enlarged, as a still one may be.
         truth: (N, K, 2), or None; NaN where a point has none.
         dots: as for `draw_points`.
 
@@ -148,7 +148,7 @@ def draw_picture(
 
 
 def sheet(faces: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Equal pictures (side, side, 3) laid out row by row, with a thin gap."""
+    """Equal images (side, side, 3) laid out row by row, with a thin gap."""
     side = faces[0].shape[0]
     rows = -(-len(faces) // columns)
     out = np.full((rows * (side + 4) - 4, columns * (side + 4) - 4, 3), 255, np.uint8)

@@ -17,7 +17,7 @@ SURE = 0.99  # of the faces seen are less uncertain than the doubt from which on
 class LandmarkErrors(Metric):
     """Predictions of an evaluation; exact on any number of ranks, even or not, since rows are kept by face index.
 
-    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side); and where the net tells how uncertain its
+    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side); and where the model tells how uncertain its
     points are ``spearman``, and ``doubt``: percent of the normaliser, as uncertain as one face in a hundred is.
     """
 

@@ -58,7 +58,7 @@ class PFLD(nn.Module):
             InvertedResidual(high, s1, 1, 2),
         )  # fmt: skip
         self.middle = conv(s1, s2, 3, 2)
-        # No batch norm: one cell a picture is too few to learn a spread from.
+        # No batch norm: one cell an image is too few to learn a spread from.
         self.coarse = nn.Sequential(nn.Conv2d(s2, s3, -(-size // 16)), nn.ReLU(inplace=True))
         self.head = last_layer(s1 + s2 + s3, points)
         kaiming(self)

@@ -1,4 +1,4 @@
-"""Any of timm's nets as a regressor (https://github.com/huggingface/pytorch-image-models); an optional extra."""
+"""Any of timm's models as a regressor (https://github.com/huggingface/pytorch-image-models); an optional extra."""
 
 from difflib import get_close_matches
 
@@ -12,7 +12,7 @@ class TimmBackbone(nn.Module):
     Args:
         points: K.
         channels: of the input.
-        size: of the input; said to the nets that are built for one size.
+        size: of the input; said to the models that are built for one size.
         name: as in ``timm.list_models()``.
         pretrained: whether to start from the weights that timm fetches, trained on pixels of mean 0 and deviation 1,
             which data.pixels=[-1,1] comes near.
@@ -43,7 +43,7 @@ class TimmBackbone(nn.Module):
             ).eval()
             with torch.no_grad():
                 shape = tuple(self.net(torch.zeros(1, channels, size, size)).shape)
-        except Exception as error:  # hundreds of nets refuse in as many ways
+        except Exception as error:  # hundreds of models refuse in as many ways
             raise ValueError(
                 f"timm's {name} cannot be built for {channels} x {size} x {size} with pretrained={pretrained}; set "
                 f"another model.name or data.crop.size ({type(error).__name__}: {error})"

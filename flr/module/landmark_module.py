@@ -24,7 +24,7 @@ LOOK = 50  # steps between two looks at whether the losses are numbers
 
 
 class LandmarkModule(pl.LightningModule):
-    """Trains and evaluates a net under an objective.
+    """Trains and evaluates a model under an objective.
 
     Args:
         net: maps (B, C, H, W) to its raw output; names that output's kind in ``output``.
@@ -36,11 +36,11 @@ class LandmarkModule(pl.LightningModule):
         schedule: ``schedule(optimizer, steps) -> LRScheduler``.
         ema: the decay of an exponential moving average of the weights, which then is what is evaluated; 0 for none.
         seed: of dropout.
-        tta: whether evaluation averages the picture and its mirror image.
+        tta: whether evaluation averages the image and its mirror image.
         about: plain values kept in every checkpoint beside the weights, and ``doubt`` of the last validation with them.
 
     Raises:
-        UserError: the objective does not take what the net puts out.
+        UserError: the objective does not take what the model puts out.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class LandmarkModule(pl.LightningModule):
     def on_train_batch_end(self, *args: Any) -> None:
         if self.trainer.is_last_batch:
             self._sum.item()  # waits until the device has done the steps that the time is taken of
-        self._until = time.perf_counter()  # validation and pictures, which follow the last batch, are not training
+        self._until = time.perf_counter()  # validation and images, which follow the last batch, are not training
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # Norms and biases are not decayed: it only fights the normalisation.

@@ -1,4 +1,4 @@
-"""Direct regression: the net's numbers are the coded coordinates; and the element-wise losses of coordinates."""
+"""Direct regression: the model's numbers are the coded coordinates; and the element-wise losses of coordinates."""
 
 import math
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def masked_sum(loss: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Coordinates(Objective):
-    """Coded coordinates (p / size - centre) / unit, regressed; a net that puts out points.
+    """Coded coordinates (p / size - centre) / unit, regressed; a model that puts out points.
 
     Args:
         loss: of coded differences.

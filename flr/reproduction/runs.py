@@ -19,7 +19,7 @@ from flr.evaluation.score import restore, score, tester
 from flr.module.checkpoints import RunFolder, find_run, load_checkpoint
 from flr.reproduction.record import Record, Run, check_recordable, data_differences
 from flr.tracking.connection import StoredRun, connect, get_run
-from flr.training.precision import settle
+from flr.training.precision import resolve_precision_and_fusion
 from flr.training.session import TrainingSession
 
 PASSED_ON = ("data", "trainer", "tracking", "paths")  # overrides that a training takes as they were typed
@@ -147,7 +147,7 @@ def _recipes(composed: DictConfig) -> list[dict[str, Any]]:
     recipes = []
     for bf16 in (False, True):
         cfg = as_config(plain(composed))
-        settle(cfg, "cpu", bf16)
+        resolve_precision_and_fusion(cfg, "cpu", bf16)
         recipes.append(_recipe(plain(cfg)))
     return recipes
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flr.errors import UserError
 from flr.files import writing
-from flr.system import undisturbed
+from flr.system import defer_signals
 from flr.tracking.connection import PREFIX, first_line
 from flr.tracking.registry import register
 
@@ -110,7 +110,7 @@ class OfflineQueue:
         while self.items:
             began = time.monotonic()
             try:
-                with undisturbed():  # an open transaction would lock the database
+                with defer_signals():  # an open transaction would lock the database
                     self._send(self.items[0])
                     sent = self.items.pop(0)
             except (MlflowException, SQLAlchemyError, OSError) as error:

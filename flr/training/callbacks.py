@@ -1,4 +1,4 @@
-"""What runs beside a training: progress with the time left, an early end, checkpoints, validation pictures."""
+"""What runs beside a training: progress with the time left, an early end, checkpoints, validation images."""
 
 import io
 import math

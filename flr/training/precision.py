@@ -5,10 +5,10 @@
 | ``trainer.precision=bf16-mixed`` | products in 16 bit; coordinates, losses and weights stay 32 bit | where the device multiplies them natively |
 | ``optim.fused=true`` | one kernel for all weights | where gradients are not clipped, which Lightning cannot join with it in 16 bit |
 | ``trainer.tf32=true`` | an NVIDIA GPU of 2020 or later rounds the factors of 32-bit products to 10 bits of mantissa | never |
-| ``trainer.compile=default`` | the net's own kernels, by torch.compile | never: it takes a minute to begin |
+| ``trainer.compile=default`` | the model's own kernels, by torch.compile | never: it takes a minute to begin |
 | ``trainer.compile=reduce-overhead`` | on a GPU CUDA graphs as well | never |
 
-Pictures are channels_last under all of them. `benchmarks/switches.py` measures what each is worth.
+Images are channels_last under all of them. `benchmarks/switches.py` measures what each is worth.
 """
 
 import inspect
@@ -59,7 +59,7 @@ def settle_batch_norm(cfg: DictConfig) -> bool:
     return bool(cfg.trainer.sync_batchnorm)
 
 
-def settle(cfg: DictConfig, device: str, bf16: bool | None = None) -> None:
+def resolve_precision_and_fusion(cfg: DictConfig, device: str, bf16: bool | None = None) -> None:
     """Set what ``trainer.speed=auto`` stands for on a device, so that a run's config says what it trained with.
 
     Args:
@@ -107,10 +107,10 @@ def has_bf16(device: str) -> bool:
 
 
 def compile_net(net: nn.Module, mode: str | None, device: str, ranks: int = 1) -> None:
-    """Have a net's forward and backward compiled at its first batch; its keys stay as they are.
+    """Have a model's forward and backward compiled at its first batch; its keys stay as they are.
 
     Args:
-        net: the net.
+        net: the model.
         mode: of torch.compile; None leaves it as it is.
         device: ``cpu`` or ``cuda``.
         ranks: that train together.

@@ -33,7 +33,13 @@ from flr.tracking.tracker import Tracker
 from flr.training.callbacks import WholeCheckpoints
 from flr.training.distributed import GlobalBatchNorm, Ranks
 from flr.training.memory import device_memory
-from flr.training.precision import bf16_hardware, compile_net, settle, settle_batch_norm, trainer_of
+from flr.training.precision import (
+    bf16_hardware,
+    compile_net,
+    resolve_precision_and_fusion,
+    settle_batch_norm,
+    trainer_of,
+)
 from flr.training.recipe import default_name, recipe
 
 # Batches are 32 bit, whatever the products inside the model.
@@ -145,7 +151,7 @@ class TrainingSession:
         self.check_devices(trial)
         self.world_size, self.device = trial.world_size, trial.strategy.root_device.type
         self.recipe = recipe(cfg)
-        settle(cfg, self.device)
+        resolve_precision_and_fusion(cfg, self.device)
         self.values = plain(cfg)
 
     def check_devices(self, trial: pl.Trainer) -> None:

@@ -175,7 +175,7 @@ def xml_text(table: FaceTable) -> Iterator[str]:
     box[~boxed] = drawn[~boxed]
     width = max(2, len(str(len(table.scheme) - 1)))
     yield f"<?xml version='1.0' encoding='UTF-8'?>\n<dataset>\n<name>{table.scheme.name}</name>\n<images>\n"
-    inside = ""  # the picture whose boxes are being written
+    inside = ""  # the image whose boxes are being written
     for i, marks in enumerate(label_rows(table)):
         image = str(table.image[i])
         about = f" name={quoteattr(table.name[i])} group={quoteattr(table.group[i])}"

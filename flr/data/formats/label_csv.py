@@ -93,10 +93,10 @@ def _check_columns(path: Path, columns: Sequence[str], known: set[str]) -> None:
 
 
 def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.ndarray | None, str]:
-    """The points (count, 2) of the .pts beside a picture; None where there is none, with the fault if it is one."""
+    """The points (count, 2) of the .pts beside an image; None where there is none, with the fault if it is one."""
     path = PurePosixPath(under(root, image))
     if path.is_absolute() or ".." in path.parts or not path.name:
-        return None, ""  # `from_files` tells of pictures that lead out of the root
+        return None, ""  # `from_files` tells of images that lead out of the root
     labels = [root / path.with_suffix(kind) for kind in (".pts", ".PTS")]
     labels = [label for label in labels if os.path.exists(label)][:1]
     if not labels and split == UNLABELLED:

@@ -160,7 +160,7 @@ def number_text(value: float) -> str:
 
 
 def new_file(path: Path) -> TextIO:
-    """A text file to write that must not be there yet: what is there may be a link to a picture of the set's own."""
+    """A text file to write that must not be there yet: what is there may be a link to an image of the set's own."""
     return path.open("x", encoding="utf-8", newline="")
 
 

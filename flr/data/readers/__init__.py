@@ -1,1 +1,1 @@
-"""One module a data set. Each knows that set's on-disk forms and nothing else, and returns a FaceTable."""
+"""One module a dataset. Each knows that set's on-disk forms and nothing else, and returns a FaceTable."""

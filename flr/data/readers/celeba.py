@@ -2,9 +2,9 @@
 
 Under the root lie ``img_celeba/`` (in the wild) or ``img_align_celeba/`` (178 x 218 pixels), and their lists: ``.txt`` with
 blanks (a count, the columns' names, a row a face) or ``.csv`` with commas (the columns' names, a row a face). The
-publisher's own ``Anno/``, ``Eval/`` and ``Img/`` are found too, and pictures in a second folder of the same name, as some
+publisher's own ``Anno/``, ``Eval/`` and ``Img/`` are found too, and images in a second folder of the same name, as some
 archives unpack. Points count from 0, though no file says so: the aligned eyes' middle lies at x = 88.6 on the mean, and
-that of their pictures at 88.5.
+that of their images at 88.5.
 """
 
 import dataclasses

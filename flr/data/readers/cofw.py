@@ -1,8 +1,8 @@
 """COFW (Burgos-Artizzu et al. 2013, https://data.caltech.edu/records/20099): 29 points and whether each is occluded.
 
 Under the root lie ``COFW_train_color.mat`` and ``COFW_test_color.mat``, or ``COFW_train.mat`` and ``COFW_test.mat``
-with grey pictures. They are Matlab 7.3 files, that is HDF5, where Matlab's arrays stand with their axes reversed:
-``IsTr`` (``IsT`` in the test file) are (1, N) references to uint8 pictures (3, W, H) or (W, H); ``phisTr`` is (87, N),
+with grey images. They are Matlab 7.3 files, that is HDF5, where Matlab's arrays stand with their axes reversed:
+``IsTr`` (``IsT`` in the test file) are (1, N) references to uint8 images (3, W, H) or (W, H); ``phisTr`` is (87, N),
 29 times x, 29 times y and 29 times 1 for an occluded point; ``bboxesTr`` is (4, N), x, y, width and height. All count
 from 1. The first 845 of the 1345 training faces are LFPW's.
 """
@@ -108,7 +108,7 @@ def _files(root: Path, form: str) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures in the two files, by the faces' names. A call opens its file anew, so that several threads may call at once.
+    """The images in the two files, by the faces' names. A call opens its file anew, so that several threads may call at once.
 
     Attributes:
         files: ``train`` and ``test`` -> file.
@@ -120,7 +120,7 @@ class Pictures:
         """(H, W) grey or (H, W, 3) RGB, uint8.
 
         Raises:
-            UserError: the file cannot be read, or gives no such picture.
+            UserError: the file cannot be read, or gives no such image.
         """
         split, _, number = name.partition("/")
         with _opened(self.files[split]) as file:
@@ -137,7 +137,7 @@ class _Part:
         numbers: (N, 91) float64, those of ``phis`` and ``bboxes``.
         size: (N,) int64, bytes of a picture's pixels.
         version: (N,) int64, when the file was changed.
-        faults: name -> what is wrong with the picture.
+        faults: name -> what is wrong with the image.
     """
 
     name: np.ndarray
@@ -218,7 +218,7 @@ def _checked(array: Any, what: str, limit: int) -> Any:
 
 
 def _references(file: Any, split: str) -> np.ndarray:
-    """(N,) the references to the pictures.
+    """(N,) the references to the images.
 
     Raises:
         ValueError: there are none.
@@ -246,7 +246,7 @@ def _numbers(file: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _picture(file: Any, reference: Any) -> Any:
-    """The h5py.Dataset of a picture, (W, H) or (3, W, H) uint8; its pixels are not read yet.
+    """The h5py.Dataset of an image, (W, H) or (3, W, H) uint8; its pixels are not read yet.
 
     Raises:
         ValueError: it is something else.

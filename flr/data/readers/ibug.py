@@ -1,7 +1,7 @@
 """iBUG 300-W by its .pts files (https://ibug.doc.ic.ac.uk/resources/300-W/), and what its two forms share.
 
 Under the root lie ``afw/``, ``helen/{trainset,testset}/``, ``lfpw/{trainset,testset}/``, ``ibug/`` and, for
-the private test, ``300w/{01_Indoor,02_Outdoor}/``: pictures, each with a text file of the same stem beside
+the private test, ``300w/{01_Indoor,02_Outdoor}/``: images, each with a text file of the same stem beside
 it. The text gives a version, a count and, in braces, one point a line, counted from 1 as Matlab does. Some
 copies lack all but the points.
 """
@@ -20,7 +20,7 @@ from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 
-MIRROR = "_mirror"  # dlib's copy of the set carries a mirrored picture of every face under this suffix
+MIRROR = "_mirror"  # dlib's copy of the set carries a mirrored image of every face under this suffix
 
 
 class Part(NamedTuple):
@@ -65,7 +65,7 @@ class Face(NamedTuple):
         name: unique, free of the set's place on disk.
         group: what must not cross from training into validation.
         split: ``train`` or ``test``.
-        image: the picture; None where there is none.
+        image: the image; None where there is none.
         points: (68, 2) as the file gives them, float64; None where `fault` says why.
         box: left, top, width, height as the file gives them, or None.
         fault: why no net should learn from this face; empty where nothing is known against it.
@@ -86,8 +86,8 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     `form` is ``ibug`` for the whole public protocol (3148 + 689 faces), ``ibug+private`` with the 600
     private ones as well, and else it lists what is there, train parts before test parts, with the count of
     each part that is not whole: ``ibug[afw+helen_train:872|helen_test]``. Mirrored copies (stem ends with
-    ``_mirror``) are no part of 300-W and are passed over. A picture without a .pts is a fault, and so is a
-    .pts without a picture.
+    ``_mirror``) are no part of 300-W and are passed over. An image without a .pts is a fault, and so is a
+    .pts without an image.
 
     Args:
         root: the folder that holds ``afw/``, ``helen/`` and so on.

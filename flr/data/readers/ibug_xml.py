@@ -1,6 +1,6 @@
 """iBUG 300-W in dlib's XML (http://dlib.net/files/data/ibug_300W_large_face_landmark_dataset.tar.gz).
 
-One file a split lists pictures with any number of boxes, each with 68 named parts. The labels are whole
+One file a split lists images with any number of boxes, each with 68 named parts. The labels are whole
 numbers, and dlib drew a train/test line of its own: this is another protocol than the .pts form and shares
 no name with it.
 """
@@ -42,14 +42,14 @@ def read(
     `ibug.PARTS`), not the split: dlib's training file may list faces of a test folder.
 
     Args:
-        root: the folder that holds the XML files; pictures are named relative to it.
+        root: the folder that holds the XML files; images are named relative to it.
         strict: stop at the first fault of a face.
         mirrored: keep the mirrored copies (stem ends with ``_mirror``); `form` is ``ibug_xml+mirrored`` then.
         train: the training file. It and `test` may be missing under their own names, but not both.
         test: the test file.
 
     Raises:
-        UserError: no file; a file that is no dlib XML, or that has a DTD or entities; a picture that is
+        UserError: no file; a file that is no dlib XML, or that has a DTD or entities; an image that is
             unnamed, outside `root` or listed twice; no box at all; or a faulty face where one must stop (see
             `flr.data.table.check_faces`).
     """

@@ -1,4 +1,4 @@
-"""Several data sets as one, through the reductions of their schemes."""
+"""Several datasets as one, through the reductions of their schemes."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ class _Pictures:
 def read(root: Path | None, strict: bool, sets: Mapping[str, Member], use: Sequence[str], scheme: str) -> FaceTable:
     """The faces of several sets, each with its own splits.
 
-    A face of `ibug` is named ``ibug/NAME``, and so are its picture and its group. Each set is a subset under its name,
+    A face of `ibug` is named ``ibug/NAME``, and so are its image and its group. Each set is a subset under its name,
     and its own subsets are ``ibug/SUBSET``: results come by set as well as over all.
 
     Args:

@@ -40,12 +40,12 @@ def read(
     """Read Kaggle's table or MUCT, whichever is under `root`; `form` says which.
 
     Kaggle's form is ``muct_csv``. A training face is ``training.csv#ROW``, each its own group since no subject is
-    known; a face of ``test.csv`` is ``test.csv#IMAGEID``, in the part ``unlabelled``. The box is the whole picture.
+    known; a face of ``test.csv`` is ``test.csv#IMAGEID``, in the part ``unlabelled``. The box is the whole image.
     Where the test's labels are known, in an ``answers.csv`` of RowId and Location, those faces are the part ``test``
     and the form is ``muct_csv+answers``; Kaggle has never published such a file.
 
     MUCT's form is ``muct76``, or ``muct76+mirrored``. The group is the subject (247 and 248 are twins). The box is
-    the tight box of all labelled points grown by a quarter, about as Kaggle's pictures are framed. All faces are
+    the tight box of all labelled points grown by a quarter, about as Kaggle's images are framed. All faces are
     training faces: neither form has a test part of its own.
 
     The subset ``complete`` holds the faces whose every point is labelled: 2140 of Kaggle's, 3063 of MUCT's.

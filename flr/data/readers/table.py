@@ -8,14 +8,14 @@ The scheme file, ``scheme.yaml`` under the root, names the points (see `flr.land
     normaliser: interpupil                    # or box, or diagonal
     distances: {interpupil: [eye_r, eye_l]}   # optional, as are regions and reductions
 
-Pictures are named relative to the root. Everywhere an integer coordinate is a pixel's centre.
+Images are named relative to the root. Everywhere an integer coordinate is a pixel's centre.
 
 ``labels.csv`` (commas, semicolons or tabs) has one line of names, then a row a face, columns in any order: ``image``;
 ``<point>_x`` and ``<point>_y`` of each point, empty where it has no label; and where wanted ``<point>_visible`` (0 or 1);
 ``left``, ``top``, ``right``, ``bottom``, the edges of a box (one that covers the pixels 3 to 5 has edges 2.5 and 5.5);
 ``split`` (train, val, test or unlabelled; train where empty); ``group``, what must not cross from training into validation
-(its picture where empty); ``name``; and ``subset_<name>`` (0 or 1). Without any point column, the points of each
-picture lie in the .pts of its stem beside it.
+(its image where empty); ``name``; and ``subset_<name>`` (0 or 1). Without any point column, the points of each
+image lie in the .pts of its stem beside it.
 
 ``labels_train.json`` and so on, a file a split, are COCO keypoints (https://cocodataset.org/#format-data): v is 0 for a
 point without a label, 1 for a hidden one, 2 for a visible one. Points are matched by the names that the category gives;
@@ -27,7 +27,7 @@ those of points and of boxes. An annotation may also have ``name``, ``group`` an
 point, any of which may be missing. A ``<box>`` may also have ``name``, ``group``, ``subsets`` (parted by commas) and
 ``tight='1'``, which says that it was drawn round the points and is no box of the set's own; a ``<part>``
 ``visible='0'``. Without any label file, the folders ``train/``, ``val/``, ``test/`` and ``unlabelled/`` are looked through
-for pictures with .pts beside them, which count from 1.
+for images with .pts beside them, which count from 1.
 """
 
 import os
@@ -65,10 +65,10 @@ def read(
 ) -> FaceTable:
     """The faces of a table of one's own (see the module's text); `form` is ``table``.
 
-    Several faces of one picture that have no name are named by it with ``#1``, ``#2`` and so on.
+    Several faces of one image that have no name are named by it with ``#1``, ``#2`` and so on.
 
     Args:
-        root: the folder that pictures and labels lie in.
+        root: the folder that images and labels lie in.
         strict: stop at the first fault of a face.
         labels: a file, or a folder of ``train/``, ``test/`` and so on with .pts; or one of them for each split. What it
             is, is told by its suffix. None looks under `root` for ``labels.csv``, ``labels_<split>.csv``, .json or .xml in

@@ -1,9 +1,9 @@
 """WFLW (Wu et al. 2018, https://wywu.github.io/projects/LAB/WFLW.html): 98 points and six attributes.
 
 Under the root lie ``WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{train,test}.txt`` and, in
-``WFLW_images/``, the pictures. The lists have no header, and in a line 207 words: x and y of 98 points, the upper left
+``WFLW_images/``, the images. The lists have no header, and in a line 207 words: x and y of 98 points, the upper left
 and the lower right corner of a detection (whole pixels), a 0 or 1 for each attribute, and the picture's path. The 10000
-faces lie in fewer pictures. Points are read as counted from 0, as all known code does; no file says so.
+faces lie in fewer images. Points are read as counted from 0, as all known code does; no file says so.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ NUMBERS = (*(f"{axis}{k}" for k in range(len(WFLW98)) for axis in "xy"), *BOX, *
 def read(root: Path | None, strict: bool = False) -> FaceTable:
     """WFLW as published. A face is named by its picture's path, ``#`` and its number among that picture's faces.
 
-    Each attribute is a subset over both parts; `group` is the picture. `form` is ``wflw``, with the counts where they
+    Each attribute is a subset over both parts; `group` is the image. `form` is ``wflw``, with the counts where they
     are not the official ones: ``wflw[train:7000|test:2500]``.
 
     Args:

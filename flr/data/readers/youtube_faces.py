@@ -1,11 +1,11 @@
 """Frames of YouTube Faces (Wolf et al. 2011) with 68 points, as their CSV form has them (udacity/P1_Facial_Keypoints).
 
 Under the root lie ``training_frames_keypoints.csv`` and ``test_frames_keypoints.csv``, each with a first column without
-a name (the picture) and the columns 0 ... 135 (x and y of the iBUG points in turn), and the pictures in ``training/``
+a name (the image) and the columns 0 ... 135 (x and y of the iBUG points in turn), and the images in ``training/``
 and ``test/``; two in three of ``test/`` are listed nowhere. ``Luis_Fonsi_21.jpg`` is frame 1 of clip 2 of Luis_Fonsi,
-and a PNG with an alpha channel. The points came from a net, as whole numbers, and some lie outside the picture.
+and a PNG with an alpha channel. The points came from a model, as whole numbers, and some lie outside the image.
 
-They count from 1, though no file says so. Held against the mirrored pictures, the numbers as they stand lie 1.2 px to
+They count from 1, though no file says so. Held against the mirrored images, the numbers as they stand lie 1.2 px to
 the right of what they mark (.9 on small faces, 1.7 on large ones), and 1.1 px below where 300-W has its points.
 """
 
@@ -34,7 +34,7 @@ def read(root: Path | None, strict: bool = False, split: Literal["identity", "pu
     """The annotated frames. A face is named by its folder and file, since both folders use the same names.
 
     The published test part holds nobody new: its 347 people are those of the training part, and each of its 770 frames
-    comes from a clip of which three frames are trained on; some are the same picture. Its numbers say how well a net
+    comes from a clip of which three frames are trained on; some are the same image. Its numbers say how well a model
     knows these videos. So the default pools both parts and tests on people who are not trained on: those with a hash of
     the name below `SHARE` (65 people with 788 faces). It depends neither on the rows' order nor on who else is there.
 

@@ -1,4 +1,4 @@
-"""2D drawing on the picture, with subpixel coordinates, and the face's features.
+"""2D drawing on the image, with subpixel coordinates, and the face's features.
 
 A canvas is RGB (H, W, 3) or grey (H, W), uint8; colours are always RGB, and a grey canvas takes their luma.
 """
@@ -44,7 +44,7 @@ def fill(canvas: np.ndarray, points: np.ndarray, colour: Colour = WHITE, smooth:
 
 
 def window(canvas: np.ndarray, points: np.ndarray, pad: float = 2) -> tuple[np.ndarray, np.ndarray] | None:
-    """The part of `canvas` round `points` (..., 2) as a view, and its origin (2,) in the picture; None if outside."""
+    """The part of `canvas` round `points` (..., 2) as a view, and its origin (2,) in the image; None if outside."""
     x, y, width, height = cv2.boundingRect(np.ascontiguousarray(points.reshape(-1, 2), np.float32))
     margin = int(pad) + 1
     x0, y0, x1, y1 = max(x - margin, 0), max(y - margin, 0), x + width + margin, y + height + margin
@@ -53,7 +53,7 @@ def window(canvas: np.ndarray, points: np.ndarray, pad: float = 2) -> tuple[np.n
 
 
 def flat(like: np.ndarray, colour: Colour) -> np.ndarray:
-    """A picture of the size of `like` in one colour."""
+    """An image of the size of `like` in one colour."""
     out = np.empty(like.shape, np.uint8)
     cv2.rectangle(out, (0, 0), out.shape[1::-1], _value(out, colour), cv2.FILLED)
     return out
@@ -165,7 +165,7 @@ def _circle(count: int) -> np.ndarray:
 
 
 def pick(canvas: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The colour (3,) float32 at a point, clamped into the picture."""
+    """The colour (3,) float32 at a point, clamped into the image."""
     height, width = canvas.shape[:2]
     x, y = at.tolist()
     out = np.empty(3, np.float32)
@@ -199,7 +199,7 @@ def paint_eyes(
     """Draws both eyes.
 
     Args:
-        canvas: the picture, changed in place.
+        canvas: the image, changed in place.
         points: (70, 2) the face's points and the irises' centres.
         axes: (2, 2) projections of one millimetre along the head's x and y.
         style: looks common to both eyes.
@@ -333,84 +333,3 @@ def paint_folds(canvas: np.ndarray, shape: Shape, view: View, skin: np.ndarray, 
     if count:
         at = at[-count:, None]
         stroke(canvas, np.concatenate([at, at + 0.1], 1), skin * 0.55, 2 * view.scale, d.uniform(0.15, 0.6))
-
-
-_HUMP = np.sin(np.linspace(0, np.pi, 17))[:, None].astype(np.float32)
-_TEETH = np.linspace(-17, 17, 8, dtype=np.float32)[:, None]
-
-
-def paint_mouth(
-    canvas: np.ndarray,
-    lips: np.ndarray,
-    axes: np.ndarray,
-    shape: Shape,
-    skin: np.ndarray,
-    creases: Creases,
-    d: Draws,
-) -> None:
-    """Draws lips, teeth, tongue and the gap.
-
-    Args:
-        canvas: the picture, changed in place.
-        lips: (20, 2) the mouth's points in iBUG order.
-        axes: (2, 2) projections of one millimetre along the head's x and y.
-        shape: the face.
-        skin: (3,) the colour round the mouth.
-        creases: takes the lips' edges and the line between them.
-        d: the face's random numbers.
-    """
-    lipstick = d.uniform(0.5, 1) if d.chance(0.25) else 0.0
-    bare = skin * np.array([0.9, 0.68, 0.68], np.float32) * d.uniform(0.75, 1.05)
-    brightness = float(skin.sum()) / 600
-    paint_colour = np.array([d.uniform(120, 215), d.uniform(20, 90), d.uniform(40, 100)], np.float32)
-    lip = bare * (1 - lipstick) + paint_colour * (lipstick * (0.25 + brightness))
-    opacity, edge = d.uniform(0.45, 0.95), d.uniform(0, 0.3)
-    contrast = d.uniform(0.7, 0.92)
-    gloss, teeth, upper_reach = d.uniform(0, 0.4) * d.chance(0.6), d.uniform(0.6, 1.0), d.uniform(5, 11)
-    lower_teeth, tongue, dark = d.chance(0.3), d.chance(0.4), d.uniform(12, 60)
-    crease, beyond = d.uniform(0.35, 0.9), axes[0] * d.uniform(0, 4)
-    has_teeth = not d.chance(0.12 + 0.5 * shape.child)
-
-    unit = float(np.hypot(*axes[1]))
-    outer_top, outer_low = spline_matrix(7, 4) @ lips[[range(7), [6, 7, 8, 9, 10, 11, 0]], :]
-    inner_top, inner_low = spline_matrix(5, 4) @ lips[[range(12, 17), [16, 17, 18, 19, 12]], :]
-    bands = np.array([np.concatenate([outer_top, inner_top[::-1]]), np.concatenate([outer_low, inner_low[::-1]])])
-    got = window(canvas, bands, 2)
-    if got is None:
-        return
-    part, origin = got
-    over, bands = flat(part, lip), bands - origin
-    fill(over, bands[0], lip * contrast)
-    blend(part, over, polygon_mask(part, bands, 0.3 * unit), opacity)
-    creases.lines(outer_low, unit, 0.5 * edge, 0)
-    creases.lines(outer_top, unit, 0.45 * edge * 0.6, 0)
-    if gloss:
-        middle = (lips[9] + lips[18]) / 2
-        wash(canvas, ellipse(middle, axes[0] * 7, axes[1] * 1.3), (250, 240, 235), gloss, unit)
-    gap = float(np.hypot(*(lips[14] - lips[18]))) / unit
-    if gap > 0.9:
-        light, down = 0.3 + 0.7 * brightness, axes[1]
-        inside = flat(part, (dark, dark * 0.45, dark * 0.4))
-        if tongue and gap > 7:
-            at = lips[18] - down * gap * 0.2 - origin
-            fill(inside, ellipse(at, axes[0] * 14, down * gap * 0.35), np.array([165, 80, 80]) * light)
-        white = np.array([232, 224, 208], np.float32) * teeth * light
-        if has_teeth:
-            ridge = inner_top + (0.55 + 0.45 * _HUMP) * (down * upper_reach)
-            fill(inside, np.concatenate([inner_top - down * 2, ridge[::-1]]) - origin, white)
-            if lower_teeth:
-                ridge = inner_low - down * min(5.0, 0.3 * gap)
-                fill(inside, np.concatenate([inner_low + down * 2, ridge[::-1]]) - origin, white * 0.85)
-            roots = lips[14] - origin + _TEETH * axes[0]
-            stroke(inside, np.stack([roots, roots + down * upper_reach], 1), white * 0.5, 0.45 * unit, 0.5)
-            # The corners lie deep.
-            corners = ellipse(lips[[12, 16], None] - origin, axes[0] * 4, down * 6)
-            wash(inside, corners, (20, 10, 8), 0.6)
-        blend(part, inside, polygon_mask(part, np.concatenate([inner_top, inner_low[1:-1]]) - origin))
-        crease *= 0.45
-    seam = (inner_top + inner_low[::-1]) / 2 if gap <= 0.9 else inner_top
-    # The crease runs on beyond the corners.
-    ends = lips[[0, 0, 6, 6]]
-    ends[0] -= beyond
-    ends[3] += beyond
-    creases.lines(np.concatenate([ends[:2], seam, ends[2:]]), 1.3 * unit, 0.8 * crease, 0)

@@ -16,7 +16,7 @@ def develop(canvas: np.ndarray, span: float, channels: int, d: Draws) -> np.ndar
     """Turns the painted `canvas` (H, W, 3) uint8 into a photo, (H, W) or (H, W, 3) uint8.
 
     Args:
-        canvas: the picture.
+        canvas: the image.
         span: the face's width in pixels; the blur grows with it.
         channels: 1 grey, 3 RGB.
         d: the face's random numbers.

@@ -7,6 +7,7 @@ import numpy as np
 
 from flr.data.synthetic import paint, scene, skin
 from flr.data.synthetic.draws import Draws
+from flr.data.synthetic.mouth import paint_mouth
 from flr.data.synthetic.photo import develop
 from flr.data.synthetic.shape import RIM, Shape, bell_weights, bells, sample_shape
 from flr.data.synthetic.view import View, place, sample_view
@@ -47,9 +48,9 @@ def render(seed: int, index: int, size: int = 128, channels: int = 1, face: floa
     Args:
         seed: names the series.
         index: the face in it.
-        size: side of the square picture, pixels.
+        size: side of the square image, pixels.
         channels: 1 grey, 3 RGB.
-        face: largest side of the points' tight box as a share of the picture, about.
+        face: largest side of the points' tight box as a share of the image, about.
     """
     d = Draws(seed, index)
     shape, view = sample_shape(d), sample_view(d)
@@ -158,7 +159,7 @@ def _paint_features(
     cheek = (paint.pick(bare, (flat[48] + flat[31]) / 2) + paint.pick(bare, (flat[54] + flat[35]) / 2)) / 2
     paint.paint_folds(canvas, shape, view, cheek, creases, d)
     around = (paint.pick(bare, (flat[57] + flat[8]) / 2) + cheek) / 2
-    paint.paint_mouth(canvas, flat[48:68], pixels, shape, around, creases, d)
+    paint_mouth(canvas, flat[48:68], pixels, shape, around, creases, d)
     creases.lay(canvas, view.scale)
     beard.paint_moustache(canvas, flat, pixels, hair * 0.8)
     _restore(canvas, bare, head, flat[27:68], 1e5)
@@ -176,7 +177,7 @@ def _restore(canvas: np.ndarray, bare: np.ndarray, head: skin.Head, region: np.n
 
 
 def _visible(points: np.ndarray, head: skin.Head, cover: np.ndarray) -> np.ndarray:
-    """(68,) bool: inside the picture, not covered, and (off the contour) not behind the head's own surface."""
+    """(68,) bool: inside the image, not covered, and (off the contour) not behind the head's own surface."""
     size = len(cover)
     pixel = np.rint(points[:, :2]).astype(int)
     inside = ((pixel >= 0) & (pixel < size)).all(1)

@@ -15,7 +15,7 @@ from flr.data.synthetic.view import View
 _HAIR_COLOURS = np.array(
     [(22, 18, 16), (48, 34, 26), (88, 60, 40), (150, 112, 72), (205, 172, 120), (120, 52, 26), (175, 172, 168)], np.float32
 )  # fmt: skip
-_BANK = 24  # random pictures a process makes once
+_BANK = 24  # random images a process makes once
 _EVEN = [1] * _BANK
 _LEVELS = np.arange(256, dtype=np.float32)[:, None]
 
@@ -257,15 +257,21 @@ def paint_hair_front(
         paths = spline_matrix(4, 3) @ (flat[:, None, :4] * (1 - share) + flat[:, None, [8, 7, 6, 5]] * share)
         strokes(canvas, paths.reshape(12, -1, 2), inks, 0.55)
     if hair.hat:
-        y, tall, brim = d.uniform(-62, -36), d.uniform(50, 90), d.uniform(0, 22)
-        xs = np.linspace(-1, 1, 9)
-        low = np.column_stack([xs * (width + 8), y + brim * (1 - xs**2) + 6 * xs**2, 12 - 90 * xs**2])
-        high = np.column_stack([xs[::-1] * (width + 10), y - tall * np.sqrt(1 - 0.8 * xs**2), -60 + 0 * xs])
-        flat = view.project(np.vstack([low, high]).astype(np.float32))[:, :2]
-        colour = d.colour(10, 240, 50)
-        lay(flat, colour * light, 0.4)
-        band = np.vstack([flat[:9], flat[8::-1] - view.roll[:, 1] * 14 * view.scale])
-        wash(canvas, band, colour * 0.6 * light, 0.8, view.scale)
+        _paint_hat(canvas, cover, width, view, light, d)
+
+
+def _paint_hat(canvas: np.ndarray, cover: np.ndarray, width: float, view: View, light: float, d: Draws) -> None:
+    """Draw a hat on a head whose half width is `width`; marks `cover`."""
+    y, tall, brim = d.uniform(-62, -36), d.uniform(50, 90), d.uniform(0, 22)
+    xs = np.linspace(-1, 1, 9)
+    low = np.column_stack([xs * (width + 8), y + brim * (1 - xs**2) + 6 * xs**2, 12 - 90 * xs**2])
+    high = np.column_stack([xs[::-1] * (width + 10), y - tall * np.sqrt(1 - 0.8 * xs**2), -60 + 0 * xs])
+    flat = view.project(np.vstack([low, high]).astype(np.float32))[:, :2]
+    colour = d.colour(10, 240, 50)
+    wash(canvas, flat, colour * light, 1.0, 0.4)
+    fill(cover, flat)
+    band = np.vstack([flat[:9], flat[8::-1] - view.roll[:, 1] * 14 * view.scale])
+    wash(canvas, band, colour * 0.6 * light, 0.8, view.scale)
 
 
 class Beard:

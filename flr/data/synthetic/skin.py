@@ -1,4 +1,4 @@
-"""The lit head: albedo and shading on the surface's grid, splatted into the picture back to front."""
+"""The lit head: albedo and shading on the surface's grid, splatted into the image back to front."""
 
 from dataclasses import dataclass
 
@@ -144,7 +144,7 @@ def splat(canvas: np.ndarray, points: np.ndarray, colours: np.ndarray, facing: n
     mean of their neighbours.
 
     Args:
-        canvas: the picture, grey or RGB.
+        canvas: the image, grey or RGB.
         points: (3, A, C + 1) float32, the projected surface.
         colours: (3, A, C + 1) float32 RGB.
         facing: (A, C + 1) float32, positive where the surface faces the viewer.

@@ -103,7 +103,7 @@ def place(view: View, shape: Shape, grid: np.ndarray, size: int, share: float, d
         shape: the face.
         grid: (3, A, C + 1) float32, the head's surface.
         size: the picture's side.
-        share: the points' tight box as a share of the picture.
+        share: the points' tight box as a share of the image.
         d: the face's random numbers.
     """
     points = view.project(shape.lift(np.concatenate([shape.points, shape.iris])))
@@ -112,7 +112,7 @@ def place(view: View, shape: Shape, grid: np.ndarray, size: int, share: float, d
     points[:17, :2] = jaw_contour(shape, candidates, view.yaw) @ view.roll.T
     low, high = points[:68, :2].min(0), points[:68, :2].max(0)
     view.scale = size * share * d.uniform(0.93, 1.05) / float((high - low).max())
-    # Jitters the place by what room the picture leaves.
+    # Jitters the place by what room the image leaves.
     room = max(0.0, 0.5 * (1 - share * 1.05)) * size * 0.5
     jitter = np.array([d.uniform(-1, 1), d.uniform(-1, 1)], np.float32) * room
     view.shift = (size - 1) / 2 - (low + high) / 2 * view.scale + jitter
