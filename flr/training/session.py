@@ -30,16 +30,10 @@ from flr.module.checkpoints import VERSION, RunFolder
 from flr.system import cores, keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
+from flr.training import precision
 from flr.training.callbacks import WholeCheckpoints
 from flr.training.distributed import GlobalBatchNorm, Ranks
 from flr.training.memory import device_memory
-from flr.training.precision import (
-    bf16_hardware,
-    compile_net,
-    resolve_precision_and_fusion,
-    settle_batch_norm,
-    trainer_of,
-)
 from flr.training.recipe import default_name, recipe
 
 # Batches are 32 bit, whatever the products inside the model.
@@ -143,15 +137,15 @@ class TrainingSession:
             raise UserError(f"trainer.strategy={trainer.strategy} leaves ranks behind when one dies; set ddp")
         self.tracker: Tracker = build(cfg.tracking, artifacts=self.output / "artifacts")
         self.ranks = Ranks(lost=lambda word: self.end_stopped("FAILED", word))
-        self.plugins: list[Any] = [GlobalBatchNorm()] if settle_batch_norm(cfg) else []
+        self.plugins: list[Any] = [GlobalBatchNorm()] if precision.settle_batch_norm(cfg) else []
         # A first Trainer, so that what Lightning refuses leaves no run behind, nor spoils the one that is resumed.
-        trial = trainer_of(
+        trial = precision.trainer_of(
             cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=self.plugins
         )
         self.check_devices(trial)
         self.world_size, self.device = trial.world_size, trial.strategy.root_device.type
         self.recipe = recipe(cfg)
-        resolve_precision_and_fusion(cfg, self.device)
+        precision.resolve_precision_and_fusion(cfg, self.device)
         self.values = plain(cfg)
 
     def check_devices(self, trial: pl.Trainer) -> None:
@@ -182,7 +176,7 @@ class TrainingSession:
         resumed = self.checkpoint is not None
         self.module = assemble(cfg, self.data.scheme, self.data.crop, self.data.mean_face(), weights_follow=resumed)
         self.module.data_changed = changed
-        compile_net(self.module.net, cfg.trainer.get("compile"), self.device, self.world_size)
+        precision.compile_net(self.module.net, cfg.trainer.get("compile"), self.device, self.world_size)
         self.name = self.job.label if self.job else default_name(cfg)
         self.module.about = {
             "version": VERSION,
@@ -289,9 +283,8 @@ class TrainingSession:
         tracker.tag(folder=str(folder.path))
         tracker.params({**dict(flat(self.values)), "overrides": " ".join(self.overrides)})
         tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
-        hardware = provenance.hardware() | {
-            "bf16": bf16_hardware(self.device)
-        }  # by which speed=auto chose the precision
+        bf16 = precision.bf16_hardware(self.device)  # by which speed=auto chose the precision
+        hardware = provenance.hardware() | {"bf16": bf16}
         tracker.params({f"hardware.{key}": value for key, value in hardware.items()})
         tracker.file(folder.config)
         tracker.file(folder.path / "run.json")
@@ -321,7 +314,7 @@ class TrainingSession:
             save_on_train_epoch_end=False,
         )  # fmt: skip
         last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-        self.trainer = trainer_of(
+        self.trainer = precision.trainer_of(
             cfg, logger=self.tracker, callbacks=[*callbacks, self.best, last, self.ranks],
             default_root_dir=str(self.folder.path if self.folder else self.output), enable_progress_bar=progress,
             plugins=[WholeCheckpoints(), *self.plugins],
