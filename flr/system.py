@@ -36,7 +36,7 @@ def keep_memory() -> None:
 
 
 def set_parent_death_signal(parent: int, sent: signal.Signals) -> None:
-    """Have this process get a signal when its parent ends, by whatever; end now where it has. Only Linux can do it."""
+    """Have the system signal this process when its parent ends, and exit if the parent has ended already. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
         if os.getppid() != parent:

@@ -110,8 +110,11 @@ def test_onnx_runs_where_its_runtime_can(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_a_run_keeps_how_exactly_it_was_computed(workspace: Workspace) -> None:
     try:
+        allow_tf32(False)
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
         workspace.train("trainer.deterministic=true", "trainer.tf32=true", "trainer.max_epochs=1")
-        assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.allow_tf32
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
         run = workspace.only_run()
         assert run.data.params["trainer.tf32"] == run.data.params["trainer.deterministic"] == "True"
         assert {"hardware.driver", "hardware.cudnn", "hardware.cuda"} <= run.data.params.keys()

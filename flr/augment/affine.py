@@ -39,7 +39,7 @@ class Moves:
     key: np.ndarray
 
     def affine(self, size: int) -> np.ndarray:
-        """(B, 2, 3) from crop pixels to the bent crop's: stretch, turn and scale about the centre, shift, mirror."""
+        """(B, 2, 3) from crop pixels to the augmented crop's: stretch, turn and scale about the centre, shift, mirror."""
         centre = np.full((len(self.angle), 2), (size - 1) / 2)
         maps = similarity(self.angle, self.scale, centre, centre + self.shift * size)
         stays = centre - (self.stretch @ centre[..., None])[..., 0]
@@ -50,7 +50,7 @@ class Moves:
         return maps
 
     def from_store(self, size: int, margin: int) -> np.ndarray:
-        """(B, 2, 3) from the pixels of a store with a margin to the bent crop's."""
+        """(B, 2, 3) from the pixels of a store with a margin to the augmented crop's."""
         return compose(self.affine(size), np.array([[1.0, 0.0, -margin], [0.0, 1.0, -margin]]))
 
 
@@ -118,7 +118,7 @@ class Affine(ABC):
 
     @abstractmethod
     def pixels(self, images: Tensor, draws: Moves, size: int, levels: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-        """Store pixels (B, C, S, S) uint8, the crop and its margin, as bent crops (B, C, size, size) float.
+        """Store pixels (B, C, S, S) uint8, the crop and its margin, as augmented crops (B, C, size, size) float.
 
         Args:
             images: of the faces.
@@ -140,7 +140,7 @@ class Affine(ABC):
             scheme: names the pairs that a mirror swaps.
 
         Returns:
-            Points (B, K, 2) in the bent crops' pixels, labelled (B, K), and the maps (B, 2, 3) from crop pixels to them.
+            Points (B, K, 2) in the augmented crops' pixels, labelled (B, K), and the maps (B, 2, 3) from crop pixels to them.
         """
         affine, swap, order = to_device(points.device, draws.affine(size), draws.mirror[:, None], scheme.mirror_order)
         points = transform(affine, points)
@@ -150,5 +150,5 @@ class Affine(ABC):
     def __call__(
         self, images: Tensor, points: Tensor, labelled: Tensor, draws: Moves, size: int, scheme: Scheme
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Bend a batch: `pixels` in 0..1, and what `points` returns."""
+        """Augment a batch: `pixels` in 0..1, and what `points` returns."""
         return self.pixels(images, draws, size), *self.points(points, labelled, draws, size, scheme)

@@ -35,12 +35,12 @@ MOVERS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Albumentations(Affine):
-    """How far training faces may be bent. Every draw is a function of (seed, epoch, face index).
+    """How far training faces may be augmented. Every draw is a function of (seed, epoch, face index).
 
     Attributes:
         rotation, scale, shift, mirror: see `Affine`; they draw what they draw in `flr.augment.device.Augment`.
         transforms: of albumentations, image-only, each by its ``_target_``; also OneOf, SomeOf, RandomOrder and
-            Sequential of them. They see the bent crop, (size, size, C) uint8.
+            Sequential of them. They see the augmented crop, (size, size, C) uint8.
 
     Raises:
         UserError: a transform moves pixels, or is none.
@@ -79,11 +79,11 @@ class Albumentations(Affine):
                 )
 
     def picture(self, image: np.ndarray, affine: np.ndarray, key: int, size: int) -> np.ndarray:
-        """Bend one face. By numpy and OpenCV alone, since torch's threads do not outlive the fork of a worker.
+        """Augment one face. By numpy and OpenCV alone, since torch's threads do not outlive the fork of a worker.
 
         Args:
             image: (S, S, C) uint8, store pixels: the crop and its margin.
-            affine: (2, 3) from them to the bent crop's.
+            affine: (2, 3) from them to the augmented crop's.
             key: the face's own number in its epoch.
             size: the side of the crop.
 

@@ -23,7 +23,7 @@ OCCLUDER = 8  # columns of draws that an occluder takes
 
 @dataclass(frozen=True, kw_only=True)
 class Augment(Affine):
-    """How far training faces may be bent. Every draw is a function of (seed, epoch, face index).
+    """How far training faces may be augmented. Every draw is a function of (seed, epoch, face index).
 
     The stages follow one another as from a scene to a file: light and colour, occluders, blur, resolution, exposure,
     noise, erasing.

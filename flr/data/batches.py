@@ -46,7 +46,7 @@ class IndexBatches:
     """The faces of each global batch, sliced by rank: what a loader would be if samples were loaded one by one.
 
     A face is named by its row of the table; its second visit in an epoch by its row + `total`, and so on, so that each
-    visit is bent anew.
+    visit is augmented anew.
 
     Args:
         rows: (n,) int64, the rows of the table that this part holds.
@@ -105,14 +105,14 @@ class AugmentedBatches:
 
     Args:
         batches: The batches of indices.
-        bend: Takes the visits (n,) of an epoch in their order; returns what makes image i of them, (H, W, C) uint8.
+        augment: Takes the visits (n,) of an epoch in their order; returns what makes image i of them, (H, W, C) uint8.
         workers: Number of processes; 0 for none, as on systems without fork.
     """
 
     def __init__(
-        self, batches: IndexBatches, bend: Callable[[np.ndarray], Callable[[int], np.ndarray]], workers: int
+        self, batches: IndexBatches, augment: Callable[[np.ndarray], Callable[[int], np.ndarray]], workers: int
     ) -> None:
-        self.batches, self.bend = batches, bend
+        self.batches, self.augment = batches, augment
         self.workers = workers if sys.platform == "linux" else 0
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class AugmentedBatches:
         parts = list(self.batches)
         last = np.cumsum([len(part) for part in parts])
         loader: DataLoader[np.ndarray] = DataLoader(
-            _Images(self.bend(torch.cat(parts).numpy())),
+            _Images(self.augment(torch.cat(parts).numpy())),
             batch_sampler=[list(range(end - len(part), end)) for part, end in zip(parts, last, strict=True)],
             num_workers=self.workers,
             collate_fn=list,

@@ -122,7 +122,6 @@ class FaceData(pl.LightningDataModule):
             refuse_nonsense(self.card, str(self.name))
         self.table = table
         self.labels = crop_labels(table, self.store)
-        self.tensors.clear()
         self.normaliser = table.scheme.distance(table.points, table.labelled)
         return table
 
@@ -203,20 +202,20 @@ class FaceData(pl.LightningDataModule):
     ) -> Batch:
         """Make a batch from what `IndexBatches` or `AugmentedBatches` yield."""
         epoch = self.trainer.current_epoch if self.trainer and self.trainer.training else None
-        index, bent = (batch, None) if isinstance(batch, Tensor) else batch
-        return self.batch(index, epoch, bent, device)
+        index, augmented = (batch, None) if isinstance(batch, Tensor) else batch
+        return self.batch(index, epoch, augmented, device)
 
     def batch(
-        self, index: Tensor, epoch: int | None, bent: Tensor | None = None, device: torch.device | None = None
+        self, index: Tensor, epoch: int | None, augmented: Tensor | None = None, device: torch.device | None = None
     ) -> Batch:
-        """The faces of an index tensor (B,) of `IndexBatches`, bent for `epoch`, or as they are.
+        """Make a batch of the faces of an index tensor (B,) of `IndexBatches`, augmented for `epoch` or not at all.
 
         The draws and the rows come from the host's own copy of the index: to ask a device for it would wait for all its work.
 
         Args:
             index: the faces' names, on the host.
-            epoch: whose draws bend them; None for none.
-            bent: (B, H, W, C) uint8, their images where these are bent already.
+            epoch: whose draws augment them; None for no augmentation.
+            augmented: (B, H, W, C) uint8, their images if a worker has augmented them; None for the crops of the store.
             device: of the batch; None for the host.
         """
         visits, device = index.numpy(), device or torch.device("cpu")
@@ -243,10 +242,10 @@ class FaceData(pl.LightningDataModule):
             draws = self.augment.draw(self.seed, epoch, visits)
             points, labelled, affine = self.augment.points(points, labelled, draws, size, self.scheme)
             to_original = compose(to_original, invert(affine))
-            if bent is None:
+            if augmented is None:
                 images = self.augment.pixels(stored(), draws, size, self.pixels)
             else:
-                images = levelled(to_device(device, bent.numpy())[0].permute(0, 3, 1, 2))
+                images = levelled(to_device(device, augmented.numpy())[0].permute(0, 3, 1, 2))
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),
             points=points,

@@ -11,9 +11,9 @@ from flr.errors import UserError
 
 
 def device_memory(run: Callable[..., None]) -> Callable[..., None]:
-    """Wrap the run of a `TrainingSession`: report in one line that memory was too small, and leave nothing on the device.
+    """Wrap the run of a `TrainingSession`: report in one line that memory ran out, and free the device afterwards.
 
-    The next training of this process else finds less memory, and keeps its crops on the host.
+    Otherwise the next training of this process would find less memory and keep its crops on the host.
     """
 
     @functools.wraps(run)
@@ -21,9 +21,10 @@ def device_memory(run: Callable[..., None]) -> Callable[..., None]:
         try:
             run(session)
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "MPS backend out of memory" not in str(error):
+            data = getattr(session, "data", None)
+            full = isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
+            if data is None or data.table is None or not full:
                 raise
-            data = session.data
             where = ", ".join(sorted({str(held.images.device) for held in data.tensors.values()})) or "not loaded"
             raise UserError(
                 f"the {session.device} device is out of memory with data.batch_size={data.batch_size}, "
