@@ -83,9 +83,10 @@ def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
         pytest.importorskip("timm", exc_type=Exception)
     predictor = net_of(name, size=32 if "sepconv" in name else SIZE)  # its export is slow enough
     crops = pictures(7, size=predictor.crop.size)
-    before, spread = predictor.run(crops)
+    before, spread, visible = predictor.run(crops)
     assert before.std(0).max() > 1  # a net that looks
     assert np.isfinite(spread).all() == (predictor.module.net.output == "heatmaps")
+    assert np.isnan(visible).all()
     export.write_model(predictor, described(predictor), tmp_path / "a.onnx", "fp32")
     light = OnnxPredictor.load(tmp_path / "a.onnx")
     np.testing.assert_allclose(light.run(crops)[0], before, atol=0.01)
@@ -97,17 +98,21 @@ def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
 
 
 def test_the_averaged_weights_and_the_mirror_go_along(tmp_path: Path) -> None:
-    predictor = net_of("heatmap_fpn", "model.widths=[8,8,8]", "model.blocks=1", "tta=true", "ema=0.9")
+    small = ("model.widths=[8,8,8]", "model.blocks=1", "tta=true", "ema=0.9", "objective.visibility_weight=1")
+    predictor = net_of("heatmap_fpn", *small)
     with torch.no_grad():
         for weight in predictor.module.net.parameters():
             weight.zero_()  # those that were trained, not those that are evaluated
     crops = pictures(3)
-    before = predictor.run(crops)[0]
+    before, _, visible = predictor.run(crops)
     predictor.module.tta = False
     assert np.abs(predictor.run(crops)[0] - before).max() > 0.5
     predictor.module.tta = True
     export.write_model(predictor, described(predictor), tmp_path / "a.onnx", "fp32")
-    np.testing.assert_allclose(OnnxPredictor.load(tmp_path / "a.onnx").run(crops)[0], before, atol=0.01)
+    exported = OnnxPredictor.load(tmp_path / "a.onnx").run(crops)
+    np.testing.assert_allclose(exported[0], before, atol=0.01)
+    np.testing.assert_allclose(exported[2], visible, atol=0.001)
+    assert ((visible > 0) & (visible < 1)).all()
 
 
 def test_a_run_is_exported(trained: tuple[Workspace, str]) -> None:

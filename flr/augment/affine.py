@@ -134,18 +134,23 @@ class Affine(ABC):
 
         Args:
             points: (B, K, 2) float32, crop pixels.
-            labelled: (B, K) bool.
+            labelled: (B, K) bool; or (B, K, F), F flags of each point.
             draws: of these faces.
             size: the side of the crop.
             scheme: names the pairs that a mirror swaps.
 
         Returns:
-            Points (B, K, 2) in the augmented crops' pixels, labelled (B, K), and the maps (B, 2, 3) from crop pixels to them.
+            Points (B, K, 2) in the augmented crops' pixels, `labelled` in its shape, and the maps (B, 2, 3) from crop pixels to them.
         """
-        affine, swap, order = to_device(points.device, draws.affine(size), draws.mirror[:, None], scheme.mirror_order)
+        affine, swap, order = to_device(points.device, draws.affine(size), draws.mirror, scheme.mirror_order)
         points = transform(affine, points)
-        points = torch.where(swap[..., None], points[:, order], points)
+        points = torch.where(swap[:, None, None], points[:, order], points)
+        swap = swap.view(-1, *[1] * (labelled.ndim - 1))
         return points, torch.where(swap, labelled[:, order], labelled), affine
+
+    def hidden(self, points: Tensor, draws: Moves, size: int) -> Tensor:
+        """Return (B, K) bool whether `pixels` paints over points (B, K, 2) of the augmented crops, as far as that is known."""
+        return torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device)
 
     def __call__(
         self, images: Tensor, points: Tensor, labelled: Tensor, draws: Moves, size: int, scheme: Scheme

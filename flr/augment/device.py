@@ -93,6 +93,17 @@ class Augment(Affine):
             occluder=u[:, 19:].reshape(len(u), self.occluders, OCCLUDER),
         )
 
+    def hidden(self, points: Tensor, draws: "Draws", size: int) -> Tensor:  # type: ignore[override]  # its own draws
+        """Return (B, K) bool whether an occluder or the erased rectangle covers points (B, K, 2), crop pixels."""
+        low, high, conics = to_device(points.device, *draws.erased(size), draws.conics(self.occluder_size))
+        covered = ((points >= low[:, None]) & (points < high[:, None])).all(-1)
+        x, y = ((points + 0.5) / size).unbind(-1)
+        for n in range(self.occluders):
+            left, top, xx, xy, yy, absent = conics[:, n, :, None]
+            across, down = x - left, y - top
+            covered = covered | (xx * across**2 + xy * across * down + yy * down**2 + absent < 1)
+        return covered
+
     def pixels(  # type: ignore[override]  # its own draws
         self, images: Tensor, draws: "Draws", size: int, levels: tuple[float, float] = (0.0, 1.0)
     ) -> Tensor:
@@ -220,18 +231,23 @@ class Draws(Moves):
             Factors (N, B, size, 3) and (N, B, 3, size), whose product is below 1 in the pixels that an occluder hides;
             its colour (N, B, 3).
         """
-        x, y, length, width, angle, *colour = (self.occluder[..., i].T for i in range(OCCLUDER))
+        x, y, xx, xy, yy, absent = self.conics(largest)[..., None]
+        line = (np.arange(size) + 0.5) / size
+        across, down = line - x, line - y
+        left = np.stack([np.ones_like(down), down, yy * down**2 + absent], -1)
+        right = np.stack([xx * across**2, xy * across, np.ones_like(across)], -2)
+        return left, right, self.occluder[..., 5:].transpose(1, 0, 2)
+
+    def conics(self, largest: float) -> np.ndarray:
+        """Return (6, N, B): x and y of each occluder's centre, shares of the crop's side, and its conic.
+
+        The conic's xx, xy, yy and a constant, which is 0 for an occluder that is drawn, give a value below 1 inside.
+        """
+        x, y, length, width, angle = (self.occluder[..., i].T for i in range(5))
         cos, sin = np.cos(np.pi * angle), np.sin(np.pi * angle)
         a, b = ((largest / 2 * (1 + 7 * share) / 8) ** -2.0 for share in (length, width))  # from an eighth of it on
-        line = (np.arange(size) + 0.5) / size
-        across, down = line - x[..., None], line - y[..., None]
-        xx, xy, yy = (
-            (q[..., None]) for q in (a * cos**2 + b * sin**2, 2 * (a - b) * cos * sin, a * sin**2 + b * cos**2)
-        )
-        there = np.where(np.arange(len(x))[:, None] < self.occluders, 0.0, 2.0)[..., None]
-        left = np.stack([np.ones_like(down), down, yy * down**2 + there], -1)
-        right = np.stack([xx * across**2, xy * across, np.ones_like(across)], -2)
-        return left, right, np.stack(colour, -1)
+        absent = np.where(np.arange(len(x))[:, None] < self.occluders, 0.0, 2.0)
+        return np.stack([x, y, a * cos**2 + b * sin**2, 2 * (a - b) * cos * sin, a * sin**2 + b * cos**2, absent])
 
     def erased(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(B, 2) int: the first x and y of the rectangle to erase, and the first past it; none where they are equal."""

@@ -29,6 +29,7 @@ class Batch:
         images: (B, C, H, W) float, in the range that `FaceData.pixels` names.
         points: (B, K, 2) float, crop pixels; anything where not `labelled`.
         labelled: (B, K) bool.
+        visible: (B, K) bool, whether the image shows the point; meaningful where `labelled`.
         to_original: (B, 2, 3) float, crop pixels to original-image pixels.
         normaliser: (B,) float, original-image pixels.
         index: (B,) int64, rows of the table.
@@ -37,6 +38,7 @@ class Batch:
     images: Tensor
     points: Tensor
     labelled: Tensor
+    visible: Tensor
     to_original: Tensor
     normaliser: Tensor
     index: Tensor
@@ -182,6 +184,7 @@ class StoreTensors:
         images: (N, S, S, C) uint8, the crops with their margin; on the host where they would fill the device.
         labels: (N, K, 2) float, crop pixels.
         labelled: (N, K) bool.
+        visible: (N, K) bool.
         to_original: (N, 2, 3) float, crop pixels to original-image pixels.
         normaliser: (N,) float, original-image pixels.
     """
@@ -189,13 +192,15 @@ class StoreTensors:
     images: Tensor
     labels: Tensor
     labelled: Tensor
+    visible: Tensor
     to_original: Tensor
     normaliser: Tensor
 
     @staticmethod
     def of(
-        store: CropStore, labels: np.ndarray, labelled: np.ndarray, normaliser: np.ndarray, device: torch.device
-    ) -> "StoreTensors":
+        store: CropStore, labels: np.ndarray, labelled: np.ndarray, visible: np.ndarray, normaliser: np.ndarray,
+        device: torch.device,
+    ) -> "StoreTensors":  # fmt: skip
         """Copy arrays of N faces to a device."""
         images = torch.from_numpy(store.images)
         if device.type == "cuda":
@@ -212,6 +217,7 @@ class StoreTensors:
             images=images,
             labels=torch.from_numpy(labels).to(device),
             labelled=torch.from_numpy(labelled).to(device),
+            visible=torch.from_numpy(visible).to(device),
             to_original=torch.from_numpy(invert(store.to_crop())).float().to(device),
             normaliser=torch.from_numpy(normaliser).float().to(device),
         )

@@ -164,6 +164,15 @@ class FaceData(pl.LightningDataModule):
         for split in ("train", "val", "test"):
             self._batches(split, split == "train", ranks)
 
+    def check_visibility(self) -> None:
+        """Raise `UserError` where no training face has a hidden point, so that there is no visibility to learn."""
+        table, rows = self.prepare(), self.rows("train")
+        if not (table.labelled[rows] & ~table.visible[rows]).any():
+            raise UserError(
+                f"objective.visibility_weight: no training face of data={self.name} has a hidden point; set it to 0, or take "
+                "data whose labels tell (data=synthetic or cofw)"
+            )
+
     def _batches(self, split: str, training: bool, ranks: int | None = None) -> IndexBatches:
         trainer = self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, ranks or 1)
@@ -222,12 +231,14 @@ class FaceData(pl.LightningDataModule):
         rows = visits % len(self.prepare())
         (index,) = to_device(device, rows)
         if device not in self.tensors:
+            table = self.prepare()
             self.tensors[device] = StoreTensors.of(
-                self.store, self.labels, self.prepare().labelled, self.normaliser, device
+                self.store, self.labels, table.labelled, table.visible, self.normaliser, device
             )
         held, size, margin = self.tensors[device], self.crop.size, self.store.margin
-        points, labelled, to_original, normaliser = (
-            take_rows(all, rows, index) for all in (held.labels, held.labelled, held.to_original, held.normaliser)
+        points, labelled, visible, to_original, normaliser = (
+            take_rows(all, rows, index)
+            for all in (held.labels, held.labelled, held.visible, held.to_original, held.normaliser)
         )
 
         def stored() -> Tensor:
@@ -240,16 +251,21 @@ class FaceData(pl.LightningDataModule):
             images = levelled(stored()[..., margin : margin + size, margin : margin + size])
         else:
             draws = self.augment.draw(self.seed, epoch, visits)
-            points, labelled, affine = self.augment.points(points, labelled, draws, size, self.scheme)
+            flags = torch.stack([labelled, visible], -1)
+            points, flags, affine = self.augment.points(points, flags, draws, size, self.scheme)
+            labelled, visible = flags.unbind(-1)
+            visible = visible & ~self.augment.hidden(points, draws, size)
             to_original = compose(to_original, invert(affine))
             if augmented is None:
                 images = self.augment.pixels(stored(), draws, size, self.pixels)
             else:
                 images = levelled(to_device(device, augmented.numpy())[0].permute(0, 3, 1, 2))
+        inside = ((points > -0.5) & (points < size - 0.5)).all(-1)
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),
             points=points,
             labelled=labelled,
+            visible=visible & inside,
             to_original=to_original,
             normaliser=normaliser,
             index=index,

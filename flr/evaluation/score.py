@@ -18,7 +18,18 @@ from flr.config.validate import check
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
 from flr.inference.predictor import Predictor
-from flr.metrics.functional import along_lines, mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
+from flr.metrics.functional import (
+    along_lines,
+    hidden_precision,
+    mae,
+    mse,
+    nme,
+    percent_mean,
+    point_errors,
+    rmse,
+    spearman,
+    summary,
+)
 from flr.module.assembly import reassemble
 from flr.module.device import allow_tf32, find_device
 from flr.module.landmark_module import LandmarkModule
@@ -131,6 +142,9 @@ def score(
     table = data.prepare()
     truth, labelled, normaliser = table.points[rows], table.labelled[rows], data.normaliser[rows]
     metrics = _metrics(module, data, rows, points)
+    precision = hidden_precision(module.evaluated["visible"], module.evaluated["hidden"], labelled)
+    if np.isfinite(precision):
+        metrics["hidden_ap"] = precision
     mean_face = data.in_original(np.broadcast_to(module.mean_face.cpu().numpy(), truth.shape), rows)
     baseline = nme(point_errors(mean_face, truth, labelled), normaliser)
     metrics["baseline_nme"] = percent_mean(baseline)
@@ -154,7 +168,7 @@ def _refine(
     table = data.prepare()
     for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all images in memory at once
         images = [table.load(int(row)) for row in rows[part]]
-        points[part], spread[part] = predictor.find(images, predictor.boxes(points[part]), refine=refine)
+        points[part], spread[part], _ = predictor.find(images, predictor.boxes(points[part]), refine=refine)
 
 
 def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: np.ndarray) -> dict[str, float]:

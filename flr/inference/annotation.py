@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from flr.inference.effects.base import Effect, apply
-from flr.inference.faces import Face
+from flr.inference.faces import VISIBLE, Face
 from flr.landmarks.draw import draw_picture
 from flr.landmarks.scheme import Scheme
 
@@ -36,7 +36,8 @@ def annotate(
     boxes = np.array([face.box for face in faces]).reshape(-1, 4) if "boxes" in draw else None
     captions = [_caption(face) for face in faces]
     lines, indices, dots = (word in draw for word in ("lines", "indices", "points"))
-    return draw_picture(image, points, boxes, captions, scheme, lines, indices, dots=dots)
+    hidden = np.array([face.visible < VISIBLE for face in faces]).reshape(points.shape[:2])
+    return draw_picture(image, points, boxes, captions, scheme, lines, indices, dots=dots, hidden=hidden)
 
 
 def _caption(face: Face) -> str:

@@ -121,12 +121,16 @@ class ExportGraph(torch.nn.Module):
         self.eval()
         self.net.to(torch.float16 if half else torch.float32)
 
-    def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map crops (B, size, size, C) uint8 to points (B, K, 2) and their uncertainty (B, K), float32 crop pixels."""
+    def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Map crops (B, size, size, C) uint8 to points (B, K, 2) and their uncertainty (B, K), float32 crop pixels.
+
+        Where the objective learns visibility, the third result is the probability (B, K) that each point is visible.
+        """
         images = crops.permute(0, 3, 1, 2).float() / 255 * self.span + self.low
         if self.half_precision:
             images = images.half()
-        return find_points(self.net, self.objective, images, self.size, self.order)
+        found = find_points(self.net, self.objective, images, self.size, self.order)
+        return found if self.objective.visibility_weight else found[:2]
 
 
 def write_model(predictor: Predictor, metadata: str, path: Path, precision: Precision) -> None:
@@ -137,13 +141,14 @@ def write_model(predictor: Predictor, metadata: str, path: Path, precision: Prec
     """
     size, channels = predictor.crop.size, predictor.crop.channels
     crops = torch.zeros(2, size, size, channels, dtype=torch.uint8)
+    visible = ["visible"] if predictor.module.objective.visibility_weight else []
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the exporter's notes on packages that are not needed
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             exported = torch.onnx.export(
                 ExportGraph(predictor, precision == "fp16"), (crops,), dynamo=True, input_names=["crops"],
-                output_names=["points", "spread"], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+                output_names=["points", "spread", *visible], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
             )  # fmt: skip
             assert exported is not None
             write_onnx(exported.model_proto, metadata, path, precision == "int8")

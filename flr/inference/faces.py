@@ -16,6 +16,7 @@ DUPLICATE_IOU = 0.6  # of two known faces, above which they are the same face
 MAX_SHAPE_ERROR = (
     0.2  # of a face's size: mean distance of its points from the fitted mean face, above which it is no face
 )
+VISIBLE = 0.5  # probability from which on a point counts as visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Face:
         box: (4,) float64, the model's input without its margin.
         score: Score of the detector.
         spread: (K,) float64, uncertainty of each point in pixels; NaN where the model gives none.
+        visible: (K,) float64, probability that each point is visible; NaN where the model gives none.
         uncertain: Whether the face as a whole is uncertain: of validation faces 1 in 100 is. It may be half hidden, or no
             face.
         identity: Number that the face keeps over a video; None in a photo.
@@ -36,6 +38,7 @@ class Face:
     box: np.ndarray
     score: float
     spread: np.ndarray
+    visible: np.ndarray
     uncertain: bool = False
     identity: int | None = None
 
@@ -54,9 +57,12 @@ def find_faces(
             none.
     """
     boxes, scores = detector(image, name, model)
-    points, spread = model.find([image] * len(boxes), boxes, refine=refine if model.refines else 0)
-    rows = zip(points, boxes, scores, spread, model.is_uncertain(points, spread), strict=True)
-    return [Face(points, box, float(score), spread, bool(uncertain)) for points, box, score, spread, uncertain in rows]
+    points, spread, visible = model.find([image] * len(boxes), boxes, refine=refine if model.refines else 0)
+    uncertain = model.is_uncertain(points, spread)
+    return [
+        Face(points[i], boxes[i], float(scores[i]), spread[i], visible[i], bool(uncertain[i]))
+        for i in range(len(boxes))
+    ]
 
 
 @dataclass
@@ -105,7 +111,7 @@ class FaceTracker:
             self._detect(image, name, seconds)
         self._frame += 1
         boxes = np.array([track.face.box for track in self._tracks]).reshape(-1, 4)
-        points, spread = self.model.find([image] * len(boxes), boxes)
+        points, spread, visible = self.model.find([image] * len(boxes), boxes)
         uncertain = self.model.is_uncertain(points, spread)
         tracks: list[_Track] = []
         for i, track in enumerate(self._tracks):
@@ -123,6 +129,7 @@ class FaceTracker:
                 points=track.smooth(points[i], seconds),
                 box=tight if self.every > 1 else track.face.box,
                 spread=spread[i],
+                visible=visible[i],
                 uncertain=bool(uncertain[i]),
             )
             tracks.append(track)
@@ -151,7 +158,7 @@ class FaceTracker:
             identity = lost.face.identity
         else:
             identity, self._next_identity = self._next_identity, self._next_identity + 1
-        track = _Track(Face(np.zeros((0, 2)), box, score, np.zeros(0), identity=identity), seconds)
+        track = _Track(Face(np.zeros((0, 2)), box, score, np.zeros(0), np.zeros(0), identity=identity), seconds)
         if self.smooth:
             track.smooth = self.smooth()
         return track

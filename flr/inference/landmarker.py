@@ -37,11 +37,12 @@ class Landmarker(ABC):
         self.uncertainty_threshold = uncertainty_threshold
 
     @abstractmethod
-    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run the model on crops (B, size, size, C) uint8.
 
         Returns:
-            (B, K, 2) points and (B, K) the uncertainty of each (see `Objective.spread`), both in crop pixels.
+            (B, K, 2) points and (B, K) the uncertainty of each (see `Objective.spread`), both in crop pixels; (B, K) the
+            probability that each is visible, NaN where the model gives none.
         """
 
     def __call__(self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0) -> np.ndarray:
@@ -50,8 +51,8 @@ class Landmarker(ABC):
 
     def find(
         self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the points of N faces, and how uncertain each point is.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find the points of N faces, how uncertain each point is, and whether it is visible.
 
         Args:
             images: N images, (H, W) grey or (H, W, 3) RGB, uint8, of any size; an image with two faces is passed twice.
@@ -62,6 +63,7 @@ class Landmarker(ABC):
 
         Returns:
             (N, K, 2) points and (N, K) the uncertainty of each, NaN where the model gives none; float64, image pixels.
+            (N, K) the probability that each is visible, NaN where the model gives none.
 
         Raises:
             UserError: An invalid image or box, a number of boxes other than that of the images, or `refine` with a model
@@ -77,15 +79,16 @@ class Landmarker(ABC):
             validate_image(image, i)
         size, channels = self.crop.size, self.crop.channels
         affine = self.crop.policy.crop(boxes, size)
-        points, spread = np.zeros((len(boxes), len(self.scheme), 2)), np.zeros((len(boxes), len(self.scheme)))
+        points = np.zeros((len(boxes), len(self.scheme), 2))
+        spread, visible = np.zeros(points.shape[:2]), np.zeros(points.shape[:2])
         for start in range(0, len(boxes), BATCH_SIZE):
             batch = range(start, min(start + BATCH_SIZE, len(boxes)))
             crops = np.stack([crop(images[i], affine[i], size, channels) for i in batch])
-            points[batch], spread[batch] = self.run(crops)
+            points[batch], spread[batch], visible[batch] = self.run(crops)
         points = transform(invert(affine), points)
         if refine and len(boxes):
             return self.find(images, self.boxes(points), refine=refine - 1)
-        return points, spread / np.sqrt(np.linalg.det(affine[..., :2]))[:, None]
+        return points, spread / np.sqrt(np.linalg.det(affine[..., :2]))[:, None], visible
 
     def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Return (N,) bool whether faces of points (N, K, 2) with uncertainties (N, K) exceed the threshold."""

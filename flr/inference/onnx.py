@@ -34,8 +34,8 @@ class ExportMetadata:
     """Metadata of an exported file, stored as JSON.
 
     The graph maps ``crops`` (B, size, size, channels) uint8, RGB or grey, to ``points`` (B, K, 2) and their uncertainty
-    ``spread`` (B, K), float32 crop pixels; an integer is a pixel's centre. The graph normalises pixel values and decodes
-    the network's output.
+    ``spread`` (B, K), float32 crop pixels; an integer is a pixel's centre; and to ``visible`` (B, K), the probability that
+    each point is visible, where the model gives it. The graph normalises pixel values and decodes the network's output.
 
     Attributes:
         version: Version of this format.
@@ -114,23 +114,25 @@ class OnnxPredictor(Landmarker):
             size <= MAX_CROP
             and len(self.mean_face) == points
             and inputs == [("crops", "tensor(uint8)", [size, size, self.crop.channels])]
-            and outputs == [("points", "tensor(float)", [points, 2]), ("spread", "tensor(float)", [points])]
+            and outputs[:2] == [("points", "tensor(float)", [points, 2]), ("spread", "tensor(float)", [points])]
+            and outputs[2:] in ([], [("visible", "tensor(float)", [points])])
         )
 
-    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run the model, as `Landmarker.run`.
 
         Raises:
             UserError: The graph fails, or its output is not finite or has another shape.
         """
         try:
-            points, spread = self.session.run(None, {"crops": crops})
+            points, spread, *rest = self.session.run(None, {"crops": crops})
         except Exception as error:  # of a dozen classes without a common base
             raise UserError(f"the .onnx graph fails ({error!s:.200}); export the run again") from error
         shape = (len(crops), len(self.scheme))
-        if points.shape != (*shape, 2) or not np.isfinite(points).all() or spread.shape != shape:
+        visible = rest[0] if rest else np.full(shape, np.nan)
+        if points.shape != (*shape, 2) or not np.isfinite(points).all() or not spread.shape == visible.shape == shape:
             raise UserError("the .onnx graph gives no points of these faces; export the run again")
-        return np.asarray(points), np.asarray(spread)
+        return np.asarray(points), np.asarray(spread), np.asarray(visible)
 
 
 def execution_providers(device: str) -> list[Any]:

@@ -72,11 +72,11 @@ class Predictor(Landmarker):
         return cls(module, crop, tuple(config.pixels), offset, half, device, config.doubt)
 
     @torch.inference_mode()
-    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Run the model, as `Landmarker.run`."""
         device, (low, high) = self.module.device, self.pixels
         images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
         images = (images * (high - low) + low).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
-            points, spread = self.module.look(images)
-        return points.cpu().double().numpy(), spread.cpu().double().numpy()  # MPS has no float64
+            points, spread, visible = (each.cpu().double().numpy() for each in self.module.look(images))
+        return points, spread, visible

@@ -24,7 +24,7 @@ from flr.data.formats.pts import pts_text
 from flr.errors import UserError
 from flr.files import telling, writing
 from flr.inference.effects.base import Effect, apply
-from flr.inference.faces import Face
+from flr.inference.faces import VISIBLE, Face
 from flr.landmarks.geometry import transform, warp
 from flr.landmarks.scheme import Scheme
 
@@ -193,12 +193,13 @@ class PredictionWriter:
         with writing(self.folder / "points.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(prediction_rows(self.scheme, self._csv_faces()))
 
-    def _csv_faces(self) -> Iterator[tuple[list[Any], list[float], np.ndarray]]:
+    def _csv_faces(self) -> Iterator[tuple[list[Any], list[float], np.ndarray, list[int]]]:
         for row in self.rows():
             for i, face in enumerate(row["faces"]):
                 number = i if face["identity"] is None else face["identity"]
                 values = [row["image"], row.get("seconds", ""), number, f"{face['score']:.4f}", int(face["uncertain"])]
-                yield values, face["box"], np.array(face["points"])
+                visible = [int(share >= VISIBLE) for share in face.get("visible") or ()]
+                yield values, face["box"], np.array(face["points"]), visible
 
     def _write_coco(self) -> None:
         images = (
@@ -279,18 +280,21 @@ def _face_values(face: Face) -> dict[str, Any]:
         "points": face.points.round(4).tolist(), "box": np.round(face.box, 4).tolist(),
         "score": face.score, "uncertain": face.uncertain, "identity": face.identity,
         "spread": None if np.isnan(face.spread).any() else face.spread.round(4).tolist(),
+        "visible": None if np.isnan(face.visible).any() else face.visible.round(4).tolist(),
     }  # fmt: skip
 
 
 def _coco_annotation(face: Mapping[str, Any]) -> dict[str, Any]:
     points = np.array(face["points"])
-    keypoints = np.concatenate([points, np.full((len(points), 1), 2.0)], 1).round(3).ravel().tolist()
+    visible = face.get("visible")  # a journal of an older version has none
+    flags = np.full(len(points), 2.0) if visible is None else 1.0 + (np.array(visible) >= VISIBLE)
+    keypoints = np.concatenate([points, flags[:, None]], 1).round(3).ravel().tolist()
     left, top, right, bottom = face["box"]
     return {
         "category_id": 1, "iscrowd": 0,
         "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
         "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
-        "uncertain": face["uncertain"], "spread": face["spread"],
+        "uncertain": face["uncertain"], "spread": face["spread"], "visible": visible,
         **({"track_id": face["identity"]} if face["identity"] is not None else {}),
     }  # fmt: skip
 

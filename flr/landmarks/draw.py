@@ -30,6 +30,7 @@ def canvas_of(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def draw_points(
     canvas: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: float,
     scheme: Scheme | None = None, lines: bool = False, indices: bool = False, dots: bool = True,
+    hidden: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Draws one face's points into an image.
 
@@ -43,6 +44,7 @@ def draw_points(
         lines: whether the regions' lines are drawn through the points.
         indices: whether each point's number stands beside it.
         dots: whether the points themselves are drawn.
+        hidden: (K,) bool, the predicted points that are drawn as circles rather than discs; None for none.
     """
     radius, thin = max(min(1.2, side / 90), side / 130), max(1, round(side / 400))
     everywhere = np.ones_like(labelled)
@@ -57,8 +59,11 @@ def draw_points(
         for a, b in zip(fixed(truth)[labelled].tolist(), fixed(points)[labelled].tolist(), strict=True):
             cv2.line(canvas, a, b, ERROR, thin, cv2.LINE_AA, SHIFT)
     for values, colour, known in shown if dots else ():
-        for centre in fixed(values)[known].tolist():
+        hollow = known & hidden if hidden is not None and values is points else np.zeros_like(known)
+        for centre in fixed(values)[known & ~hollow].tolist():
             cv2.circle(canvas, centre, round(radius * 2**SHIFT), colour, -1, cv2.LINE_AA, SHIFT)
+        for centre in fixed(values)[hollow].tolist():
+            cv2.circle(canvas, centre, round(1.4 * radius * 2**SHIFT), colour, thin, cv2.LINE_AA, SHIFT)
     if indices and shown:
         values, _, known = shown[-1]
         away, size = np.array([1.3, -0.6]) * radius, max(0.28, side / 1400)
@@ -105,7 +110,7 @@ def draw_face(
 def draw_picture(
     image: np.ndarray, points: np.ndarray, boxes: np.ndarray | None = None, captions: Sequence[str] = (),
     scheme: Scheme | None = None, lines: bool = False, indices: bool = False, least: int = 0,
-    truth: np.ndarray | None = None, dots: bool = True,
+    truth: np.ndarray | None = None, dots: bool = True, hidden: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """A whole image with all its faces.
 
@@ -120,6 +125,7 @@ def draw_picture(
         least: pixels that the longer side has at least: a smaller image is enlarged, as a still one may be.
         truth: (N, K, 2), or None; NaN where a point has none.
         dots: as for `draw_points`.
+        hidden: (N, K) bool, as for `draw_points`.
 
     Returns:
         (h, w, 3) RGB uint8, of the picture's size or larger.
@@ -139,7 +145,7 @@ def draw_picture(
             thin = max(1, round(side / 250))
             corner, other = fixed(box.reshape(2, 2)).tolist()
             cv2.rectangle(canvas, corner, other, BOX, thin, cv2.LINE_AA, SHIFT)
-        draw_points(canvas, own, face, known, side, scheme, lines, indices, dots)
+        draw_points(canvas, own, face, known, side, scheme, lines, indices, dots, None if hidden is None else hidden[i])
         if i < len(captions) and captions[i]:
             size = float(np.clip(side / 400, 0.35, 3))
             x, y = np.clip(np.nan_to_num(box[:2]), 0, [canvas.shape[1], canvas.shape[0]])

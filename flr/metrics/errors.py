@@ -9,7 +9,16 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from flr.metrics.functional import face_uncertainty, mae, mse, nme, percent_mean, point_errors, spearman
+from flr.metrics.functional import (
+    face_uncertainty,
+    hidden_precision,
+    mae,
+    mse,
+    nme,
+    percent_mean,
+    point_errors,
+    spearman,
+)
 
 SURE = 0.99  # of the faces seen are less uncertain than the doubt from which on a face is to be distrusted
 
@@ -29,8 +38,10 @@ class LandmarkErrors(Metric):
     normaliser: list[Tensor]
     side: list[Tensor]
     spread: list[Tensor]
+    visible: list[Tensor]
+    hidden: list[Tensor]
 
-    STATES = ("index", "points", "truth", "labelled", "normaliser", "side", "spread")
+    STATES = ("index", "points", "truth", "labelled", "normaliser", "side", "spread", "visible", "hidden")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(compute_with_cache=False, **kwargs)  # MPS could not hold its float64
@@ -39,7 +50,7 @@ class LandmarkErrors(Metric):
 
     def update(
         self, index: Tensor, points: Tensor, truth: Tensor, labelled: Tensor, normaliser: Tensor, side: Tensor,
-        spread: Tensor,
+        spread: Tensor, visible: Tensor, hidden: Tensor,
     ) -> None:  # fmt: skip
         """Keep a batch.
 
@@ -51,8 +62,10 @@ class LandmarkErrors(Metric):
             normaliser: (B,) original-image pixels.
             side: (B,) the crop's side, original-image pixels.
             spread: (B, K) how uncertain each point is, original-image pixels; NaN where that is not known.
+            visible: (B, K) predicted probability that the point is visible; NaN where the model gives none.
+            hidden: (B, K) bool, whether the point is labelled as hidden.
         """
-        given = (index, points, truth, labelled, normaliser, side, spread)
+        given = (index, points, truth, labelled, normaliser, side, spread, visible, hidden)
         for name, value in zip(self.STATES, given, strict=True):
             getattr(self, name).append(value.detach())
 
@@ -75,6 +88,9 @@ class LandmarkErrors(Metric):
         if not np.isnan(told):
             doubt = np.nanquantile(face_uncertainty(states["spread"], states["normaliser"].astype(np.float64)), SURE)
             values |= {"spearman": told, "doubt": float(doubt)}
+        precision = hidden_precision(states["visible"], states["hidden"], labelled)
+        if not np.isnan(precision):
+            values["hidden_ap"] = precision
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def by_subset(self, subsets: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

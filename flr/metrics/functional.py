@@ -154,6 +154,34 @@ def face_uncertainty(uncertainty: np.ndarray, distance: np.ndarray) -> np.ndarra
         return 100 * uncertainty.mean(-1) / distance
 
 
+def hidden_precision(visible: np.ndarray, hidden: np.ndarray, labelled: np.ndarray) -> float:
+    """Compute the average precision of finding hidden points, the area under the precision-recall curve.
+
+    Args:
+        visible: (N, K), the predicted probability that a point is visible; NaN where the model gives none.
+        hidden: (N, K) bool, the truth.
+        labelled: (N, K) bool, which points count.
+
+    Returns:
+        From 0 to 1; a random order gives the share of hidden points. NaN where no point has a prediction, or the points are all
+        hidden or all visible.
+
+    Example:
+        >>> import numpy as np
+        >>> hidden_precision(np.array([[0.1, 0.4, 0.9]]), np.array([[True, False, False]]), np.ones((1, 3), bool))
+        1.0
+    """
+    there = labelled & ~np.isnan(visible)
+    truth, score = hidden[there], visible[there]
+    if truth.all() or not truth.any():
+        return float("nan")
+    order = np.argsort(score, kind="stable")
+    score, found = score[order], np.cumsum(truth[order])
+    last = np.append(score[1:] != score[:-1], True)  # points of one score have one precision
+    precision, recall = found[last] / (np.flatnonzero(last) + 1), found[last] / found[-1]
+    return float((precision * np.diff(recall, prepend=0)).sum())
+
+
 def failure_rate(values: np.ndarray, threshold: float) -> float:
     """Compute the fraction of faces (N,) whose NME is above `threshold`; faces without a defined NME do not count.
 

@@ -85,7 +85,7 @@ class LandmarkModule(pl.LightningModule):
             return self.objective.decode(self.net(images), self.size)
         return self.look(images)[0]
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What evaluation finds on images (B, C, H, W), see `find_points`."""
         order = self.scheme.mirror_order.tolist() if self.tta else None
         return find_points(self.best_net, self.objective, images, self.size, order)
@@ -105,7 +105,7 @@ class LandmarkModule(pl.LightningModule):
         self._steps.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        total, count = self.objective.loss(self.net(batch.images), batch.points, batch.labelled, self.size)
+        total, count = self._loss_of(self.net(batch.images), batch)
         self._sum += total.detach()
         self._count += count
         self._faces += len(batch.index) * self.trainer.world_size
@@ -120,6 +120,13 @@ class LandmarkModule(pl.LightningModule):
             self._look()
         self.log("train/loss_step", loss.detach())
         return loss
+
+    def _loss_of(self, raw: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of a batch and the number of points that it is over."""
+        total, count = self.objective.loss(raw, batch.points, batch.labelled, self.size)
+        if self.objective.visibility_weight:
+            total = total + self.objective.visibility_loss(raw, batch.visible, batch.labelled)
+        return total, count
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -192,21 +199,23 @@ class LandmarkModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         raw = self.best_net(batch.images)
-        total, count = self.objective.loss(raw, batch.points, batch.labelled, self.size)
+        total, count = self._loss_of(raw, batch)
         self._loss += torch.stack([total, count]).to(self._loss.dtype)
-        self._keep(batch, self.objective.decode(raw, self.size), self.objective.spread(raw, self.size))
+        self._keep(batch, *(read(raw, self.size) for read in decoders(self.objective)))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._keep(batch, *self.look(batch.images))
 
-    def _keep(self, batch: Batch, points: Tensor, spread: Tensor) -> None:
+    def _keep(self, batch: Batch, points: Tensor, spread: Tensor, visible: Tensor) -> None:
         truth = transform(batch.to_original, batch.points)
         (a, b), (c, d) = (row.unbind(-1) for row in batch.to_original[..., :2].unbind(-2))
         side = self.size * (a * d - b * c).abs().sqrt()  # torch's determinant waits for the device
         spread = spread * (side / self.size)[:, None]
         for metric, predicted in ((self.errors, points), (self.baseline, self.mean_face.expand_as(points))):
             there = transform(batch.to_original, predicted)
-            metric.update(batch.index, there, truth, batch.labelled, batch.normaliser, side, spread)
+            metric.update(
+                batch.index, there, truth, batch.labelled, batch.normaliser, side, spread, visible, ~batch.visible
+            )
 
     def on_validation_epoch_end(self) -> None:
         values = {f"val/{name}": value for name, value in self.errors.compute().items()}
@@ -237,22 +246,29 @@ class LandmarkModule(pl.LightningModule):
         checkpoint["flr"] = self.about
 
 
+def decoders(objective: Objective) -> tuple[Callable[[Tensor, int], Tensor], ...]:
+    """List what is read from a model's raw output: the points, their uncertainty, and the probability that they are visible."""
+    return objective.decode, objective.spread, objective.visible
+
+
 def find_points(
     net: nn.Module, objective: Objective, images: Tensor, size: int, mirror_order: list[int] | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The points of images (B, C, size, size), averaged with the mirror image's by a mirror order.
 
     Returns:
-        (B, K, 2) float32 crop pixels; (B, K) how uncertain each is, see `Objective.spread`.
+        (B, K, 2) float32 crop pixels; (B, K) how uncertain each is, see `Objective.spread`; (B, K) the probability that
+        each is visible, see `Objective.visible`.
     """
     raw = net(images)
-    points, spread = objective.decode(raw, size), objective.spread(raw, size)
+    points, spread, visible = (read(raw, size) for read in decoders(objective))
     if mirror_order is not None:
         back = torch.from_numpy(mirror(size)).to(points)
         raw = net(images.flip(-1))
         points = (points + transform(back, objective.decode(raw, size))[:, mirror_order]) / 2
         spread = (spread + objective.spread(raw, size)[:, mirror_order]) / 2
-    return points, spread
+        visible = (visible + objective.visible(raw, size)[:, mirror_order]) / 2
+    return points, spread, visible
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Objective(nn.Module, ABC):
@@ -11,9 +12,11 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         takes: the kind of net output that it understands; see a model's ``output``.
+        visibility_weight: Weight of the term that learns which points can be seen; 0 for none.
     """
 
     takes: str
+    visibility_weight: float = 0.0
 
     @abstractmethod
     def loss(self, raw: Tensor, points: Tensor, labelled: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -33,3 +36,22 @@ class Objective(nn.Module, ABC):
     def spread(self, raw: Tensor, size: int) -> Tensor:
         """(B, K) float32 how uncertain each point is, one standard deviation, crop pixels; NaN where such a model does not tell."""
         return torch.full_like(self.decode(raw, size)[..., 0], torch.nan)
+
+    def visibility_logits(self, raw: Tensor) -> Tensor | None:
+        """Return (B, K) float32 logits that each point can be seen; None where the objective does not learn it."""
+        return None
+
+    def visibility_loss(self, raw: Tensor, visible: Tensor, labelled: Tensor) -> Tensor:
+        """Return the weighted sum of the labelled points' cross-entropy; (B, K) bool both.
+
+        A hidden point that is labelled counts with its position as well: the image around it shows where it is.
+        """
+        logits = self.visibility_logits(raw)
+        assert logits is not None, "visibility_weight without logits"
+        loss = functional.binary_cross_entropy_with_logits(logits, visible.float(), reduction="none")
+        return self.visibility_weight * torch.where(labelled, loss, 0.0).sum()
+
+    def visible(self, raw: Tensor, size: int) -> Tensor:
+        """Return (B, K) float32 probabilities that each point can be seen; NaN where the objective does not learn it."""
+        logits = self.visibility_logits(raw) if self.visibility_weight else None
+        return torch.full_like(self.decode(raw, size)[..., 0], torch.nan) if logits is None else logits.sigmoid()

@@ -1,6 +1,10 @@
 """Heatmaps read by their mean (soft-argmax), trained on the coordinate and on the map itself."""
 
+import math
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from flr.objectives import Objective
@@ -17,18 +21,20 @@ class Heatmaps(Objective):
         sigma: the Gaussian's standard deviation, shares of the crop's side.
         likelihood_weight: of the truth's negative log-likelihood under the map's own mean and covariance. A map then is as wide,
             either way, as its point is uncertain: along the jaw more than across it.
+        visibility_weight: Weight of the cross-entropy of which points can be seen. The level of a map, which the softmax
+            ignores, is its logit, so that the model has no further output. 0 for a model that gives no visibility.
     """
 
     takes = "heatmaps"
 
     def __init__(
         self, loss: Loss, coordinate_weight: float = 128.0, heatmap_weight: float = 0.5, sigma: Positive = 1 / 32,
-        likelihood_weight: float = 0.0,
+        likelihood_weight: float = 0.0, visibility_weight: Annotated[float, Ge(0)] = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.criterion, self.sigma = loss, sigma
         self.coordinate_weight, self.heatmap_weight = coordinate_weight, heatmap_weight
-        self.likelihood_weight = likelihood_weight
+        self.likelihood_weight, self.visibility_weight = likelihood_weight, visibility_weight
 
     def loss(self, raw: Tensor, points: Tensor, labelled: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """The loss of logits (B, K, h, w) for points (B, K, 2) crop pixels, labelled (B, K): its sum and its count.
@@ -57,6 +63,11 @@ class Heatmaps(Objective):
         """(B, K) float32 the standard deviation of each map, crop pixels."""
         spread = _spread(raw.float().flatten(2).softmax(-1), raw.shape[-2:], size)
         return (spread[..., 0] + spread[..., 1]).clamp_min(0).sqrt()
+
+    def visibility_logits(self, raw: Tensor) -> Tensor:
+        """Return (B, K) float32: the log of the mean of a map's exponentials, (B, K, h, w)."""
+        logits = raw.float().flatten(2)
+        return logits.logsumexp(-1) - math.log(logits.shape[-1])
 
 
 def _spread(maps: Tensor, shape: torch.Size, size: int) -> Tensor:

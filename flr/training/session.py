@@ -175,6 +175,8 @@ class TrainingSession:
             self.refuse_changed_data()
         resumed = self.checkpoint is not None
         self.module = assemble(cfg, self.data.scheme, self.data.crop, self.data.mean_face(), weights_follow=resumed)
+        if self.module.objective.visibility_weight:
+            self.data.check_visibility()
         self.module.data_changed = changed
         precision.compile_net(self.module.net, cfg.trainer.get("compile"), self.device, self.world_size)
         self.name = self.job.label if self.job else default_name(cfg)

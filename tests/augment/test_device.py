@@ -376,6 +376,18 @@ def test_occluders_are_ellipses_of_one_colour(channels):
         assert wrong.sum() <= 2  # a pixel on the very edge
 
 
+def test_hidden_points_are_those_that_are_painted_over():
+    augment = Augment(occluders=2, occluder_size=0.5, erasing=0.5, erasing_area=0.3)
+    faces = np.arange(40)
+    draws = augment.draw(0, 0, faces)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    every = torch.from_numpy(np.stack([x, y], -1).reshape(1, -1, 2)).float().expand(40, -1, -1)
+    images, *_ = bend(augment, flat(augment, 255, 40), faces=faces)  # an occluder of pure white is not drawn here
+    painted = (images[:, 0] < 1).flatten(1)
+    assert (augment.hidden(every, draws, SIZE) != painted).sum(1).max() <= 4  # pixels on the very edge
+    assert painted.any(1).sum() > 20
+
+
 def test_the_coarsest_resolution_is_a_shrink_by_area_and_a_linear_blow_up():
     augment = Augment(downscale=4)
     images = coloured(80)

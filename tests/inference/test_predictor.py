@@ -113,7 +113,7 @@ class Drawn(Landmarker):
             uncertainty_threshold,
         )
 
-    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         points, spread = np.zeros((len(crops), 4, 2)), np.zeros((len(crops), 4))
         for i, crop in enumerate(crops[..., 0]):
             y, x = np.nonzero(crop > 127)
@@ -122,7 +122,7 @@ class Drawn(Landmarker):
                 own = quarter == k
                 points[i, k] = (x[own].mean(), y[own].mean()) if own.any() else 32
                 spread[i, k] = max(own.sum(), 1) ** 0.5
-        return points, spread
+        return points, spread, spread * np.nan
 
 
 def test_refinement_crops_around_the_points_of_the_first_pass() -> None:
@@ -132,8 +132,8 @@ def test_refinement_crops_around_the_points_of_the_first_pass() -> None:
         image[y - 6 : y + 7, x - 6 : x + 7] = 255
     boxes = np.array([[40.0, 40, 240, 260]])
     net = Drawn()
-    one, wide = net.find([image], boxes)
-    two, narrow = net.find([image], boxes, refine=1)
+    one, wide, _ = net.find([image], boxes)
+    two, narrow, _ = net.find([image], boxes, refine=1)
     np.testing.assert_allclose(two, net([image], net.boxes(one)), atol=0)
     assert abs(two - truth).max() < min(1, abs(one - truth).max())
     np.testing.assert_allclose(wide.mean(), 13, atol=4)  # pixels of the picture, whatever the crop's

@@ -20,6 +20,7 @@ from flr.metrics.functional import (
     auc,
     ced,
     failure_rate,
+    hidden_precision,
     nme,
     percent_mean,
     point_errors,
@@ -224,12 +225,13 @@ def rows(count: int = 7) -> tuple[torch.Tensor, ...]:
     normaliser = CELEBA5.distance(truth, labelled).astype(np.float32)
     side = np.linspace(80, 240, count, dtype=np.float32)
     index = np.random.default_rng(0).permutation(count) + 100
-    spread = np.full(labelled.shape, np.nan)
-    return tuple(map(torch.from_numpy, (index, predicted, truth, labelled, normaliser, side, spread)))
+    none = np.full(labelled.shape, np.nan)  # a model that gives neither uncertainty nor visibility
+    hidden = np.zeros(labelled.shape, bool)
+    return tuple(map(torch.from_numpy, (index, predicted, truth, labelled, normaliser, side, none, none, hidden)))
 
 
 def expected_values(batch: tuple[torch.Tensor, ...]) -> dict[str, float]:
-    _, predicted, truth, labelled, normaliser, side, _ = (value.double().numpy() for value in batch)
+    _, predicted, truth, labelled, normaliser, side, *_ = (value.double().numpy() for value in batch)
     faces, squares, sizes = [], [], []
     for i in range(len(truth)):
         faces.append(slow_face(predicted[i], truth[i], labelled[i], float(normaliser[i])))
@@ -302,13 +304,33 @@ def test_the_doubt_is_what_one_face_in_a_hundred_has():
     index, points = torch.randperm(count), torch.zeros(count, 5, 2)
     spread = index[:, None] / 10 + torch.tensor([-0.5, 0, 0, 0, 0.5])
     labelled, fifty = torch.ones(count, 5, dtype=torch.bool), torch.full((count,), 50.0)
-    metric.update(index, points, points + index[:, None, None], labelled, fifty, fifty, spread)
+    hidden = torch.arange(5) < index[:, None] % 3
+    visible = torch.where(hidden, 0.2, 0.9)
+    metric.update(index, points, points + index[:, None, None], labelled, fifty, fifty, spread, visible, hidden)
     found = metric.compute()
     assert found["doubt"] == pytest.approx(2 * 19.8)
     assert found["spearman"] > 0.98
+    assert found["hidden_ap"] == 1
     metric.reset()
-    metric.update(index, points, points, labelled, fifty, fifty, spread * torch.nan)
-    assert not {"doubt", "spearman"} & set(metric.compute())
+    metric.update(index, points, points, labelled, fifty, fifty, spread * torch.nan, spread * torch.nan, hidden)
+    assert not {"doubt", "spearman", "hidden_ap"} & set(metric.compute())
+
+
+@given(st.integers(0, 9))
+def test_hidden_precision_is_the_textbooks_sum(seed):
+    random = np.random.default_rng(seed)
+    visible, hidden = random.random((9, 5)).round(1), random.random((9, 5)) < 0.3  # with ties
+    labelled = random.random((9, 5)) < 0.8
+    visible[0, 0] = np.nan
+    there = labelled & ~np.isnan(visible)
+    expected = before = 0.0
+    for threshold in sorted(set(visible[there])):
+        called = there & (visible <= threshold)
+        recall = (called & hidden).sum() / (there & hidden).sum()
+        expected += (recall - before) * (called & hidden).sum() / called.sum()
+        before = recall
+    assert hidden_precision(visible, hidden, labelled) == pytest.approx(expected)
+    assert np.isnan(hidden_precision(visible, ~there, there))
 
 
 def test_landmark_errors_is_exact_on_two_ranks(tmp_path):

@@ -221,6 +221,20 @@ def test_a_net_of_coordinates_does_not_tell_how_uncertain_it_is():
     assert spread.shape == (2, 5) and spread.isnan().all()
 
 
+def test_visibility_is_the_level_of_a_map_and_moves_no_point():
+    torch.manual_seed(0)
+    objective = Heatmaps(Wing(), visibility_weight=2.0)
+    raw, labelled = torch.randn(4, 3, 8, 8), torch.ones(4, 3, dtype=torch.bool)
+    visible = torch.tensor([True, False, True]).expand(4, 3)
+    labelled[0, 1] = False
+    logits = torch.log(torch.exp(raw).mean((-1, -2)))
+    expected = -torch.where(visible, logits.sigmoid().log(), (-logits).sigmoid().log())[labelled].sum()
+    torch.testing.assert_close(objective.visibility_loss(raw, visible, labelled), 2 * expected)
+    torch.testing.assert_close(objective.visible(raw + 3, 32), (logits + 3).sigmoid())
+    torch.testing.assert_close(objective.decode(raw + 3, 32), objective.decode(raw, 32), atol=1e-4, rtol=0)
+    assert Heatmaps(Wing()).visible(raw, 32).isnan().all()
+
+
 def test_heatmap_target_is_a_gaussian_of_sigma():
     """The cross-entropy alone, at its least, is the entropy of the Gaussian; there the softmax is that Gaussian."""
     objective = Heatmaps(MSE(), coordinate_weight=0.0, heatmap_weight=1.0, sigma=1 / 16)

@@ -1,5 +1,6 @@
 """``labels.csv``: a row a face; and folders of images with .pts files beside them."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -158,14 +159,18 @@ def csv_rows(table: FaceTable, points: bool) -> Iterator[list[Any]]:
 
 
 def prediction_rows(
-    scheme: Scheme, faces: Iterable[tuple[Sequence[Any], Sequence[float], np.ndarray]]
+    scheme: Scheme, faces: Iterable[tuple[Sequence[Any], Sequence[float], np.ndarray, Sequence[int]]]
 ) -> Iterator[list[Any]]:
     """Yield the lines of a prediction's CSV, which `read_columns` reads.
 
     Args:
         scheme: Scheme of the points.
-        faces: Of each face the image and the values of `PREDICTED`, the edges of its box and its points (K, 2).
+        faces: Of each face the image and the values of `PREDICTED`, the edges of its box, its points (K, 2), and
+            K flags whether each is visible, or none where the model gives no visibility.
     """
-    yield ["image", *PREDICTED, *BOX, *_axes(scheme)]
-    for values, box, points in faces:
-        yield [*values, *(f"{value:.3f}" for value in (*box, *np.ravel(points)))]
+    faces = iter(faces)
+    first = list(itertools.islice(faces, 1))
+    seen = [f"{name}_visible" for name in scheme.names] if first and first[0][3] else []
+    yield ["image", *PREDICTED, *BOX, *_axes(scheme), *seen]
+    for values, box, points, visible in itertools.chain(first, faces):
+        yield [*values, *(f"{value:.3f}" for value in (*box, *np.ravel(points))), *visible]
