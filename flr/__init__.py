@@ -3,7 +3,12 @@
 import os
 import sys
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from flr.inference.api import find_faces
+
+__all__ = ["find_faces"]
 __version__ = "0.2.0"
 
 # OpenCV reads it once, when it is imported, which every module here does after this.
@@ -15,14 +20,26 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own line reports a ba
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def exit_without_training_packages() -> None:
-    """Exit with code 2 where a package that commands need is missing, as in the installation without extras."""
-    for name in ("hydra", "torch", "pytorch_lightning", "mlflow"):
+def __getattr__(name: str) -> Any:
+    if name == "find_faces":
+        from flr.inference.api import find_faces  # brings OpenCV and ONNX Runtime, which --help does without
+
+        return find_faces
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def exit_without_training_packages(command: str) -> None:
+    """Exit with code 2 where a package that a command needs is missing, as in the installation without extras."""
+    if command == "predict":  # an exported model and the included one need none of them
+        return
+    for name in ("torch", "pytorch_lightning", "mlflow"):
         if find_spec(name) is None:
-            print(f"flr: {name} is not installed, and commands need it; pip install 'flr[train]'", file=sys.stderr)
+            print(f"flr: {name} is not installed, and {command} needs it; pip install 'flr[train]'", file=sys.stderr)
             sys.exit(2)
 
 
 # While Python looks for what `python -m` names, sys.argv[0] is "-m".
-if sys.argv[:1] == ["-m"] and any(word.startswith("flr.") for word in sys.orig_argv):
-    exit_without_training_packages()
+if sys.argv[:1] == ["-m"]:
+    for word in sys.orig_argv:
+        if word.startswith("flr."):
+            exit_without_training_packages(word.removeprefix("flr."))

@@ -29,7 +29,7 @@ def main() -> None:
 
 def run(command: str, words: Sequence[str]) -> None:
     """Run a command as ``python -m flr.COMMAND`` does."""
-    exit_without_training_packages()
+    exit_without_training_packages(command)
     sys.argv = ["flr", *words]
     runpy.run_module(f"flr.{command}", run_name="__main__")
 

@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
             effects={str(name): build(node) for name, node in (effects | shown_effects).items()},
             uri=str(cfg.tracking.uri),
             output=Path(cfg.paths.output_dir),
-            run=None if cfg.run is None else str(cfg.run),
+            run=str(cfg.run),
             refine=refine,
             device=cfg.device,
         )

@@ -1,4 +1,4 @@
-"""``python -m flr.predict run=ID|DIR|FILE source=PHOTO|FOLDER|VIDEO|CAMERA``: find the points of faces."""
+"""``python -m flr.predict source=PHOTO|FOLDER|VIDEO|CAMERA [run=ID|DIR|FILE]``: find the points of faces."""
 
 from pathlib import Path
 
@@ -15,22 +15,23 @@ from flr.errors import UserError
 def main(cfg: DictConfig) -> None:
     """Find the faces of the config's source and their points."""
     if cfg.run in (None, ""):  # an empty one would be the current folder
-        raise UserError("give the model: run=ID, run=FOLDER, run=FILE.ckpt, run=FILE.onnx or run=models:/NAME@best")
+        raise UserError("run= is empty; set run=ID, FOLDER, FILE.ckpt, FILE.onnx, models:/NAME@best or included")
     if cfg.source in (None, ""):
         raise UserError("give the images: source=PHOTO, FOLDER, VIDEO, a camera's number or an address")
-    print(f"finding faces in {cfg.source} with {cfg.run}", flush=True)
-    if Path(str(cfg.run)).suffix != ".onnx":
+    print(
+        f"finding faces in {cfg.source} with {'the included model' if cfg.run == 'included' else cfg.run}", flush=True
+    )
+    if cfg.run != "included" and Path(str(cfg.run)).suffix != ".onnx":
         quiet()  # brings Lightning, which an exported file does without
     check_without_tracker(cfg, Predict)
     refine = refine_passes(cfg)
     # They bring OpenCV and ONNX Runtime, which --help, --cfg and the first line do without.
-    from flr.inference.loading import load_file
+    from flr.inference.loading import find_model, load_file
     from flr.inference.pipeline import PredictionPipeline
     from flr.inference.sources import Video, open_source
     from flr.inference.writer import PredictionWriter
-    from flr.module.checkpoints import find_checkpoint
 
-    path = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
+    path = find_model(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
     detector, effects = build(cfg.detector), [build(node) for node in (cfg.get("effect") or {}).values()]
     source = open_source(str(cfg.source))
     is_video = isinstance(source, Video)

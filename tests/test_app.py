@@ -215,15 +215,20 @@ def test_a_camera_keeps_the_number_of_a_face(served: Served, tmp_path: Path) -> 
 # -- starting and ending -----------------------------------------------------------------------------------------------
 
 
+def test_without_a_run_the_included_model_is_offered(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/none.db"
+    service = AppService(tmp_path, {"whole": WholeImage()}, {}, uri, tmp_path)
+    assert service.runs() == [("included model, 68 points", "included")]
+    assert service.model("included").scheme.name == "ibug68"
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_what_a_start_refuses(workspace: Workspace, trained: tuple[Workspace, str], free_port: int) -> None:
-    assert "no such database" in workspace.refuse("flr.app", "port=0")
     assert "no such file" in workspace.refuse("flr.app", "port=0", "run=nothing.ckpt")
     assert "host=nowhere.invalid" in workspace.refuse("flr.app", "host=nowhere.invalid")
     assert "port" in workspace.refuse("flr.app", "port=70000")
     with socket.create_server(("127.0.0.1", free_port)):
         assert "set another port" in workspace.refuse("flr.app", f"port={free_port}")
-    workspace.client().create_experiment("empty")
-    assert "no finished run with a checkpoint" in workspace.refuse("flr.app", "port=0")
 
 
 def fields(url: str) -> dict[str, Any]:

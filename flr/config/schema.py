@@ -185,7 +185,8 @@ class Predict:
     Everything about the model comes from its checkpoint.
 
     Attributes:
-        run: Model: a run's MLflow id, its folder, a checkpoint file, or a model version as models:/NAME@best.
+        run: Model: ``included`` for the one that is part of the installation, a run's MLflow id, its folder, a checkpoint or
+            .onnx file, or a model version as models:/NAME@best.
         source: A photo, a folder, a video, a camera's number or a stream's address.
         detector: Face detector.
         out: Folder of the results. null makes one under paths.output_dir.
@@ -353,8 +354,8 @@ class App:
     """Serve a web page on which trained models find points in photos and camera images.
 
     Attributes:
-        run: Model to start with: a run's MLflow id, its folder, a checkpoint or exported file, or a model version as
-            models:/NAME@best. null takes the newest run.
+        run: Model to start with: ``included``, a run's MLflow id, its folder, a checkpoint or exported file, or a model
+            version as models:/NAME@best.
         refine: Refinement passes over each face of a photo, as of `Predict`.
         looks: Old name of `refine`, which counts one more; null for none.
         device: Device of the models, as of `Predict`.
@@ -366,7 +367,7 @@ class App:
         paths: Folders of data, outputs and caches.
     """
 
-    run: str | None
+    run: str
     refine: RefinePasses
     looks: Passes | None
     device: str

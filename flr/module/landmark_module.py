@@ -152,6 +152,8 @@ class LandmarkModule(pl.LightningModule):
         Raises:
             UserError: where, and at which learning rate.
         """
+        if not self._steps:  # an epoch of a multiple of `LOOK` steps
+            return
         losses = self._ranks(torch.stack([loss for _, _, loss, _ in self._steps]))
         bad = (~losses.isfinite()).nonzero().tolist()
         if bad:

@@ -18,9 +18,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import flr
+from flr.data.synthetic.renderer import render
 from flr.errors import UserError
+from flr.inference import loading
 from flr.inference.onnx import METADATA_KEY, OnnxPredictor
-from flr.landmarks.scheme import KAGGLE15
+from flr.landmarks.geometry import tight_box
+from flr.landmarks.scheme import IBUG68, KAGGLE15
 
 ROOT = Path(flr.__file__).parent.parent
 SIZE = 16
@@ -187,7 +190,7 @@ def light(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {re.split(r"[<>=\[]", need)[0].lower() for group in extras.values() for need in group} - {"flr"}
     hidden = {module for module, owners in packages_distributions().items() if named & {o.lower() for o in owners}}
-    assert {"torch", "pytorch_lightning", "mlflow", "hydra", "omegaconf", "albumentations", "scipy", "onnx"} <= hidden
+    assert {"torch", "pytorch_lightning", "mlflow", "pandas", "albumentations", "scipy", "onnx"} <= hidden
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(HIDE.format(hidden=sorted(hidden)))
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
@@ -213,11 +216,45 @@ def test_nothing_that_trains_is_needed(file: Path, light: Callable[..., "subproc
     np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("command", ["flr.train", "flr.export"])
-def test_commands_say_what_is_missing(command: str, light: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
-    done = light("-m", command)
+@pytest.mark.parametrize("words", [("flr.train",), ("flr", "export")])
+def test_commands_say_what_is_missing(
+    words: tuple[str], light: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    done = light("-m", *words)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "flr: hydra is not installed, and commands need it; pip install 'flr[train]'\n"
+    command = words[-1].removeprefix("flr.")
+    assert done.stderr == f"flr: torch is not installed, and {command} needs it; pip install 'flr[train]'\n"
+
+
+def test_the_included_model_needs_only_the_base_packages(
+    tmp_path: Path, light: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    face = render(0, 3, 240, 3, 0.5)
+    cv2.imwrite(str(tmp_path / "photo.png"), face.image[..., ::-1])
+    done = light("-m", "flr", "predict", "source=photo.png", "out=out", "detector=whole")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("finding faces in photo.png with the included model\n")
+    box = tight_box(face.points[None].astype(float), np.ones((1, 68), bool))
+    (tmp_path / "boxes.csv").write_text("image,left,top,right,bottom\nphoto.png," + ",".join(map(str, box[0])))
+    done = light("-m", "flr", "predict", "source=photo.png", "out=boxed", "detector=boxes", "detector.file=boxes.csv")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / "boxed" / "points.json").read_text())["annotations"]
+    points = np.array(found["keypoints"]).reshape(-1, 3)[:, :2]
+    errors = np.linalg.norm(points - face.points, axis=-1)
+    assert errors.mean() / IBUG68.distance(face.points[None], np.ones((1, 68), bool))[0] < 0.06
+    # Occluded points are found to be so more often than others.
+    visible = np.array(found["visible"])
+    assert visible.min() >= 0 and visible.max() <= 1
+
+
+def test_a_changed_included_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = tmp_path / "landmarks.onnx"
+    changed.write_bytes(loading.LANDMARKS.read_bytes())
+    monkeypatch.setattr(loading, "LANDMARKS", changed)
+    loading.load_file(changed)
+    monkeypatch.setattr(loading, "LANDMARKS_SHA256", "0" * 64)
+    with pytest.raises(UserError, match="not the file of this version of flr; install flr again"):
+        loading.load_file(changed)
 
 
 PREDICT = """

@@ -19,12 +19,11 @@ from flr.inference.detectors import Detector
 from flr.inference.effects.base import Effect
 from flr.inference.faces import Face, FaceTracker, find_faces
 from flr.inference.landmarker import Landmarker
-from flr.inference.loading import load_file
+from flr.inference.loading import INCLUDED, find_model, load_file
 from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Photos
 from flr.inference.writer import PredictionWriter
 from flr.landmarks.scheme import Scheme
-from flr.module.checkpoints import find_checkpoint
 from flr.tracking.connection import StoredRun, connect, usable_runs
 
 MAX_RUNS = 200  # of the tracking store that are offered; any other is chosen by its id
@@ -61,7 +60,7 @@ class AppService:
         detectors, effects: By name.
         uri: Tracking store whose runs are offered.
         output: Output folder, to which a run that is not on this machine is downloaded.
-        run: Run to start with; None for the newest one.
+        run: Run to start with.
         refine: Number of refinement passes over each face of a photo.
         device: Device of the models, see `find_device`.
 
@@ -71,36 +70,23 @@ class AppService:
 
     def __init__(
         self, folder: Path, detectors: Mapping[str, Detector], effects: Mapping[str, Effect], uri: str, output: Path,
-        run: str | None = None, refine: int = 1, device: str = "cpu",
+        run: str = INCLUDED, refine: int = 1, device: str = "cpu",
     ) -> None:  # fmt: skip
         self.folder, self.detectors, self.effects = folder, detectors, effects
         self.uri, self.output, self.run, self.refine = uri, output, run, refine
         self._results: deque[Path] = deque()
         self._loading = threading.Lock()
         self._load = functools.lru_cache(MAX_MODELS)(functools.partial(_load_version, device=device))
-        if run is not None:
-            self.model(run)
+        self.model(run)
 
     def runs(self) -> list[tuple[str, str]]:
-        """List (label, value of ``run=``) of the models on offer: the one to start with, then the newest run first.
-
-        Raises:
-            UserError: The tracking store cannot be read or has no run, and there is no run to start with.
-        """
+        """List (label, value of ``run=``) of the models on offer: the one to start with, the included one, the newest run, ..."""
         try:
             stored = usable_runs(connect(self.uri, create=False), MAX_RUNS)
-        except UserError:
-            if self.run is None:
-                raise
+        except UserError:  # no store, or none that can be read
             stored = []
-        labels = {run.run_id: run_label(run) for run in stored}
-        if self.run is None and not labels:
-            raise UserError(
-                f"tracking.uri={self.uri}: no finished run with a checkpoint; train one (python -m flr.train), give one by "
-                "run=ID|DIR|FILE, or set tracking.uri"
-            )
-        first = [] if self.run is None else [self.run]
-        return [(labels.get(run, run), run) for run in dict.fromkeys([*first, *labels])]
+        labels = {INCLUDED: "included model, 68 points"} | {run.run_id: run_label(run) for run in stored}
+        return [(labels.get(run, run), run) for run in dict.fromkeys([self.run, *labels])]
 
     def model(self, run: str | None) -> Landmarker:
         """Load the model of a run, or return it from memory.
@@ -111,7 +97,7 @@ class AppService:
         if not run:
             raise UserError("no run is chosen; choose one of the list, or type an id, a folder or a file")
         with self._loading:
-            path = find_checkpoint(run, self.uri, self.output)
+            path = find_model(run, self.uri, self.output)
             return self._load(path, path.stat().st_mtime_ns if path.exists() else 0)
 
     def find_faces(
