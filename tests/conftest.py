@@ -47,8 +47,18 @@ TINY = (
 SMALL_SET = ("data.reader.train=48", "data.reader.val=11", "data.reader.test=9", "data.reader.size=64")
 
 
+# Files whose tests take longest. They run first, so that no worker ends with one while the other has nothing left.
+LONGEST = (
+    "test_ranks.py", "test_launchers.py", "test_faults.py", "test_compare.py", "test_tune.py", "test_reproduce.py",
+    "test_sweep.py", "test_predict.py", "test_app.py", "test_train.py",
+)  # fmt: skip
+
 # The commands that create the tracking database where it is missing.
 CREATES_DATABASE = ("flr.train", "flr.tune", "torch.distributed.run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def fill_once(folder: Path, fill: Callable[[Path], object]) -> Path:
@@ -256,13 +266,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Ite
     yield workspace, workspace.only_run().info.run_id
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images, or a skip."""
     root = os.environ.get("FLR_DATA")
     if not root or not (Path(root) / "300w").is_dir():
         pytest.skip("FLR_DATA names no folder with real images")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def real_forms(real_data: Path, shared_folder: Path) -> Path:
+    """Real photos in the forms of some datasets, written by a script that came with them; 40 of each part."""
+    script = real_data / "make_forms.py"
+    if not script.is_file():
+        pytest.skip(f"needs real files: no {script}")
+    command = [sys.executable, str(script)]
+    return fill_once(
+        shared_folder / "forms", lambda folder: subprocess.run([*command, str(folder), "--limit", "40"], check=True)
+    )
 
 
 @pytest.fixture

@@ -40,13 +40,12 @@ FIVE = (
 
 @dataclass(frozen=True)
 class Served:
-    """A running app: its address, its workspace with one run of 5 points, and two files of one net of 68 points."""
+    """A running app: its address, its workspace with one run of 5 points, and a checkpoint of 68 points."""
 
     url: str
     workspace: Workspace
     five: str
     checkpoint: Path
-    exported: Path
     temporary: Path
 
 
@@ -77,11 +76,10 @@ def served(
     workspace.run("flr.train", *FIVE, *SMALL_SET)
     five = workspace.only_run().info.run_id
     teach_mean_face(workspace.folder(five) / "checkpoints" / "best.ckpt")
-    checkpoint, exported = source.folder(run_id) / "checkpoints" / "best.ckpt", workspace.path / "net.onnx"
-    workspace.run("flr.export", f"run={checkpoint}", f"out={exported}", "faces=2")
+    checkpoint = source.folder(run_id) / "checkpoints" / "best.ckpt"
     temporary = tmp_path_factory.mktemp("temporary")
     process, url = start(workspace, TMPDIR=str(temporary))
-    yield Served(url, workspace, five, checkpoint, exported, temporary)
+    yield Served(url, workspace, five, checkpoint, temporary)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
@@ -250,9 +248,11 @@ def test_it_begins_with_the_newest_run_and_offers_what_works(served: Served) -> 
 
 @pytest.mark.long
 def test_ctrl_c_ends_it_with_a_page_open(served: Served, tmp_path: Path) -> None:
-    process, url = start(served.workspace, f"run={served.exported}", TMPDIR=str(tmp_path))
+    exported = served.workspace.path / "net.onnx"
+    served.workspace.run("flr.export", f"run={served.checkpoint}", f"out={exported}", "faces=2")
+    process, url = start(served.workspace, f"run={exported}", TMPDIR=str(tmp_path))
     with urllib.request.urlopen(f"{url}gradio_api/heartbeat/page", timeout=20):  # a stream without an end
-        assert fields(url)["run"]["parameter_default"] == str(served.exported)
+        assert fields(url)["run"]["parameter_default"] == str(exported)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "flr: interrupted\n")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Param
+from mlflow.entities import Metric, Param
 
 from flr.evaluation.comparison import differences
 from tests.conftest import SERVER, Workspace
@@ -83,8 +83,9 @@ def copy_of(
     rows = [Param(key, value) for key, value in {**run.data.params, **params}.items()]
     for first in range(0, len(rows), 100):
         client.log_batch(run_id, params=rows[first : first + 100])
-    for key, value in {**run.data.metrics, **metrics}.items():
-        client.log_metric(run_id, key, value)
+    client.log_batch(
+        run_id, metrics=[Metric(key, value, 0, 0) for key, value in {**run.data.metrics, **metrics}.items()]
+    )
     folder = workspace.path / "copies" / run_id
     for name in ("evaluation.json", "errors.csv", "checkpoints/best.ckpt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ def said(stdout: str) -> tuple[float, float]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(path.stem, marks=[] if path.stem in ("muct_cnn", "ytf_cnn", "celeba_cnn") else pytest.mark.long)
+        pytest.param(path.stem, marks=[] if path.stem == "muct_cnn" else pytest.mark.long)
         for path in sorted((CONF / "model").glob("*.yaml"))
     ],
 )
@@ -146,7 +146,7 @@ def test_a_run_is_exported(trained: tuple[Workspace, str]) -> None:
     assert path.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["int8", pytest.param("fp16", marks=pytest.mark.long)])
 def test_smaller_numbers(trained: tuple[Workspace, str], precision: str) -> None:
     workspace, run = trained
     done = workspace.run("flr.export", f"run={run}", f"precision={precision}")
@@ -157,7 +157,7 @@ def test_smaller_numbers(trained: tuple[Workspace, str], precision: str) -> None
     assert (onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.INT8) in kinds
 
 
-@pytest.mark.parametrize("fault", ["moved", "nan"])
+@pytest.mark.parametrize("fault", ["moved", pytest.param("nan", marks=pytest.mark.long)])
 def test_a_file_of_other_points_does_not_appear(
     fault: str, trained: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import sys
 import time
@@ -15,6 +16,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from flr.errors import UserError
@@ -89,12 +91,22 @@ def train(workspace: Workspace, *words: str, code: int = 0, **env: str) -> Done:
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
+def result(workspace: Workspace) -> dict[str, object]:
+    """What must be the same whether or not a training was disturbed: metrics, and the error of each epoch."""
+    run = workspace.only_run()
+    history = workspace.client().get_metric_history(run.info.run_id, "val/nme")
+    epochs = {(point.step, point.value) for point in history}  # an epoch may be measured twice
+    return {name: run.data.metrics[name] for name in ("train/loss", "val/nme", "test/nme")} | {"epochs": epochs}
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[str, float]:
-    """The metrics of the training that no fault befalls."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[str, object]:
+    """The result of the training that no fault befalls."""
     workspace = Workspace(tmp_path_factory.mktemp("undisturbed"), shared_cache)
-    workspace.run("flr.train", *WORDS)
-    return workspace.only_run().data.metrics
+    done = workspace.run("flr.train", *WORDS)
+    assert "models:/" not in done.stdout  # tracking.register=false
+    assert not workspace.client().search_model_versions(f"run_id = '{workspace.only_run().info.run_id}'")
+    return result(workspace)
 
 
 IN_CI = (("checkpoint", signal.SIGKILL),)
@@ -109,11 +121,11 @@ SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
     ],
 )  # fmt: skip
 def test_a_signal_loses_nothing(
-    workspace: Workspace, own: ModuleType, undisturbed: dict[str, float], place: str, sent: signal.Signals
+    workspace: Workspace, own: ModuleType, undisturbed: dict[str, object], place: str, sent: signal.Signals
 ) -> None:
     struck = {"FAULT": place, "SIGNAL": str(int(sent)), "FLR_TRUST": "own", "PYTHONPATH": workspace.python_path}
     process = workspace.start("flr.train", *WORDS, FAULT, **struck)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == SIGNALS[sent], err[-2000:]
     assert "Traceback" not in err
     run = workspace.only_run()
@@ -122,10 +134,27 @@ def test_a_signal_loses_nothing(
     for path in (folder / "checkpoints").glob("[!.]*.ckpt"):
         torch.load(path, weights_only=True)  # each whole
     train(workspace, f"run={folder}")
-    run = workspace.only_run()
-    assert run.info.status == "FINISHED" and not list(folder.rglob(".*.ckpt"))
-    same = ("train/loss", "val/nme", "test/nme")
-    assert {key: run.data.metrics[key] for key in same} == {key: undisturbed[key] for key in same}
+    assert workspace.only_run().info.status == "FINISHED" and not list(folder.rglob(".*.ckpt"))
+    assert result(workspace) == undisturbed
+
+
+def test_an_interrupted_run_resumes_from_the_store_alone(
+    workspace: Workspace, own: ModuleType, undisturbed: dict[str, object]
+) -> None:
+    own.at[1] = lambda: signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job ignores
+    try:
+        train(workspace, *WORDS, FAULT, code=130)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    run = workspace.only_run().info
+    folder = workspace.folder(run.run_id)
+    assert run.status == "KILLED"
+    with FileLock(folder / "run.lock"):
+        assert "another process is training" in workspace.refuse("flr.train", f"run={folder}", FLR_TRUST="own")
+    shutil.move(folder, workspace.path / "elsewhere")
+    train(workspace, f"run={run.run_id}")
+    assert workspace.only_run().info.status == "FINISHED" and result(workspace) == undisturbed
 
 
 # -- the tracking store ------------------------------------------------------------------------------------------------
@@ -205,16 +234,18 @@ def test_a_sweep_waits_for_a_server_that_is_away(
         whole(client, folder.name, 2)
 
 
-def test_queued_items_that_are_damaged_stop_no_other_run(workspace: Workspace) -> None:
+def test_the_next_start_closes_dead_runs_and_passes_over_damaged_queues(workspace: Workspace) -> None:
     workspace.train("trainer.max_epochs=1")
-    run = workspace.only_run().info
+    run, client = workspace.only_run().info, workspace.client()
+    tags = {"host": socket.gethostname(), "process": "1@1.0", "folder": str(workspace.folder(run.run_id))}
+    dead = client.create_run(run.experiment_id, tags={f"flr.{key}": value for key, value in tags.items()}).info.run_id
     files = {}
     for message, text in {
         "cannot be read": "{nonsense}", "unknown kind": '{"kind": "rm"}',
         "refuses it": json.dumps({"kind": "file", "path": "{folder}/no", "folder": None}),
         "outside the run's folder": json.dumps({"kind": "file", "path": "{folder}/../../own.py", "folder": None}),
     }.items():  # fmt: skip
-        folder = workspace.folder(workspace.client().create_run(run.experiment_id).info.run_id)
+        folder = workspace.folder(client.create_run(run.experiment_id).info.run_id)
         shutil.copytree(workspace.folder(run.run_id), folder)
         files[message] = folder / "outbox" / "letters.jsonl"  # of flr 0.1
         files[message].parent.mkdir()
@@ -224,6 +255,10 @@ def test_queued_items_that_are_damaged_stop_no_other_run(workspace: Workspace) -
     for message, path in files.items():
         (line,) = [line for line in done.stderr.splitlines() if str(path) in line]
         assert message in line and path.is_file()
+    closed = client.get_run(dead)
+    assert closed.info.status == "KILLED" and closed.data.tags["flr.end"] == "its process died"
+    uploaded = {item.path for item in client.list_artifacts(dead, "checkpoints")}
+    assert uploaded == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
 
 
 def test_a_locked_database_delays_no_training(
@@ -296,8 +331,9 @@ def hostile(path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    workspace: Workspace, undisturbed: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    workspace: Workspace, undisturbed: dict[str, object], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.chdir(workspace.path)
     workspace.run("flr.train", *WORDS)
     run_id = workspace.only_run().info.run_id
@@ -305,16 +341,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     shutil.copytree(folder.path / "checkpoints", workspace.path / "whole")
     for spoil in (cut, flipped, hostile):
         shutil.copytree(workspace.path / "whole", folder.path / "checkpoints", dirs_exist_ok=True)
-        workspace.client().set_terminated(run_id, "KILLED")
-        spoil(folder.last)
-        done = workspace.run("flr.train", f"run={folder.path}")
-        assert "the one before is used" in done.stderr and not (workspace.path / "exploded").exists()
-        assert workspace.only_run().data.metrics["test/nme"] == undisturbed["test/nme"]
         spoil(folder.last)
         spoil(folder.before)
-        assert str(folder.last) in workspace.refuse("flr.train", f"run={folder.path}", "trainer.max_epochs=3")
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=str(folder.last)):
             load_last(folder)
+        shutil.copy(workspace.path / "whole" / folder.before.name, folder.before)
+        assert load_last(folder) is not None and "the one before is used" in capsys.readouterr().err
+    shutil.copytree(workspace.path / "whole", folder.path / "checkpoints", dirs_exist_ok=True)
+    hostile(folder.last)
+    workspace.client().set_terminated(run_id, "KILLED")
+    done = workspace.run("flr.train", f"run={folder.path}")
+    assert "the one before is used" in done.stderr and not (workspace.path / "exploded").exists()
+    assert result(workspace) == undisturbed
 
 
 # -- data, clock, processes --------------------------------------------------------------------------------------------

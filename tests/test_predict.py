@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from flr.data.readers.table import read as read_table
 from flr.data.synthetic.renderer import render
 from flr.errors import UserError
 from flr.inference.annotation import annotate
+from flr.inference.detectors import WholeImage
 from flr.inference.faces import Face
 from flr.inference.predictor import Predictor
 from flr.inference.sources import Video, open_source
@@ -417,32 +419,47 @@ def test_a_film_that_was_not_written_whole_does_not_appear(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long), (signal.SIGINT, 130)]
-)
-def test_a_video_that_is_stopped_leaves_no_half_film(
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_video(
     workspace: Workspace, checkpoint: Path, film: Path, number: signal.Signals, code: int
 ) -> None:
-    frames = tmp_frames(film, 3000)
-    process = started(workspace, checkpoint, frames)
+    process = started(workspace, checkpoint, tmp_frames(film, 3000))
     process.send_signal(number)
     _, message = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in message
     assert {path.name for path in (workspace.path / "out").iterdir()} == {"faces.jsonl"}
-    assert "in 4 images" in predict(workspace, checkpoint, frames, "detector=whole", "frames=4").stdout
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT])
-def test_a_camera_ends_with_ctrl_c(workspace: Workspace, checkpoint: Path, number: signal.Signals) -> None:
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at the seventh image."""
+    seen, find = [], WholeImage.__call__
+
+    def interrupted(detector: WholeImage, *words: Any) -> Any:
+        seen.append(words)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        return find(detector, *words)
+
+    monkeypatch.setattr(WholeImage, "__call__", interrupted)
+
+
+def test_a_video_that_is_stopped_leaves_no_half_film(
+    workspace: Workspace, checkpoint: Path, film: Path, ctrl_c: None
+) -> None:
+    predict(workspace, checkpoint, film, "detector=whole", "every=1", code=130)
+    assert {path.name for path in (workspace.path / "out").iterdir()} == {"faces.jsonl"}
+    assert "in 4 images" in predict(workspace, checkpoint, film, "detector=whole", "frames=4").stdout
+
+
+def test_a_camera_ends_with_ctrl_c(workspace: Workspace, checkpoint: Path, ctrl_c: None) -> None:
     """It has no other end: what was recorded is there."""
     with stream() as address:
-        process = started(workspace, checkpoint, address)
-        process.send_signal(number)
-        out, message = process.communicate(timeout=60)
-    assert process.returncode == 0, message
+        done = predict(workspace, checkpoint, address, "detector=whole", "every=1")
     results = workspace.path / "out"
     count = len((results / "faces.jsonl").read_text().splitlines()) - 2
-    assert f"in {count} images" in out and len(rows(results / "points.csv")) <= count
+    assert f"in {count} images" in done.stdout and len(rows(results / "points.csv")) <= count
     assert cv2.VideoCapture(str(results / "stream.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == count > 4
 
 

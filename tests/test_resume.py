@@ -1,4 +1,4 @@
-"""A run that was stopped goes on and ends where an uninterrupted one ends; the dead are seen and closed."""
+"""A run resumes where it was stopped, or trains further; see test_faults.py for the faults that stop one."""
 
 import os
 import shutil
@@ -30,52 +30,8 @@ def wait_for_epoch(workspace: Workspace, process: "subprocess.Popen[str]", epoch
     raise AssertionError("no checkpoint came")
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> tuple[Workspace, str]:
-    workspace = Workspace(tmp_path_factory.mktemp("uninterrupted"), shared_cache)
-    workspace.run("flr.train", *TINY, *SMALL_SET, *EPOCHS)
-    return workspace, workspace.only_run().info.run_id
-
-
-def assert_same_weights(a: dict, b: dict) -> None:
-    assert a["global_step"] == b["global_step"]
-    for name, value in a["state_dict"].items():
-        assert torch.equal(value, b["state_dict"][name]), name
-
-
-def test_a_killed_run_is_closed_by_the_next_start_and_ends_where_an_uninterrupted_one_ends(
-    workspace: Workspace, uninterrupted: tuple[Workspace, str]
-) -> None:
-    process = workspace.start("flr.train", *TINY, *SMALL_SET, *EPOCHS)
-    folder = wait_for_epoch(workspace, process, 0)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert workspace.only_run().info.status == "RUNNING"
-
-    workspace.train("trainer.max_epochs=1")
-    client = workspace.client()
-    run = client.get_run(folder.name)
-    assert run.info.status == "KILLED" and run.data.tags["flr.end"] == "its process died"
-    kept = {artifact.path for artifact in client.list_artifacts(folder.name, "checkpoints")}
-    assert kept == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
-
-    workspace.run("flr.train", f"run={folder}", "callbacks.progress=null")
-    run = client.get_run(folder.name)
-    assert run.info.status == "FINISHED"
-    before, run_id = uninterrupted
-    assert_same_weights(last(workspace, run.info.run_id), last(before, run_id))
-    reference = before.client().get_run(run_id).data.metrics
-    for name in ("train/loss", "val/nme", "test/nme"):
-        assert run.data.metrics[name] == reference[name]
-    # Killed between an epoch's metrics and its checkpoint, it measures that epoch again, and the same.
-    points = {(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "val/nme")}
-    assert points == {(m.step, m.value) for m in before.client().get_metric_history(run_id, "val/nme")}
-
-
-@pytest.mark.parametrize(
-    ("sent", "exit_code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_one_process_trains_a_run_which_when_interrupted_resumes_from_mlflow_alone(
     workspace: Workspace, sent: signal.Signals, exit_code: int
 ) -> None:
@@ -97,15 +53,19 @@ def test_one_process_trains_a_run_which_when_interrupted_resumes_from_mlflow_alo
     assert run.info.status == "FINISHED" and "test/nme" in run.data.metrics
 
 
-def test_a_finished_run_goes_on_further_than_it_was_planned(workspace: Workspace) -> None:
-    workspace.train("trainer.max_epochs=2")
-    run_id = workspace.only_run().info.run_id
+def test_a_finished_run_goes_on_further_and_keeps_its_model_version(workspace: Workspace) -> None:
+    workspace.train("trainer.max_epochs=2", "tracking.register=my net")
+    client, run_id = workspace.client(), workspace.only_run().info.run_id
+    (before,) = client.search_model_versions("name = 'my net'")
     workspace.run("flr.train", f"run={run_id}", "trainer.max_epochs=4", "callbacks.progress=null")
     run = workspace.only_run()
     assert run.info.status == "FINISHED" and run.info.run_id == run_id
-    assert len(workspace.client().get_metric_history(run_id, "val/nme")) == 4
-    rates = [m.value for m in workspace.client().get_metric_history(run_id, "lr")]
+    assert len(client.get_metric_history(run_id, "val/nme")) == 4
+    rates = [m.value for m in client.get_metric_history(run_id, "lr")]
     assert rates[-1] < 1e-4 < rates[-2]  # the new plan's own end
+    (version,) = client.search_model_versions("name = 'my net'")
+    assert float(version.tags["test/nme"]) == pytest.approx(run.data.metrics["test/nme"], rel=1e-4)
+    assert version.tags["test/nme"] != before.tags["test/nme"] and version.tags["test/nme"] in version.description
 
 
 def test_what_a_resumed_run_refuses(trained: tuple[Workspace, str]) -> None:

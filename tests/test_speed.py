@@ -95,6 +95,7 @@ def test_a_device_without_the_switches_gets_none() -> None:
     assert (cfg.trainer.precision, cfg.optim.fused) == ("32-true", None)
 
 
+@pytest.mark.long
 def test_a_fused_optimiser_trains_the_same(workspace: Workspace, tmp_path: Path) -> None:
     curves = []
     for fused in ("false", "true"):

@@ -4,6 +4,7 @@ import csv
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -59,6 +60,12 @@ def runs(workspace: Workspace) -> tuple[list, dict]:
     return sweeps, {run.info.run_name: run for run in found if "flr.grid" not in run.data.tags}
 
 
+def only_job(workspace: Workspace, sweep: Any) -> Any:
+    """The run of a sweep's one job."""
+    (run,) = [run for run in workspace.stored() if run.data.tags.get("mlflow.parentRunId") == sweep.info.run_id]
+    return run
+
+
 def table(workspace: Workspace, sweep: str) -> dict[str, dict[str, str]]:
     with (workspace.outputs / "sweeps" / sweep / "table.csv").open() as file:
         return {row["job"]: row for row in csv.DictReader(file)}
@@ -102,6 +109,10 @@ def test_jobs_fail_alone_and_the_same_command_goes_on(own: Workspace) -> None:
     assert steps == [1, 3]  # from its checkpoint on
     assert not {"flr.end", "flr.exit"} & set(after["seed 1"].data.tags)
     assert again.data.metrics["jobs/finished"] == 3
+    (name,) = {run.data.tags["flr.sweep"] for run in after.values()}
+    own.run("flr.compare", f"+where.sweep='{name}'", "group=sweep", "samples=1000", "faces=0", f"out={own.path}")
+    with (own.path / "groups.csv").open() as file:
+        assert [(row["group"], row["runs"]) for row in csv.DictReader(file)] == [(name, "3")]
     assert [row["reused"] for row in table(own, again.data.tags["flr.sweep"]).values()] == ["True", "False", "False"]
 
     # Another grid takes what the first has trained; one that is forced does not.
@@ -113,27 +124,23 @@ def test_jobs_fail_alone_and_the_same_command_goes_on(own: Workspace) -> None:
     assert [row["run_id"] for row in table(own, sweeps[1].data.tags["flr.sweep"]).values()] == [
         after["seed 1"].info.run_id, after["seed 0"].info.run_id
     ]  # fmt: skip
-    sweep(own, "-m", "seed=1,0", "again=true", "trainer.max_epochs=1", FAILS)
-    sweeps, others = runs(own)
-    assert len(sweeps) == 3 and others["seed 0"].data.tags["mlflow.parentRunId"] == sweeps[2].info.run_id
+    words = ("-m", "seed=0", "trainer.max_epochs=1", FAILS)
+    sweep(own, *words, "again=true")
+    (*_, forced), _ = runs(own)
+    first = only_job(own, forced)
+    assert first.info.status == "FINISHED" and first.info.run_id not in {run.info.run_id for run in after.values()}
     assert "a sweep, which trained no net" in own.refuse("flr.evaluate", f"run={parent.info.run_id}")
 
-
-def test_other_code_trains_anew(own: Workspace) -> None:
-    words = ("-m", "trainer.max_epochs=1", FAILS)
-    sweep(own, *words)
+    # Other code trains anew.
     (own.path / "own.py").write_text(f"{OWN}# another line\n")
     code_digest.cache_clear()
     done = sweep(own, *words)
-    client = own.client()
-    (parent,), _ = runs(own)
-    children = client.search_runs(
-        [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'", order_by=["start_time"]
-    )
-    assert [run.info.status for run in children] == ["FINISHED"] * 2
-    assert f"run {children[0].info.run_id} had this config, but other code" in done.stdout
-    (row,) = table(own, parent.data.tags["flr.sweep"]).values()
-    assert row["run_id"] == children[1].info.run_id
+    assert f"run {first.info.run_id} had this config, but other code" in done.stdout
+    (*_, newest), _ = runs(own)
+    second = only_job(own, newest)
+    assert second.info.run_id != first.info.run_id
+    (row,) = table(own, newest.data.tags["flr.sweep"]).values()
+    assert row["run_id"] == second.info.run_id
 
 
 def test_jobs_that_are_refused_say_so_once(workspace: Workspace) -> None:

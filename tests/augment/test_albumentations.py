@@ -36,7 +36,6 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import CELEBA5
 from tests.augment.test_device import FACES, SIZE, store_of
-from tests.conftest import SMALL_SET, Workspace
 from tests.landmarks.painted import dot, face_table
 
 import albumentations  # isort: skip
@@ -296,17 +295,6 @@ def test_a_killed_training_leaves_no_worker(cache):
     assert not left
 
 
-def test_a_training_does_not_depend_on_its_workers(workspace: Workspace) -> None:
-    weights = []
-    for workers in (0, 2):
-        workspace.train("augment=albumentations", f"data.workers={workers}", f"name=w{workers}")
-        newest = max(workspace.outputs.glob("runs/*/checkpoints/last.ckpt"), key=os.path.getmtime)
-        weights.append(torch.load(newest, weights_only=True)["state_dict"])
-    assert len(list(workspace.outputs.glob("runs/*"))) == 2
-    for name, value in weights[0].items():
-        assert torch.equal(value, weights[1][name]), name
-
-
 # -- what may stand in a stack -------------------------------------------------------------------------------------
 
 
@@ -499,12 +487,7 @@ def test_every_choice_bends_a_batch(cache, name, channels):
     )
 
 
-def test_a_sheet_shows_augmented_faces(workspace: Workspace) -> None:
-    for name, shown in (("albumentations", True), ("none", False)):
-        workspace.run("flr.prepare", *SMALL_SET, f"augment={name}", f"out={workspace.path / name}")
-        assert (workspace.path / name / "augmented.jpg").exists() == shown
-
-
+@pytest.mark.long
 def test_no_news_are_asked_of_the_network():
     code = (
         "import urllib.request as u; u.OpenerDirector.open = lambda *args, **kwargs: print('asked');"

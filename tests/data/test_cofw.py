@@ -8,15 +8,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flr.data.readers import cofw
 from flr.data.table import FaceTable
-from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 from flr.system import parallel_map
-from tests.data.support import Change, asymmetry, changed_file, changes, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import cofw as fake
 
 TRAIN, TEST = "COFW_train_color.mat", "COFW_test_color.mat"
@@ -305,40 +302,3 @@ def test_damaged_pixels(root: Path) -> None:
     assert table.load(0).size
     (root / TRAIN).unlink()
     stop(lambda: table.load(0), str(root / TRAIN), "is no file")
-
-
-@pytest.mark.parametrize("kind", ["missing", "file", "empty", "one", "deeper"])
-def test_nothing_there(tmp_path: Path, kind: str) -> None:
-    root = tmp_path / "cofw"
-    if kind == "file":
-        root.write_text("")
-    elif kind != "missing":
-        root.mkdir()
-    if kind in ("one", "deeper"):
-        fake.write(root if kind == "one" else root / "COFW_color", {"train": 2})
-    found = "there is no such folder" if kind in ("missing", "file") else f"{TRAIN} and {TEST} are not both in it"
-    stop(lambda: cofw.read(root), f"{root}: {found}; ", "COFW_train.mat", cofw.SITE, "data.root=DIR", "FLR_DATA")
-    stop(lambda: cofw.read(None), "data.root is null; set data.root=DIR")
-
-
-@pytest.fixture(scope="module")
-def mutable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("cofw")
-    fake.write(root, {"train": 3, "test": 2}, size=(24, 20))
-    return root
-
-
-@given(
-    changed=changes(), length=st.one_of(st.just(1.0), st.floats(0, 1)), name=st.sampled_from([TRAIN, TEST]),
-    strict=st.booleans(),
-)  # fmt: skip
-def test_any_bytes(mutable: Path, changed: Change, length: float, name: str, strict: bool) -> None:
-    """Whatever a file holds: faces whose pictures load or tell why not, or a UserError."""
-    with changed_file(mutable / name, lambda data: changed(data)[: int(length * len(data))]):
-        try:
-            table = cofw.read(mutable, strict)
-            assert 0 < len(table) <= 5 and np.isfinite(table.points).all() and np.isfinite(table.box).all()
-            for i in range(len(table)):
-                assert table.load(i).dtype == np.uint8
-        except UserError as error:
-            assert "\n" not in str(error)

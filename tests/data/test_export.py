@@ -19,16 +19,14 @@ from hypothesis.extra.numpy import arrays
 from flr.data import export as exporting
 from flr.data.export import export
 from flr.data.formats.records import fits
-from flr.data.images import Files
 from flr.data.readers import ibug, ibug_xml
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable, from_files
 from flr.landmarks.definition import parse_scheme
-from flr.landmarks.scheme import CELEBA5, IBUG68, KAGGLE15, SCHEMES
+from flr.landmarks.scheme import CELEBA5, KAGGLE15, SCHEMES
 from tests.data.support import read_pts, stop
 from tests.fakes import ibug as fake
 from tests.fakes import ibug_xml as fake_xml
-from tests.fakes import table as fake_table
 
 FORMS = ("csv", "coco", "pts", "xml")
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -482,29 +480,3 @@ def test_faces_that_no_net_learns_from_are_left_out(tmp_path: Path) -> None:
     labelled[0] = False
     export(dataclasses.replace(table, labelled=labelled), "csv", tmp_path / "out")
     assert len(reader.read(tmp_path / "out", strict=True)) == len(table) - 1
-
-
-def test_a_set_of_ones_own_in_and_out(tmp_path: Path) -> None:
-    for form in FORMS:
-        fake_table.write(tmp_path / form, form)
-        table = reader.read(tmp_path / form, strict=True)
-        export(table, form, tmp_path / f"{form}-out")
-        again = reader.read(tmp_path / f"{form}-out", strict=True)
-        same(table, again)
-        assert again.reduce("celeba5", CELEBA5).points.shape == (10, 5, 2)
-
-
-@every_form
-def test_real_faces_come_back(real_data: Path, tmp_path: Path, form: str) -> None:
-    table = ibug.read(real_data / "300w")
-    table = table.take(np.arange(0, len(table), 150))
-    for to in (IBUG68, KAGGLE15, CELEBA5):
-        part = table.reduce(to.name, to)
-        export(part, form, tmp_path / to.name)
-        same(part, reader.read(tmp_path / to.name, strict=True))
-    if form == "xml" and (real_data / "dlib_faces").is_dir():
-        files = (f"{split}ing_with_face_landmarks.xml" for split in ("train", "test"))
-        crowd = ibug_xml.read(real_data / "dlib_faces", True, False, *files)
-        export(crowd, form, tmp_path / "crowd")
-        same(crowd, reader.read(tmp_path / "crowd", strict=True))
-    assert isinstance(table.pictures, Files)

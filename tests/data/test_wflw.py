@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flr.data.readers import wflw
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable
-from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68, WFLW98
-from tests.data.support import Change, asymmetry, changed_file, changes, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import wflw as fake
 
 TRAIN, TEST = wflw.INDEX["train"], wflw.INDEX["test"]
@@ -242,20 +239,7 @@ def test_a_face_listed_twice_shows_in_the_form(root: Path) -> None:
     assert wflw.read(root).form == "wflw[train:9|test:6]"
 
 
-@pytest.mark.parametrize("kind", ["missing", "file", "empty", "deeper"])
-def test_nothing_there(tmp_path: Path, kind: str) -> None:
-    root = tmp_path / "wflw"
-    if kind == "file":
-        root.write_text("")
-    elif kind != "missing":
-        root.mkdir()
-    if kind == "deeper":
-        fake.write(root / "WFLW", {"train": 2, "test": 2})
-    found = "there is no such folder" if kind in ("missing", "file") else f"no {TEST} or {TRAIN} is in it"
-    stop(lambda: wflw.read(root), f"{root}: {found}; ", wflw.SITE, "WFLW_images/", "data.root=DIR", "FLR_DATA")
-    stop(lambda: wflw.read(None), "data.root is null; set data.root=DIR")
-
-
+@pytest.mark.long
 def test_the_whole_set_reads_fast(tmp_path: Path) -> None:
     """10000 faces of six pictures: seconds, not minutes."""
     fake.write(tmp_path)
@@ -265,16 +249,3 @@ def test_the_whole_set_reads_fast(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(wflw.read(tmp_path)) == 8 * 940 + 6 * 415
     assert time.process_time() - start < 20
-
-
-@given(changed=changes(), name=st.sampled_from([TRAIN, TEST]), strict=st.booleans())
-def test_any_bytes(written: Path, changed: Change, name: str, strict: bool) -> None:
-    """Whatever a list holds: faces, or a UserError."""
-    with changed_file(written / name, changed):
-        try:
-            table = wflw.read(written, strict)
-        except UserError as error:
-            assert "\n" not in str(error)
-            return
-        assert 0 < len(table) <= 19 and np.isfinite(table.points).all() and np.isfinite(table.box).all()
-        assert table.fingerprint()

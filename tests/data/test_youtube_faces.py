@@ -3,18 +3,14 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flr.data.readers import youtube_faces
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable
-from flr.errors import UserError
-from tests.data.support import Change, asymmetry, changed_file, changes, offset, stop
+from tests.data.support import asymmetry, offset, stop
 from tests.fakes import ibug as drawn
 from tests.fakes import youtube_faces as fake
 
@@ -255,35 +251,6 @@ def test_faults(root: Path, spoil: Callable[[Path], object], reason: str) -> Non
     assert len(table.faults) == 1 and reason in table.faults[0].reason
     assert np.isfinite(table.points).all() and len(set(table.name)) == len(table) <= COUNT - 1
     stop(lambda: youtube_faces.read(root, strict=True), str(root), reason, "data.strict=false")
-
-
-@pytest.mark.parametrize("kind", ["missing", "file", "empty", "deeper"])
-def test_nothing_there(tmp_path: Path, kind: str) -> None:
-    root = tmp_path / "youtube_faces"
-    if kind == "file":
-        root.write_text("")
-    elif kind != "missing":
-        root.mkdir()
-    if kind == "deeper":
-        fake.write(root / "data", ["A_B"])
-    found = "there is no such folder" if kind in ("missing", "file") else f"no {TRAIN} or {TEST} is in it"
-    stop(lambda: youtube_faces.read(root), f"{root}: {found}; ", "train-test-data.zip", "data.root=DIR", "FLR_DATA")
-    stop(lambda: youtube_faces.read(None), "data.root is null; set data.root=DIR")
-
-
-@given(
-    changed=changes(), name=st.sampled_from([TRAIN, TEST]), split=st.sampled_from(["identity", "published"]),
-    strict=st.booleans(),
-)  # fmt: skip
-def test_any_bytes(written: Path, changed: Change, name: str, split: Any, strict: bool) -> None:
-    """Whatever a table holds: faces, or a UserError."""
-    with changed_file(written / name, changed):
-        try:
-            table = youtube_faces.read(written, strict, split)
-        except UserError as error:
-            assert "\n" not in str(error)
-            return
-        assert 0 < len(table) <= COUNT + 5 and np.isfinite(table.points).all() and table.fingerprint()
 
 
 # ---------------------------------------------------------------- the real set

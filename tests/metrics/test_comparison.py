@@ -47,9 +47,7 @@ def test_where_seeds_decide_it_is_welch_s_test_of_the_runs(runs: tuple[int, int]
     assert one.p == pytest.approx(expected.pvalue, abs=0.05)
 
 
-@pytest.mark.parametrize(
-    ("runs", "seeds"), [((1, 1), 0.0), ((2, 2), 0.05), ((3, 3), 0.05), ((3, 3), 0.3), ((2, 5), 0.3), ((5, 5), 0.1)]
-)
+@pytest.mark.parametrize(("runs", "seeds"), [((1, 1), 0.0), ((3, 3), 0.05), ((2, 5), 0.3)])
 def test_the_interval_covers_the_truth_in_95_of_100_cases(runs: tuple[int, int], seeds: float) -> None:
     rng = np.random.default_rng(2)
     cases = 500
@@ -83,13 +81,11 @@ def of_people(
     return groups, person
 
 
-@pytest.mark.parametrize(
-    "sizes", [np.full(20, 15), np.arange(1, 31), np.array([40] * 3 + [5] * 27)], ids=["equal", "1-30", "few"]
-)
+@pytest.mark.parametrize("sizes", [np.full(20, 15), np.array([40] * 3 + [5] * 27)], ids=["equal", "unequal"])
 def test_frames_of_a_person_are_no_independent_faces(sizes: np.ndarray) -> None:
     """Drawn one by one they claim to know far more than they do; drawn by person the interval covers as it says."""
     rng = np.random.default_rng(12)
-    cases, alarms = 300, {"face": 0, "group": 0}
+    cases, alarms = 150, {"face": 0, "group": 0}
     for seed in range(cases):
         groups, person = of_people(rng, sizes, 2, 1.0)
         alarms["face"] += differences(groups, PAIR, 1000, seed)[0].p < 0.05

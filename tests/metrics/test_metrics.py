@@ -334,7 +334,8 @@ def test_hidden_precision_is_the_textbooks_sum(seed):
 
 
 def test_landmark_errors_is_exact_on_two_ranks(tmp_path):
-    mp.spawn(on_rank, (str(tmp_path),), nprocs=2)
+    # Forked: they need not import torch again.
+    mp.start_processes(on_rank, (str(tmp_path),), nprocs=2, start_method="fork")
     for rank in (0, 1):
         for name, values in torch.load(tmp_path / f"{rank}.pt").items():
             assert close(values, expected_values(rows())), (rank, name)
