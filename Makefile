@@ -19,6 +19,8 @@ env: $(VENV)/.made ## the environment, from the committed lock
 
 demo: env ## train on synthetic faces, about a minute, and say where to look
 	$(BIN)/python -m flr.train
+	$(BIN)/python -m flr.predict source=flr/assets/face.jpg overwrite=true
+	@echo "The annotated image of a rendered face is in pictures/ of that folder."
 	@echo "See it: make ui, then http://127.0.0.1:$(PORT)"
 
 ui: env ## the MLflow UI on loopback (PORT=5000)

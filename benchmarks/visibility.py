@@ -73,7 +73,9 @@ def pasted(model: Landmarker, root: Path, out: str | None) -> tuple[float, int]:
             shown.append(cv2.resize(picture[top:bottom, left:right], (240, 240), interpolation=cv2.INTER_AREA))
     if out is not None:
         cv2.imwrite(out, sheet(shown, 6)[..., ::-1])
-    return hidden_precision(np.array(found), np.array(hidden), np.ones((len(rows), table.points.shape[1]), bool)), len(rows)
+    return hidden_precision(np.array(found), np.array(hidden), np.ones((len(rows), table.points.shape[1]), bool)), len(
+        rows
+    )
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ from gradio.data_classes import ImageData
 
 from flr.errors import UserError
 from flr.inference.app.service import AppService, CameraState, point_table
+from flr.inference.loading import LANDMARKS
 
+EXAMPLE = LANDMARKS.with_name("face.jpg")  # a rendered face
 DRAW = ["boxes", "points", "lines", "indices"]
 
 
@@ -28,7 +30,8 @@ def make_page(service: AppService, runs: list[tuple[str, str]], detector: str, e
         effects: Effects to start with.
     """
     handlers = Handlers(service)
-    with gr.Blocks(title="flr", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    with gr.Blocks(title="flr: facial landmarks", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        gr.Markdown("## Facial landmarks\nUpload a photo, or keep the rendered example, and press *Find points*.")
         with gr.Row():
             run = gr.Dropdown(
                 runs, value=runs[0][1], label="Run", info="or type an id, a folder, a .ckpt or .onnx file, models:/NAME@best",
@@ -51,7 +54,7 @@ def _photo_tab(handlers: "Handlers", choices: list[gr.Component]) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=400):
             photo = gr.Image(
-                label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=330, buttons=[],
+                str(EXAMPLE), label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=330, buttons=[],
                 webcam_options=gr.WebcamOptions(mirror=False),
             )  # fmt: skip
             photo.preprocess = uploaded_path  # type: ignore[method-assign]  # a subclass would have gradio write a .pyi
@@ -59,9 +62,11 @@ def _photo_tab(handlers: "Handlers", choices: list[gr.Component]) -> None:
         with gr.Column(scale=3, min_width=320):
             image = gr.Image(label="Points", type="filepath", interactive=False, height=430, buttons=["fullscreen"])
             line = gr.Markdown()
-            files = gr.File(label="Download", file_count="multiple", interactive=False, height=200)
-    table = gr.Dataframe(label="Coordinates, pixels of the photo", max_height=360, interactive=False)
-    button.click(handlers.find, [photo, *choices], [image, files, line, table], api_name="find")
+            files = gr.File(label="Download", file_count="multiple", interactive=False, height=200, visible=False)
+    table = gr.Dataframe(label="Coordinates, pixels of the photo", max_height=360, interactive=False, visible=False)
+    found = button.click(handlers.find, [photo, *choices], [image, files, line, table], api_name="find")
+    # Hidden until there is something in them; a change of its own, so that the API returns plain values.
+    found.success(lambda: [gr.update(visible=True)] * 2, None, [files, table], api_visibility="private")
 
 
 def _camera_tab(handlers: "Handlers", choices: list[gr.Component]) -> None:
