@@ -111,6 +111,19 @@ def models() -> str:
     )
 
 
+def zoo() -> str:
+    """The table of models with their recipes and records."""
+    lines = models().splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    out = [f"{table[0]} recipe | record |", f"{table[1]} --- | --- |"]
+    for line in table[2:]:
+        name = line.split("`")[1]
+        records = [path for path in ("published", "best") for suffix in (name, f"ibug_{name}")
+                   if (ROOT / "experiments" / path / suffix).is_dir() for path in (f"{path}/{suffix}",)]  # fmt: skip
+        out.append(f"{line} `fair/{name}` | {', '.join(f'`{record}`' for record in records)} |")
+    return "\n".join([*out, *lines[len(table) :], ""])
+
+
 def boxes() -> str:
     """The errors by the true box, by one jittered by 10 % and by Haar's, of dlib's trees and of two models."""
     rows = [
@@ -134,7 +147,7 @@ def latency() -> str:
     )  # fmt: skip
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"results": results, "models": models, "boxes": boxes, "latency": latency}
+TABLES: Mapping[str, Callable[[], str]] = {"results": results, "models": models, "zoo": zoo, "boxes": boxes, "latency": latency}
 
 
 def fill(text: str) -> str:
