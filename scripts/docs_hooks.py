@@ -74,7 +74,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         if (place := f"guide/{path.name}") not in guides:
             guides.append(place)
     results: list[Any] = next(section["Results"] for section in config.nav or [] if "Results" in section)
-    results.append({"Single experiments": [page for page in repository_pages().values() if page.startswith("experiments/")]})
+    results.append(
+        {"Single experiments": [page for page in repository_pages().values() if page.startswith("experiments/")]}
+    )
     return config
 
 

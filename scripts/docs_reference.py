@@ -100,7 +100,9 @@ def _group(group: str) -> Iterator[str]:
             continue
         node = OmegaConf.load(file)
         assert isinstance(node, DictConfig)
-        whole = OmegaConf.to_container(OmegaConf.merge(base, {k: v for k, v in node.items_ex(resolve=False) if k != "defaults"}))
+        whole = OmegaConf.to_container(
+            OmegaConf.merge(base, {k: v for k, v in node.items_ex(resolve=False) if k != "defaults"})
+        )
         rows.append([f"`{name}`", _cell(_comment(file) or _summary(str(whole.get("_target_", ""))))])  # type: ignore[union-attr]
         prefix = {"hydra/launcher": "hydra.launcher"}.get(group, group.replace("/", "."))
         prefix = f"effect.{name}" if group == "effect" else prefix
@@ -129,7 +131,11 @@ def _comment(file: Path) -> str:
 
 
 def _summary(target: str) -> str:
-    return split_docstring(inspect.getdoc(_import(target)) or "")[0] if target.startswith("flr.") else (target and f"`{target}`")
+    return (
+        split_docstring(inspect.getdoc(_import(target)) or "")[0]
+        if target.startswith("flr.")
+        else (target and f"`{target}`")
+    )
 
 
 def _import(target: str) -> Any:
@@ -156,8 +162,16 @@ def _key_rows(place: str, target: str, choices: Mapping[str, Mapping[str, Any]])
         built = _import(target)
         function = built.__init__ if isinstance(built, type) else built
         hints = typing.get_type_hints(function, include_extras=True)
-        given = {"points", "channels", "size"} if place == "model" else {"root", "strict"} if place == "data.reader" else set()
-        parameters = {k: v for k, v in inspect.signature(built).parameters.items() if k in documented and k not in given}
+        given = (
+            {"points", "channels", "size"}
+            if place == "model"
+            else {"root", "strict"}
+            if place == "data.reader"
+            else set()
+        )
+        parameters = {
+            k: v for k, v in inspect.signature(built).parameters.items() if k in documented and k not in given
+        }
     rows = []
     for key in dict.fromkeys([*listed, *parameters]):
         values = {spell(keys[key]) for keys in choices.values() if key in keys and not isinstance(keys[key], Mapping)}
@@ -166,7 +180,9 @@ def _key_rows(place: str, target: str, choices: Mapping[str, Mapping[str, Any]])
         if not values and not default and parameter is not None and parameter.default is not inspect.Parameter.empty:
             default = spell(parameter.default) if not callable(parameter.default) else ""
         kind = describe_type(hints[key]) if key in hints else ""
-        rows.append([f"`{place}.{key}`", _cell(kind), f"`{_cell(default)}`" if default else "", _cell(documented.get(key, ""))])
+        rows.append(
+            [f"`{place}.{key}`", _cell(kind), f"`{_cell(default)}`" if default else "", _cell(documented.get(key, ""))]
+        )
     return rows
 
 
@@ -180,5 +196,7 @@ def models() -> str:
     ]
     for path in sorted(MODELS.glob("*.py")):
         if path.stem != "__init__":
-            parts.append(f"## {path.stem}\n\n::: flr.models.{path.stem}\n    options: {{show_root_heading: false, heading_level: 3}}\n")
+            parts.append(
+                f"## {path.stem}\n\n::: flr.models.{path.stem}\n    options: {{show_root_heading: false, heading_level: 3}}\n"
+            )
     return "\n".join(parts)

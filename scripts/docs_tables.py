@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NUMBER = re.compile(r"(\d+(\.\d+)?)?( ± [\d.]+| [MG])?")
 MODEL_OF_CLASS = {  # the class names of experiments/fair/ -> the choices of model=
     "HeatmapFPN": "heatmap_fpn", "ResNet18": "resnet18", "PFLD": "pfld", "MobileNetV2": "mobilenet_v2",
     "SepConv": "sepconv", "SepConvLight": "sepconv_light", "YtfCNN": "ytf_cnn", "YtfCNNWide": "ytf_cnn_wide",
@@ -35,7 +36,7 @@ SOURCES = {
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Join a header and rows to a Markdown table, numbers to the right."""
-    rule = ["---:" if i and any(row[i][:1].isdigit() for row in rows) else "---" for i in range(len(header))]
+    rule = ["---:" if rows and all(NUMBER.fullmatch(row[i]) for row in rows) else "---" for i in range(len(header))]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
 
 
@@ -147,7 +148,13 @@ def latency() -> str:
     )  # fmt: skip
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"results": results, "models": models, "zoo": zoo, "boxes": boxes, "latency": latency}
+TABLES: Mapping[str, Callable[[], str]] = {
+    "results": results,
+    "models": models,
+    "zoo": zoo,
+    "boxes": boxes,
+    "latency": latency,
+}
 
 
 def fill(text: str) -> str:
