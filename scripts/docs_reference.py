@@ -106,7 +106,6 @@ def _group(group: str) -> Iterator[str]:
         rows.append([f"`{name}`", _cell(_comment(file) or _summary(str(whole.get("_target_", ""))))])  # type: ignore[union-attr]
         prefix = {"hydra/launcher": "hydra.launcher"}.get(group, group.replace("/", "."))
         prefix = f"effect.{name}" if group == "effect" else prefix
-        prefix = f"callbacks" if group == "callbacks" else prefix
         for place, target, keys in _nodes(whole, prefix):  # type: ignore[arg-type]
             tables.setdefault((place, target), {}).update({name: keys})
     yield markdown(["choice", "description"], rows)

@@ -1,6 +1,6 @@
 """Write the tables of the README and of the documentation site from the files of `experiments/` and `benchmarks/`.
 
-``python -m scripts.docs_tables`` rewrites the tables of the README, which lie between ``<!-- table: NAME -->`` and
+``python -m scripts.docs_tables`` rewrites the tables of `WRITTEN`, which lie between ``<!-- table: NAME -->`` and
 ``<!-- end -->``. The site fills the same markers when it is built.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+WRITTEN = ("README.md", "benchmarks/README.md")  # files that are read outside of the site, with their tables
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"(\d+(\.\d+)?)?( ± [\d.]+| [MG])?")
 MODEL_OF_CLASS = {  # the class names of experiments/fair/ -> the choices of model=
@@ -163,5 +164,6 @@ def fill(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in WRITTEN:
+        file = ROOT / name
+        file.write_text(fill(file.read_text(encoding="utf-8")), encoding="utf-8")
