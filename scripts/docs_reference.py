@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from flr.config.compose import CONF, compose_command, spell
-from flr.config.describe import describe_type, document_target, split_docstring
+from flr.config.describe import describe_type, split_docstring
 from flr.config.schema import COMMANDS, Train
+from flr.config.validate import EXTRA_KEYS, RUNTIME_ARGS
 from scripts.docs_tables import markdown
 
 MODELS = Path(__file__).parent.parent / "flr" / "models"
@@ -90,35 +91,37 @@ def config() -> str:
 
 
 def _group(group: str) -> Iterator[str]:
-    """Write the choices of a group, and one table of keys for each class that they build."""
+    """Write the choices of a group, one table of keys for each class that they build, and the values that differ."""
     files = sorted((CONF / group).glob("**/*.yaml" if group == "experiment" else "*.yaml"))
-    rows, tables = [], {}
-    base = OmegaConf.load(CONF / group / "base.yaml") if (CONF / group / "base.yaml").is_file() else OmegaConf.create()
+    base = CONF / group / "base.yaml"
+    shared = OmegaConf.load(base) if base.is_file() else OmegaConf.create()
+    rows: list[list[str]] = []
+    built: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    comments = _comments(base) if base.is_file() else {}
     for file in files:
         name = file.relative_to(CONF / group).with_suffix("").as_posix()
         if name == "base":
             continue
         node = OmegaConf.load(file)
-        assert isinstance(node, DictConfig)
-        whole = OmegaConf.to_container(
-            OmegaConf.merge(base, {k: v for k, v in node.items_ex(resolve=False) if k != "defaults"})
-        )
-        rows.append([f"`{name}`", _cell(_comment(file) or _summary(str(whole.get("_target_", ""))))])  # type: ignore[union-attr]
-        prefix = {"hydra/launcher": "hydra.launcher"}.get(group, group.replace("/", "."))
-        prefix = f"effect.{name}" if group == "effect" else prefix
-        for place, target, keys in _nodes(whole, prefix):  # type: ignore[arg-type]
-            tables.setdefault((place, target), {}).update({name: keys})
+        node.pop("defaults", None)
+        whole = OmegaConf.to_container(OmegaConf.merge(shared, node))
+        assert isinstance(whole, dict)
+        rows.append([f"`{name}`", _cell(_heading(file) or _summary(group, str(whole.get("_target_", ""))))])
+        comments |= _comments(file)
+        for place, target, keys in _nodes(whole, group.replace("/", ".")):  # type: ignore[arg-type]
+            built.setdefault((place, target), {})[name] = keys
     yield markdown(["choice", "description"], rows)
-    for (place, target), choices in tables.items():
-        yield f"\n`{place}` builds `{target}`" + _of(choices, len(rows)) + ":\n"
-        yield markdown(["key", "type", "default", "meaning"], _key_rows(place, target, choices))
+    for (place, target), choices in built.items():
+        some = "" if len(choices) == len(rows) else f" (`{'`, `'.join(choices)}`)"
+        yield f"\n`{place}` builds `{target}`{some}:\n"
+        inside = place.removeprefix(group.replace("/", ".")).lstrip(".")
+        notes = {key: comments.get(f"{inside}.{key}".lstrip("."), "") for keys in choices.values() for key in keys}
+        keys = _keys(place, target, choices, notes)
+        yield markdown(["key", "type", "default", "meaning"], keys) if keys else "no keys.\n"
+        yield _differences(choices)
 
 
-def _of(choices: Mapping[str, Any], count: int) -> str:
-    return "" if len(choices) == count else f" (`{'`, `'.join(choices)}`)"
-
-
-def _comment(file: Path) -> str:
+def _heading(file: Path) -> str:
     """Return the comment at the top of a YAML file."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -129,17 +132,24 @@ def _comment(file: Path) -> str:
     return " ".join(lines)
 
 
-def _summary(target: str) -> str:
-    return (
-        split_docstring(inspect.getdoc(_import(target)) or "")[0]
-        if target.startswith("flr.")
-        else (target and f"`{target}`")
-    )
+def _comments(file: Path) -> dict[str, str]:
+    """Return the comment behind each key of a YAML file, by the key's path."""
+    found, path = {}, []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"( *)(\w+):(?:.*?\s# (.*))?", line):
+            path = [*path[: len(match[1]) // 2], match[2]]
+            if match[3]:
+                found[".".join(path)] = match[3]
+    return found
 
 
-def _import(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def _summary(group: str, target: str) -> str:
+    """Say in a line what a choice without a comment of its own builds."""
+    if not target.startswith("flr."):
+        return f"`{target}`" if target else ""
+    module = importlib.import_module(target.rpartition(".")[0])
+    text = module.__doc__ if group == "model" else getattr(module, target.rpartition(".")[2]).__doc__
+    return split_docstring(text or "")[0]
 
 
 def _nodes(node: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -147,42 +157,85 @@ def _nodes(node: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, dict
     if target := node.get("_target_"):
         yield place, str(target), {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
     for key, value in node.items():
-        if isinstance(value, Mapping) and key not in ("sets",):
+        if isinstance(value, Mapping) and key != "sets":  # data=mix repeats the readers
             yield from _nodes(value, f"{place}.{key}")
 
 
-def _key_rows(place: str, target: str, choices: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Write a row for each argument of a target: its key, type, default and meaning."""
-    documented = document_target(target)
-    listed = dict.fromkeys(key for keys in choices.values() for key in keys)
-    hints: dict[str, Any] = {}
-    parameters: dict[str, inspect.Parameter] = {}
-    if target.startswith("flr."):
-        built = _import(target)
-        function = built.__init__ if isinstance(built, type) else built
-        hints = typing.get_type_hints(function, include_extras=True)
-        given = (
-            {"points", "channels", "size"}
-            if place == "model"
-            else {"root", "strict"}
-            if place == "data.reader"
-            else set()
-        )
-        parameters = {
-            k: v for k, v in inspect.signature(built).parameters.items() if k in documented and k not in given
-        }
+def _keys(
+    place: str, target: str, choices: Mapping[str, Mapping[str, Any]], notes: Mapping[str, str]
+) -> list[list[str]]:
+    """Write a row for each key of a target: its type, default and meaning.
+
+    Args:
+        place: Where the config has it.
+        target: What is built.
+        choices: Choice -> its values of keys.
+        notes: Key -> the comment in a YAML file, for keys that no docstring explains.
+    """
+    module, _, name = target.rpartition(".")
+    built = getattr(importlib.import_module(module), name)
+    own = target.startswith(("flr.", "hydra_plugins."))
+    documented = _documented(built) if own else {}
+    parameters = inspect.signature(built).parameters
+    hidden = RUNTIME_ARGS.get(place, frozenset())
+    hints = {**_hints(built), **EXTRA_KEYS.get(place, {})}
+    keys = dict.fromkeys([*(key for values in choices.values() for key in values),
+                          *(key for key in parameters if key in documented)])  # fmt: skip
     rows = []
-    for key in dict.fromkeys([*listed, *parameters]):
-        values = {spell(keys[key]) for keys in choices.values() if key in keys and not isinstance(keys[key], Mapping)}
-        default = values.pop() if len(values) == 1 else ""
-        parameter = parameters.get(key)
-        if not values and not default and parameter is not None and parameter.default is not inspect.Parameter.empty:
-            default = spell(parameter.default) if not callable(parameter.default) else ""
-        kind = describe_type(hints[key]) if key in hints else ""
-        rows.append(
-            [f"`{place}.{key}`", _cell(kind), f"`{_cell(default)}`" if default else "", _cell(documented.get(key, ""))]
-        )
+    for key in keys:
+        if key in hidden:
+            continue
+        nested = any(isinstance(values.get(key), Mapping) and "_target_" in values[key] for values in choices.values())
+        values = {spell(values[key]) for values in choices.values() if key in values}
+        if key in parameters and any(key not in values for values in choices.values()):
+            default = parameters[key].default
+            values |= set() if default is inspect.Parameter.empty or callable(default) else {spell(default)}
+        shown = "see below" if nested or len(values) > 1 else "".join(f"`{_cell(value)}`" for value in values)
+        hint = hints.get(key)
+        kind = "keys below" if nested else describe_type(hint) if hint is not None else ""
+        meaning = documented.get(key) or notes.get(key, "")
+        rows.append([f"`{place}.{key}`", _cell(kind), shown, _cell(re.sub(r"\bNone\b", "null", meaning))])
     return rows
+
+
+def _documented(built: Any) -> dict[str, str]:
+    """Collect the meanings of a target's arguments, from its bases down."""
+    found: dict[str, str] = {}
+    for base in reversed(built.__mro__[:-1] if isinstance(built, type) else [built]):
+        texts = (
+            (base.__doc__, getattr(base.__dict__.get("__init__"), "__doc__", None))
+            if isinstance(base, type)
+            else (base.__doc__,)
+        )
+        for text in texts:
+            named = split_docstring(text or "")[2]
+            found |= {
+                key: meaning for key, meaning in named.items() if not (key in found and meaning.startswith("see `"))
+            }
+    return found
+
+
+def _hints(built: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(built.__init__ if isinstance(built, type) else built, include_extras=True)
+    except (NameError, TypeError):  # a library's hints that cannot be evaluated here
+        return {}
+
+
+def _differences(choices: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write the values of the keys in which choices differ."""
+    keys = list(dict.fromkeys(key for values in choices.values() for key in values))
+    spelled = {
+        key: {name: spell(values[key]) if key in values else "" for name, values in choices.items()} for key in keys
+    }
+    varied = [
+        key for key in keys
+        if len(set(spelled[key].values())) > 1 and not any(isinstance(values.get(key), Mapping) for values in choices.values())
+    ]  # fmt: skip
+    if not varied:
+        return ""
+    rows = [[f"`{key}`", *(_cell(spelled[key][name]) for name in choices)] for key in varied]
+    return "\nThe choices set:\n\n" + markdown(["key", *(f"`{name}`" for name in choices)], rows)
 
 
 def models() -> str:

@@ -37,7 +37,10 @@ SOURCES = {
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Join a header and rows to a Markdown table, numbers to the right."""
-    rule = ["---:" if rows and all(NUMBER.fullmatch(row[i]) for row in rows) else "---" for i in range(len(header))]
+    rule = [
+        "---:" if rows and all(NUMBER.fullmatch(row[i]) for row in rows) and any(row[i] for row in rows) else "---"
+        for i in range(len(header))
+    ]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
 
 

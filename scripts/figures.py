@@ -51,8 +51,8 @@ PALETTE = np.array(
 )
 
 SWEEP = (
-    "-m", "model=heatmap_fpn,mobilenet_v2", "seed=0,1", "data.reader.train=240", "data.reader.channels=3", "data.crop.channels=3",
-    "data.crop.size=48", "trainer.max_epochs=6", "callbacks.progress=null", "callbacks.pictures.every=2",
+    "-m", "model=heatmap_fpn,ytf_cnn", "seed=0,1", "data.reader.train=320", "data.reader.channels=3", "data.crop.channels=3",
+    "data.crop.size=64", "trainer.max_epochs=8", "callbacks.progress=null", "callbacks.pictures.every=2",
 )  # fmt: skip
 VIEW = {"width": 1440, "height": 900}
 # A fresh browser profile opens MLflow's overview of GenAI and its assistant.
