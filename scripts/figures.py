@@ -50,9 +50,11 @@ PALETTE = np.array(
     np.uint8,
 )
 
-SWEEP = (
-    "-m", "model=heatmap_fpn,ytf_cnn", "seed=0,1", "data.reader.train=320", "data.reader.channels=3", "data.crop.channels=3",
-    "data.crop.size=64", "trainer.max_epochs=8", "callbacks.progress=null", "callbacks.pictures.every=2",
+# The runs of the screenshots: small models on small faces, which take minutes on two cores.
+SWEEPS = (("model=heatmap_fpn", "model.widths=[16,24,32,48]", "model.path=24", "model.blocks=1"), ("model=ytf_cnn",))
+SETTINGS = (
+    "seed=0,1", "data.reader.train=320", "data.reader.channels=3", "data.crop.channels=3", "data.crop.size=64",
+    "trainer.max_epochs=8", "callbacks.progress=null", "callbacks.pictures.every=2",
 )  # fmt: skip
 VIEW = {"width": 1440, "height": 900}
 # A fresh browser profile opens MLflow's overview of GenAI and its assistant.
@@ -197,7 +199,8 @@ def screenshots(folder: Path) -> None:
     if chromium is None:
         sys.exit("figures: no Chromium on this machine; install it, or keep the screenshots as they are")
     if not (folder / "outputs").is_dir():
-        flr(folder, "train", *SWEEP)
+        for words in SWEEPS:
+            flr(folder, "train", "-m", *words, *SETTINGS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=VIEW)
