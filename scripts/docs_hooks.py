@@ -68,11 +68,13 @@ def with_site_links(text: str, source: str, pages: dict[str, str], images: set[s
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add to the navigation the guides that it does not list, and the pages of single experiments."""
+    """Add to the navigation the guides and datasets that it does not list, and the pages of single experiments."""
     guides: list[Any] = next(section[GUIDES] for section in config.nav or [] if GUIDES in section)
-    for path in sorted((ROOT / "docs" / "guide").glob("*.md")):
-        if (place := f"guide/{path.name}") not in guides:
-            guides.append(place)
+    datasets: list[Any] = next(entry["Datasets"] for entry in guides if isinstance(entry, dict))
+    for folder, listed in (("guide", guides), ("datasets", datasets)):
+        for path in sorted((ROOT / "docs" / folder).glob("*.md")):
+            if (place := f"{folder}/{path.name}") not in listed:
+                listed.append(place)
     results: list[Any] = next(section["Results"] for section in config.nav or [] if "Results" in section)
     results.append(
         {"Single experiments": [page for page in repository_pages().values() if page.startswith("experiments/")]}

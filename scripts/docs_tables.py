@@ -16,11 +16,6 @@ ROOT = Path(__file__).parent.parent
 WRITTEN = ("README.md", "benchmarks/README.md")  # files that are read outside of the site, with their tables
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"(\d+(\.\d+)?)?( ± [\d.]+| [MG])?")
-MODEL_OF_CLASS = {  # the class names of experiments/fair/ -> the choices of model=
-    "HeatmapFPN": "heatmap_fpn", "ResNet18": "resnet18", "PFLD": "pfld", "MobileNetV2": "mobilenet_v2",
-    "SepConv": "sepconv", "SepConvLight": "sepconv_light", "YtfCNN": "ytf_cnn", "YtfCNNWide": "ytf_cnn_wide",
-    "MuctCNN": "muct_cnn", "CelebACNN": "celeba_cnn",
-}  # fmt: skip
 SOURCES = {
     "heatmap_fpn": "feature pyramid with one heatmap a point",
     "resnet18": "He et al. 2015",
@@ -65,7 +60,7 @@ def _recorded(name: str) -> list[str]:
 
 
 def _evaluated(name: str) -> list[str]:
-    """The test on 300-W's helen photos that a result.json gives last of those with mirrored averaging."""
+    """Read the test on 300-W's helen photos that a result.json gives last of those with mirrored averaging."""
     tests = [
         evaluation["metrics"]
         for evaluation in _json(f"experiments/{name}/result.json")["evaluations"]
@@ -82,7 +77,7 @@ def _count(value: str, digits: int = 1) -> str:
 
 
 def results() -> str:
-    """The least errors on 300-W's helen photos."""
+    """Write the least errors on 300-W's helen photos."""
     trees = _json("benchmarks/results/trees.json")["errors_percent"]["dlib's trees"]
     seeds = len(_csv("experiments/records/tiny/results.csv"))
     tiny = _csv("experiments/records/tiny/results.csv")
@@ -102,13 +97,15 @@ def results() -> str:
 
 
 def models() -> str:
-    """Every model with its cost, and its error under one recipe."""
+    """Write every model with its cost, and its error under one recipe."""
     nets = _json("benchmarks/results/inference.json")["nets"]
+    names = {row["group"]: row["name"].rpartition("/")[2] for row in _csv("experiments/fair/300w/runs.csv")}
     rows = []
     for group in sorted(_csv("experiments/fair/300w/groups.csv"), key=lambda row: float(row["test/nme"])):
-        name = MODEL_OF_CLASS[group["group"]]
-        rows.append([f"`{name}`", SOURCES[name], _count(group["cost/parameters"]), _count(group["cost/macs"], 1),
-                     f"{nets[name]['ms']['fp32']:.1f}", f"{float(group['test/nme']):.2f}"])  # fmt: skip
+        name = names[group["group"]]
+        cost = [_count(group["cost/parameters"]), _count(group["cost/macs"])]
+        latency = f"{nets[name]['ms']['fp32']:.1f}" if name in nets else ""
+        rows.append([f"`{name}`", SOURCES.get(name, ""), *cost, latency, f"{float(group['test/nme']):.2f}"])
     return markdown(["`model=`", "source", "parameters", "MACs", "ms a face¹", "NME, %²"], rows) + (
         "\n¹ ONNX Runtime, one core, 128 px, 68 points, from a photo and a box to points (`benchmarks/results/inference.json`).\n"
         "² 300-W as above, but 12 epochs of one recipe and one seed (`experiments/fair/`): a short race, "
@@ -117,7 +114,7 @@ def models() -> str:
 
 
 def zoo() -> str:
-    """The table of models with their recipes and records."""
+    """Write the table of models with their recipes and records."""
     lines = models().splitlines()
     table = [line for line in lines if line.startswith("|")]
     out = [f"{table[0]} recipe | record |", f"{table[1]} --- | --- |"]
@@ -130,7 +127,7 @@ def zoo() -> str:
 
 
 def boxes() -> str:
-    """The errors by the true box, by one jittered by 10 % and by Haar's, of dlib's trees and of two models."""
+    """Write the errors by the true box, by one jittered by 10 % and by Haar's, of dlib's trees and of two models."""
     rows = [
         [name.replace("records/", "`records/", 1).replace(", seed", "`, seed", 1).replace("two looks", "one refinement"),
          *(f"{errors[f'{box} nme']:.2f}" for box in ("truth", "jitter .1", "haar"))]
@@ -140,7 +137,7 @@ def boxes() -> str:
 
 
 def latency() -> str:
-    """Milliseconds a face of each exported model."""
+    """Write milliseconds a face of each exported model."""
     nets = sorted(_json("benchmarks/results/inference.json")["nets"].items(), key=lambda item: item[1]["ms"]["fp32"])
     return markdown(
         ["`model=`", "PyTorch", "ONNX Runtime", "ONNX Runtime, int8", "MB", "MB, int8"],
