@@ -84,7 +84,7 @@ def results() -> str:
     return markdown(
         ["what", "NME, %", "FR at 8 %", "AUC at 8 %"],
         [
-            ["`experiment=records/flagship`: 4.6 M parameters, 128 px, mirrored averaging", *_recorded("records/flagship")],
+            ["`experiment=records/flagship`: 4.6 M parameters, 128 px", *_recorded("records/flagship")],
             ["`experiment=best/heatmap_fpn`: the default model, 60 epochs (12 minutes on two cores)", *_evaluated("best/heatmap_fpn")],
             [f"`experiment=records/tiny`: 0.5 M parameters, 80 px; {seeds} seeds", *_recorded("records/tiny")],
             ["dlib's regression trees, trained on the same photos",
