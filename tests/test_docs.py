@@ -20,8 +20,9 @@ from flr.config.schema import COMMANDS
 from flr.config.validate import check, check_without_tracker
 from flr.data.synthetic.renderer import render
 from flr.landmarks.scheme import CELEBA5, IBUG68
+from flr.tracking.provenance import code_digest
 from scripts.docs_tables import fill
-from tests.conftest import SMALL_SET, TINY, Workspace, code_digest
+from tests.conftest import SMALL_SET, TINY, Workspace
 from tests.fakes import ibug
 
 ROOT = Path(__file__).parent.parent
