@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce bench gpu lint pictures lock clean
+.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce bench gpu lint docs-env docs docs-serve figures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -81,8 +81,18 @@ lint: env ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-pictures: env ## the README's pictures, from rendered faces
-	$(BIN)/python docs/pictures.py docs
+docs-env: env ## what the documentation site needs in addition
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+
+docs: docs-env ## the documentation site, in build/site; stops at a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs-serve: docs-env ## the documentation site on loopback (PORT=8001), built anew at each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:$(if $(filter 5000,$(PORT)),8001,$(PORT))
+
+figures: env ## the images of the README and the site, from rendered faces, and the README's tables (wants Chromium)
+	$(BIN)/python -m scripts.figures
+	$(BIN)/python -m scripts.docs_tables
 
 lock: env ## write constraints.txt anew from this environment
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

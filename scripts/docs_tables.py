@@ -1,0 +1,169 @@
+"""Write the tables of the README and of the documentation site from the files of `experiments/` and `benchmarks/`.
+
+``python -m scripts.docs_tables`` rewrites the tables of `WRITTEN`, which lie between ``<!-- table: NAME -->`` and
+``<!-- end -->``. The site fills the same markers when it is built.
+"""
+
+import csv
+import json
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+WRITTEN = ("README.md", "benchmarks/README.md")  # files that are read outside of the site, with their tables
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NUMBER = re.compile(r"(\d+(\.\d+)?)?( ± [\d.]+| [MG])?")
+SOURCES = {
+    "heatmap_fpn": "feature pyramid with one heatmap a point",
+    "resnet18": "He et al. 2015",
+    "pfld": "Guo et al. 2019",
+    "mobilenet_v2": "Sandler et al. 2018",
+    "sepconv": "published 300-W system, after Chollet 2017",
+    "sepconv_light": "published 300-W system, after Chollet 2017",
+    "ytf_cnn": "published YouTube Faces system",
+    "ytf_cnn_wide": "published YouTube Faces system",
+    "muct_cnn": "published Kaggle system",
+    "celeba_cnn": "published CelebA system",
+}
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Join a header and rows to a Markdown table, numbers to the right."""
+    rule = [
+        "---:" if rows and all(NUMBER.fullmatch(row[i]) for row in rows) and any(row[i] for row in rows) else "---"
+        for i in range(len(header))
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
+
+
+def _json(path: str) -> Any:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def _csv(path: str) -> list[dict[str, str]]:
+    with (ROOT / path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _mean(rows: Sequence[Mapping[str, str]], key: str, digits: int) -> str:
+    values = [float(row[key]) for row in rows]
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def _recorded(name: str) -> list[str]:
+    rows = _csv(f"experiments/{name}/results.csv")
+    return [_mean(rows, "test/nme", 2), _mean(rows, "test/fr8", 1), _mean(rows, "test/auc8", 1)]
+
+
+def _evaluated(name: str) -> list[str]:
+    """Read the test on 300-W's helen photos that a result.json gives last of those with mirrored averaging."""
+    tests = [
+        evaluation["metrics"]
+        for evaluation in _json(f"experiments/{name}/result.json")["evaluations"]
+        if evaluation["split"] == "test" and evaluation["faces"] == 330
+    ]
+    best = min(tests, key=lambda metrics: float(metrics["nme"]))
+    return [f"{best['nme']:.2f}", f"{best['fr8']:.1f}", f"{best['auc8']:.1f}"]
+
+
+def _count(value: str, digits: int = 1) -> str:
+    number = float(value)
+    unit, size = ("G", 1e9) if number >= 1e9 else ("M", 1e6)
+    return f"{number / size:.{digits if number / size < 100 else 0}f} {unit}"
+
+
+def results() -> str:
+    """Write the least errors on 300-W's helen photos."""
+    trees = _json("benchmarks/results/trees.json")["errors_percent"]["dlib's trees"]
+    seeds = len(_csv("experiments/records/tiny/results.csv"))
+    tiny = _csv("experiments/records/tiny/results.csv")
+    return markdown(
+        ["what", "NME, %", "FR at 8 %", "AUC at 8 %"],
+        [
+            ["`experiment=records/flagship`: 4.6 M parameters, 128 px", *_recorded("records/flagship")],
+            ["`experiment=best/heatmap_fpn`: the default model, 60 epochs (12 minutes on two cores)", *_evaluated("best/heatmap_fpn")],
+            [f"`experiment=records/tiny`: 0.5 M parameters, 80 px; {seeds} seeds", *_recorded("records/tiny")],
+            ["dlib's regression trees, trained on the same photos",
+             f"{trees['truth nme']:.2f}", f"{trees['truth fr8']:.1f}", f"{trees['truth auc8']:.1f}"],
+            ["`experiment=best/synthetic_transfer`: rendered faces only, no photo in training", *_evaluated("best/synthetic_transfer")],
+            ["`experiment=best/sepconv_light`: 64 px, 20 epochs", *_evaluated("best/sepconv_light")],
+            ["mean face of the training photos", f"{float(tiny[0]['test/baseline_nme']):.2f}", "", ""],
+        ],
+    )  # fmt: skip
+
+
+def models() -> str:
+    """Write every model with its cost, and its error under one recipe."""
+    nets = _json("benchmarks/results/inference.json")["nets"]
+    names = {row["group"]: row["name"].rpartition("/")[2] for row in _csv("experiments/fair/300w/runs.csv")}
+    rows = []
+    for group in sorted(_csv("experiments/fair/300w/groups.csv"), key=lambda row: float(row["test/nme"])):
+        name = names[group["group"]]
+        cost = [_count(group["cost/parameters"]), _count(group["cost/macs"])]
+        latency = f"{nets[name]['ms']['fp32']:.1f}" if name in nets else ""
+        rows.append([f"`{name}`", SOURCES.get(name, ""), *cost, latency, f"{float(group['test/nme']):.2f}"])
+    return markdown(["`model=`", "source", "parameters", "MACs", "ms a face¹", "NME, %²"], rows) + (
+        "\n¹ ONNX Runtime, one core, 128 px, 68 points, from a photo and a box to points (`benchmarks/results/inference.json`).\n"
+        "² 300-W as above, but 12 epochs of one recipe and one seed (`experiments/fair/`): a short race, "
+        "in which models that learn slowly look worse than they are.\n"
+    )
+
+
+def zoo() -> str:
+    """Write the table of models with their recipes and records."""
+    lines = models().splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    out = [f"{table[0]} recipe | record |", f"{table[1]} --- | --- |"]
+    for line in table[2:]:
+        name = line.split("`")[1]
+        records = [path for path in ("published", "best") for suffix in (name, f"ibug_{name}")
+                   if (ROOT / "experiments" / path / suffix).is_dir() for path in (f"{path}/{suffix}",)]  # fmt: skip
+        out.append(f"{line} `fair/{name}` | {', '.join(f'`{record}`' for record in records)} |")
+    return "\n".join([*out, *lines[len(table) :], ""])
+
+
+def boxes() -> str:
+    """Write the errors by the true box, by one jittered by 10 % and by Haar's, of dlib's trees and of two models."""
+    rows = [
+        [name.replace("records/", "`records/", 1).replace(", seed", "`, seed", 1).replace("two looks", "one refinement"),
+         *(f"{errors[f'{box} nme']:.2f}" for box in ("truth", "jitter .1", "haar"))]
+        for name, errors in _json("benchmarks/results/trees.json")["errors_percent"].items()
+    ]  # fmt: skip
+    return markdown(["NME, %", "true box", "jittered by 10 %", "Haar's box"], rows)
+
+
+def latency() -> str:
+    """Write milliseconds a face of each exported model."""
+    nets = sorted(_json("benchmarks/results/inference.json")["nets"].items(), key=lambda item: item[1]["ms"]["fp32"])
+    return markdown(
+        ["`model=`", "PyTorch", "ONNX Runtime", "ONNX Runtime, int8", "MB", "MB, int8"],
+        [
+            [f"`{name}`", *(f"{net['ms'][kind]:.1f}" for kind in ("torch", "fp32", "int8")),
+             *(f"{net['bytes'][kind] / 1e6:.1f}" for kind in ("fp32", "int8"))]
+            for name, net in nets
+        ],
+    )  # fmt: skip
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "results": results,
+    "models": models,
+    "zoo": zoo,
+    "boxes": boxes,
+    "latency": latency,
+}
+
+
+def fill(text: str) -> str:
+    """Write the tables between their markers anew."""
+    return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}{match[3]}", text)
+
+
+if __name__ == "__main__":
+    for name in WRITTEN:
+        file = ROOT / name
+        file.write_text(fill(file.read_text(encoding="utf-8")), encoding="utf-8")
