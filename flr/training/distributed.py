@@ -125,7 +125,7 @@ def run_ranks(count: int, training: dict[str, Any]) -> None:
         file.write_text(json.dumps(training | {"parent": os.getpid()}), encoding="utf-8")
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, run_id="flr", rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0", local_addr="localhost", logs_specs=DefaultLogsSpecs(log_dir=folder),
+            rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", logs_specs=DefaultLogsSpecs(log_dir=folder),
             signals_to_handle="SIGINT,SIGTERM",
         )  # fmt: skip
         try:

@@ -125,7 +125,6 @@ class TrainingSession:
                 where = error.filename2 or error.filename or self.output
                 raise UserError(f"{where}: {error.strerror}; free space or set paths.output_dir") from error
             finally:
-                distributed.ignore_signals()
                 self.close(status)
 
     def train(self) -> None:
@@ -382,6 +381,7 @@ class TrainingSession:
         error = sys.exception()
         try:
             if self.first:
+                distributed.ignore_signals()
                 if error is not None and self.folder:
                     self.tracker.upload_checkpoints(self.folder.path)
                 if isinstance(error, CommandFailed):
