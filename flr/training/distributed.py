@@ -135,15 +135,14 @@ def run_ranks(count: int, training: dict[str, Any]) -> None:
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:
+                why = ", as when memory runs out" if failure.exitcode == -9 else ""
                 name = signal.Signals(-failure.exitcode).name
-                raise CommandFailed(
-                    f"rank {rank} was killed by {name}, as when memory runs out; all ranks stop"
-                ) from None
+                raise CommandFailed(f"rank {rank} was killed by {name}{why}; all ranks stop") from None
             recorded: Any = failure.message  # a text where the rank could not record its error
             reason = recorded["message"] if isinstance(recorded, dict) else f"exit code {failure.exitcode}"
             if failure.exitcode == REFUSED:
                 raise UserError(reason.removeprefix("UserError: ")) from None
-            raise CommandFailed(f"rank {rank} failed: {reason}") from None
+            raise CommandFailed(f"rank {rank} failed: {' '.join(reason.split())}") from None
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------
