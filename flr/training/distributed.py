@@ -117,12 +117,10 @@ def run_ranks(count: int, training: dict[str, Any]) -> None:
 
     for name in ("agent.server.api", "multiprocessing.api"):  # one line is reported, by whoever catches the error
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // count)))
-    variables = restored_variables("OMP_NUM_THREADS", "TORCHELASTIC_SIGNALS_TO_HANDLE")
-    with tempfile.TemporaryDirectory(prefix="flr-") as folder, variables, restored_signals():
-        os.environ["OMP_NUM_THREADS"] = threads
+    with tempfile.TemporaryDirectory(prefix="flr-") as folder, restored_signals():
         file = Path(folder) / "training.json"
-        file.write_text(json.dumps(training | {"parent": os.getpid()}), encoding="utf-8")
+        training |= {"parent": os.getpid(), "threads": max(1, cores() // count)}
+        file.write_text(json.dumps(training), encoding="utf-8")
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, run_id="flr", rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", logs_specs=DefaultLogsSpecs(log_dir=folder),
@@ -202,16 +200,3 @@ def restored_signals() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def restored_variables(*names: str) -> Iterator[None]:
-    """Restore environment variables at the end."""
-    values = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in values.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

@@ -20,7 +20,8 @@ def main(file: Path) -> None:
         signal.signal(number, signal.SIG_DFL)
     training = json.loads(file.read_text(encoding="utf-8"))
     set_parent_death_signal(training["parent"], signal.SIGKILL)
-    # These imports take seconds, in which a signal is to end the rank too.
+    os.environ.setdefault("OMP_NUM_THREADS", str(training["threads"]))  # else each rank has a thread for every core
+    # These imports take seconds, in which a signal is to end the rank too, and read the number of threads.
     from flr.cli import quiet
     from flr.errors import UserError
     from flr.training.resume import RankSession
