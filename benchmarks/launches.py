@@ -40,7 +40,7 @@ def main() -> None:
     quiet()
     files = (CONF / "experiment").rglob("*.yaml")
     known = [str(file.relative_to(CONF / "experiment").with_suffix("")) for file in files]
-    names = sys.argv[1:] or sorted(name for name in known if name.startswith(("best/", "published/", "records/")))
+    names = sys.argv[1:] or sorted(known)
     table = Table("experiment", "waits, crops on the device", "on the host", "launches", "ceiling, steps/s")
     figures = {}
     with tempfile.TemporaryDirectory(prefix="flr-") as cache:

@@ -27,7 +27,7 @@ from flr.data.datamodule import FaceData
 from flr.landmarks.geometry import transform
 from flr.metrics.functional import nme, percent_mean, point_errors
 from flr.module.assembly import assemble
-from flr.module.landmark_module import LandmarkModule, _average
+from flr.module.landmark_module import LandmarkModule, WeightAverage
 from flr.system import keep_memory
 from flr.tracking.tracker import Tracker
 from flr.training.callbacks import Progress
@@ -72,6 +72,7 @@ def bare(cfg: Any, data: FaceData, clock: Clock) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net, average, objective = module.net.to(device), module.ema_net, module.objective
     average = average.to(device) if average is not None else None
+    averaging = WeightAverage(average, net) if average is not None else None
     rows = data.rows("train")
     steps = len(rows) // data.batch_size
     module.trainer = Steps(steps * EPOCHS)  # type: ignore[assignment]  # all that it is asked here
@@ -83,6 +84,7 @@ def bare(cfg: Any, data: FaceData, clock: Clock) -> float:
         net.train()
         order = torch.from_numpy(np.random.default_rng(epoch).permutation(rows))
         for step in range(steps):
+            data.place_crops(device)
             with clock("batch"):
                 batch = data.batch(order[step * data.batch_size :][: data.batch_size], epoch, device=device)
             with clock("forward"), torch.autocast(kind, torch.bfloat16, enabled=half):
@@ -94,10 +96,10 @@ def bare(cfg: Any, data: FaceData, clock: Clock) -> float:
                 optimiser.step()
                 optimiser.zero_grad()
                 schedule.step()
-            if average is not None:
+            if averaging is not None:
                 with clock("average"):
                     passed = epoch * steps + step + 1
-                    _average(average, net, min(cfg.ema, (1 + passed) / (10 + passed)))
+                    averaging.step(min(cfg.ema, (1 + passed) / (10 + passed)))
         with clock("validation"):
             validate(data, average or net, module, device, half)
     return now() - start

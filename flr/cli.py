@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flr.config.compose import CONF, compose_command, explain
 from flr.config.help import help_page
-from flr.errors import UserError, nearest
+from flr.errors import CommandFailed, UserError, nearest
 
 SWEEP_OPTIONS = {"-m", "--multirun"}
 OPTIONS = {"-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", *SWEEP_OPTIONS}
@@ -71,6 +71,9 @@ def run_command(work: Callable[[DictConfig], None], config_name: str, exit_on_si
         sys.stdout = None  # the reader of the output has ended, as `| head` does
     except UserError as error:
         _refuse(str(error))
+    except CommandFailed as error:
+        print(f"flr: {error}", file=sys.stderr)
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
         _refuse(explain(error, config_name))
     except ValueError as error:

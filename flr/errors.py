@@ -11,6 +11,10 @@ class UserError(Exception):
         return " ".join(super().__str__().split())
 
 
+class CommandFailed(Exception):
+    """A failure that one line describes, its text. Every command turns it into exit code 1, without a traceback."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'X'?)"`` for the closest of `choices`, or all of them where none is close and they are few."""
     names = sorted(map(str, choices))

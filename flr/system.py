@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,11 +37,24 @@ def keep_memory() -> None:
 
 
 def set_parent_death_signal(parent: int, sent: signal.Signals) -> None:
-    """Have the system signal this process when its parent ends, and exit if the parent has ended already. Linux only."""
+    """Have this process signalled when its parent ends, and exit if the parent has ended already; not on Windows.
+
+    On Linux the system does it at once; on macOS a thread looks once a second.
+    """
+    if sys.platform == "win32":
+        return
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
-        if os.getppid() != parent:
-            os._exit(1)
+    else:
+        threading.Thread(target=_signal_orphan, args=(parent, sent), daemon=True).start()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _signal_orphan(parent: int, sent: signal.Signals) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), sent)
 
 
 @contextlib.contextmanager

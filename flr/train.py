@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -15,14 +14,8 @@ from flr.sweeps.launchers.base import PARENT
 
 
 def main(cfg: DictConfig) -> None:
-    """Train from a composed config, as a job of a sweep, or as a rank of a training that another process has started."""
+    """Train from a composed config, or as a job of a sweep."""
     # The imports below bring torch or OpenCV, which --help and --cfg job do without; they follow the first line that is printed.
-    if folder := os.environ.pop("FLR_RUN_FOLDER", None):
-        from flr.training.resume import worker_session
-
-        quiet()
-        worker_session(Path(folder)).run()
-        return
     if parent := os.environ.pop(PARENT, None):
         from flr.system import set_parent_death_signal
 

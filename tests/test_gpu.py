@@ -11,7 +11,9 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
+from benchmarks.launches import count
 from flr.config.compose import CONF
 from flr.config.instantiate import build
 from flr.data.batches import StoreTensors
@@ -23,7 +25,7 @@ from flr.module.assembly import assemble
 from flr.module.device import allow_tf32, find_device
 from flr.module.landmark_module import LandmarkModule
 from flr.training import session
-from flr.training.precision import settle_batch_norm
+from flr.training.precision import check_batch_norm, settle_batch_norm
 from tests.conftest import SMALL_SET, TINY, Workspace
 from tests.fakes.gpu import FakeGPU
 
@@ -58,10 +60,24 @@ def test_a_training_step_waits_for_nothing(
     recipe: str, kind: str, free: int, shared_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, module = data_and_module(shared_cache, *RECIPES[recipe])
-    waits, launches = FakeGPU(kind, free).train(module, data, "bf16-mixed" if kind == "cuda" else "32-true")
+    gpu = FakeGPU(kind, free)
+    waits, launches = gpu.train(module, data, "bf16-mixed" if kind == "cuda" else "32-true")
     assert not waits and launches
     assert len(module.evaluated["index"]) == 16
     assert ("stay in host memory" in capsys.readouterr().err) == (kind == "cuda" and not free)
+    assert gpu.holds(data.tensors[gpu.device].images) == (kind == "cuda" and free > 0)
+
+
+def test_a_step_of_two_ranks_waits_for_nothing(shared_cache: Path) -> None:
+    data, module = data_and_module(shared_cache, *RECIPES["published"], "data.batch_size=8")
+    waits, launches = FakeGPU(ranks=2).train(module, data, "bf16-mixed")
+    assert not waits and launches
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "experiment" / "fair").glob("*.yaml")))
+def test_a_step_of_the_fair_comparison_waits_for_nothing(name: str, tmp_path: Path) -> None:
+    assert [count(f"fair/{name}", str(tmp_path), free)[0] for free in (10**12, 0)] == [0, 0]
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
@@ -124,11 +140,23 @@ def test_a_run_keeps_how_exactly_it_was_computed(workspace: Workspace) -> None:
         allow_tf32(False)
 
 
-@pytest.mark.parametrize(("faces", "given", "expected"), [(32, None, False), (16, None, True), (32, True, True)])
-def test_large_batches_have_their_own_statistics(faces: int, given: bool | None, expected: bool) -> None:
-    trainer = {"devices": 2, "num_nodes": 1, "sync_batchnorm": given}
-    cfg = OmegaConf.create({"trainer": trainer, "data": {"batch_size": faces}})
-    assert settle_batch_norm(cfg) == cfg.trainer.sync_batchnorm == expected
+@pytest.mark.parametrize(
+    ("device", "faces", "given", "expected"),
+    [("cuda", 32, None, False), ("cuda", 16, None, True), ("cuda", 32, True, True), ("cpu", 16, True, False)],
+)
+def test_large_batches_have_their_own_statistics(device: str, faces: int, given: bool | None, expected: bool) -> None:
+    cfg = OmegaConf.create({"trainer": {"sync_batchnorm": given}, "data": {"batch_size": faces}})
+    settle_batch_norm(cfg, device, ranks=2)
+    assert cfg.trainer.sync_batchnorm == expected
+
+
+def test_a_norm_that_does_more_is_not_synchronised() -> None:
+    class WithActivation(nn.BatchNorm2d):
+        pass
+
+    check_batch_norm(nn.Sequential(nn.BatchNorm2d(3)))
+    with pytest.raises(UserError, match="sync_batchnorm=false"):
+        check_batch_norm(nn.Sequential(WithActivation(3)))
 
 
 def test_jobs_of_one_process_free_what_the_job_before_held(

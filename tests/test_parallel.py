@@ -3,9 +3,12 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from flr.data.crops import reserve
@@ -93,3 +96,23 @@ def test_what_linux_alone_has_is_not_needed(tmp_path, monkeypatch):
     reserve(path)
     assert path.read_bytes() == bytes(3 * 2**20 + 5)
     assert cores() >= 1
+
+
+ORPHAN = """
+import os, signal, sys, time
+from flr.system import set_parent_death_signal
+sys.platform = "darwin"  # where the system has no such signal
+set_parent_death_signal(os.getppid(), signal.SIGTERM)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_ends_with_its_parent_where_the_system_does_not_see_to_it():
+    command = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {ORPHAN!r}]); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        orphan = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    _, alive = psutil.wait_procs([orphan], timeout=30)
+    assert not alive

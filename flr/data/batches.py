@@ -3,8 +3,10 @@
 import functools
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -19,6 +21,8 @@ from flr.data.crops import CropStore
 from flr.errors import UserError
 from flr.landmarks.geometry import invert
 from flr.system import start_worker
+
+SPARE = 0.1  # share of a GPU's memory that crops leave free: the optimiser's state, validation, other libraries
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,44 @@ class IndexBatches:
         return np.repeat(self.rows[shuffled], times) + nth * self.total
 
 
+class PrefetchedBatches:
+    """`IndexBatches` with their crops, which a thread copies into pinned memory one batch ahead of the device.
+
+    Args:
+        batches: The batches of indices.
+        crops: Returns the crops of all faces (N, S, S, C) uint8 where they are on the host; None where the device has them.
+        total: Rows of the whole table.
+    """
+
+    def __init__(self, batches: IndexBatches, crops: Callable[[], np.ndarray | None], total: int) -> None:
+        self.batches, self.crops, self.total = batches, crops, total
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        ahead: deque[tuple[Tensor, Tensor | None, Future[Any] | None]] = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for index in self.batches:
+                source, target, copied = self.crops(), None, None
+                if source is not None:
+                    target = torch.empty((len(index), *source.shape[1:]), dtype=torch.uint8, pin_memory=True)
+                    rows = index.numpy() % self.total
+                    copied = pool.submit(np.take, source, rows, 0, target.numpy(), "clip")  # other modes copy twice
+                ahead.append((index, target, copied))
+                if len(ahead) > 1:
+                    yield _copied(*ahead.popleft())
+            while ahead:
+                yield _copied(*ahead.popleft())
+
+
+def _copied(index: Tensor, target: Tensor | None, copied: "Future[Any] | None") -> Tensor | tuple[Tensor, Tensor]:
+    if target is None or copied is None:
+        return index
+    copied.result()
+    return index, target
+
+
 class AugmentedBatches:
     """`IndexBatches` with their images, which worker processes augment ahead of the training.
 
@@ -181,7 +223,7 @@ class StoreTensors:
     """The tensors of N faces where the model runs.
 
     Attributes:
-        images: (N, S, S, C) uint8, the crops with their margin; on the host where they would fill the device.
+        images: (N, S, S, C) uint8, the crops with their margin; on the host unless `with_crops` moves them.
         labels: (N, K, 2) float, crop pixels.
         labelled: (N, K) bool.
         visible: (N, K) bool.
@@ -201,23 +243,29 @@ class StoreTensors:
         store: CropStore, labels: np.ndarray, labelled: np.ndarray, visible: np.ndarray, normaliser: np.ndarray,
         device: torch.device,
     ) -> "StoreTensors":  # fmt: skip
-        """Copy arrays of N faces to a device."""
-        images = torch.from_numpy(store.images)
-        if device.type == "cuda":
-            free = torch.cuda.mem_get_info(device)[0]
-            if images.nbytes < 0.5 * free:  # the rest is for activations
-                images = images.to(device)
-            else:
-                print(
-                    f"note: the crops ({images.nbytes / 2**30:.1f} GiB) stay in host memory, from where each batch is copied: "
-                    f"{device} has {free / 2**30:.1f} GiB free, and half of it is for activations",
-                    file=sys.stderr,
-                )
+        """Copy arrays of N faces to a device, all but the crops."""
         return StoreTensors(
-            images=images,
+            images=torch.from_numpy(store.images),
             labels=torch.from_numpy(labels).to(device),
             labelled=torch.from_numpy(labelled).to(device),
             visible=torch.from_numpy(visible).to(device),
             to_original=torch.from_numpy(invert(store.to_crop())).float().to(device),
             normaliser=torch.from_numpy(normaliser).float().to(device),
         )
+
+    def with_crops(self) -> "StoreTensors":
+        """Move the crops to the CUDA device of the labels, if they fit.
+
+        Call it after a training step: PyTorch then keeps the memory that a step needs at its peak, so that the device's free
+        memory is what steps do not need.
+        """
+        device, size = self.labels.device, self.images.nbytes
+        free, total = torch.cuda.mem_get_info(device)
+        if size < free - SPARE * total:
+            return replace(self, images=self.images.to(device))
+        print(
+            f"note: the crops ({size / 2**30:.1f} GiB) stay in host memory, from where each batch is copied: {device} has "
+            f"{free / 2**30:.1f} GiB free next to a training step, and {SPARE:.0%} of {total / 2**30:.1f} GiB are spared",
+            file=sys.stderr,
+        )
+        return self

@@ -13,7 +13,7 @@ from torch import Tensor
 from flr.augment.affine import Affine
 from flr.augment.albumentations import Albumentations
 from flr.augment.transfer import to_device
-from flr.data.batches import AugmentedBatches, Batch, IndexBatches, StoreTensors, take_rows
+from flr.data.batches import AugmentedBatches, Batch, IndexBatches, PrefetchedBatches, StoreTensors, take_rows
 from flr.data.crops import CropSettings, crop_labels, open_store
 from flr.data.download import Download
 from flr.data.protocol import Protocol
@@ -78,6 +78,7 @@ class FaceData(pl.LightningDataModule):
         self.download = download
         self.table: FaceTable | None = None
         self.tensors: dict[torch.device, StoreTensors] = {}
+        self._placed = False  # whether a training step has shown if its device has room for the crops
         self.test_split = "test"  # what a test pass scores; an evaluation may name another part
 
     def fetch(self) -> None:
@@ -184,10 +185,21 @@ class FaceData(pl.LightningDataModule):
         weight = None if weight is None else weight[rows]
         return IndexBatches(rows, self.batch_size, rank, ranks, epoch, self.seed, weight, len(self.prepare()))
 
-    def train_dataloader(self) -> IndexBatches | AugmentedBatches:
+    def _loader(self, batches: IndexBatches) -> IndexBatches | PrefetchedBatches:
+        if self.trainer is None or self.trainer.strategy.root_device.type != "cuda":
+            return batches
+        return PrefetchedBatches(batches, self._crops_on_host, len(self.prepare()))
+
+    def _crops_on_host(self) -> np.ndarray | None:
+        """(N, S, S, C) uint8, the crops where they are not on the trainer's device."""
+        assert self.trainer is not None
+        held = self.tensors.get(self.trainer.strategy.root_device)
+        return self.store.images if held is None or held.images.device.type == "cpu" else None
+
+    def train_dataloader(self) -> IndexBatches | PrefetchedBatches | AugmentedBatches:
         batches = self._batches("train", training=True)
         if self.trainer is None or not isinstance(self.augment, Albumentations):
-            return batches
+            return self._loader(batches)
         return AugmentedBatches(
             batches, self._bend, self.workers // self.trainer.num_devices
         )  # this machine's ranks share
@@ -200,23 +212,33 @@ class FaceData(pl.LightningDataModule):
         maps, rows = draws.from_store(size, self.store.margin), visits % len(self.prepare())
         return lambda i: augment.picture(images[rows[i]], maps[i], int(draws.key[i]), size)
 
-    def val_dataloader(self) -> IndexBatches:
-        return self._batches("val", training=False)
+    def val_dataloader(self) -> IndexBatches | PrefetchedBatches:
+        return self._loader(self._batches("val", training=False))
 
-    def test_dataloader(self) -> IndexBatches:
-        return self._batches(self.test_split, training=False)
+    def test_dataloader(self) -> IndexBatches | PrefetchedBatches:
+        return self._loader(self._batches(self.test_split, training=False))
 
     def transfer_batch_to_device(
         self, batch: Tensor | tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Make a batch from what `IndexBatches` or `AugmentedBatches` yield."""
+        """Make a batch from what the batches of `train_dataloader`, `val_dataloader` or `test_dataloader` yield."""
         epoch = self.trainer.current_epoch if self.trainer and self.trainer.training else None
-        index, augmented = (batch, None) if isinstance(batch, Tensor) else batch
-        return self.batch(index, epoch, augmented, device)
+        index, images = (batch, None) if isinstance(batch, Tensor) else batch
+        if epoch is not None:
+            self.place_crops(device)
+        if epoch is not None and isinstance(self.augment, Albumentations):
+            return self.batch(index, epoch, augmented=images, device=device)
+        return self.batch(index, epoch, crops=images, device=device)
+
+    def place_crops(self, device: torch.device) -> None:
+        """Move the crops to a CUDA device if they fit; called after the first training step, and does nothing before or again."""
+        if device.type == "cuda" and device in self.tensors and not self._placed:
+            self.tensors[device], self._placed = self.tensors[device].with_crops(), True
 
     def batch(
-        self, index: Tensor, epoch: int | None, augmented: Tensor | None = None, device: torch.device | None = None
-    ) -> Batch:
+        self, index: Tensor, epoch: int | None, *, augmented: Tensor | None = None, crops: Tensor | None = None,
+        device: torch.device | None = None,
+    ) -> Batch:  # fmt: skip
         """Make a batch of the faces of an index tensor (B,) of `IndexBatches`, augmented for `epoch` or not at all.
 
         The draws and the rows come from the host's own copy of the index: to ask a device for it would wait for all its work.
@@ -224,7 +246,8 @@ class FaceData(pl.LightningDataModule):
         Args:
             index: the faces' names, on the host.
             epoch: whose draws augment them; None for no augmentation.
-            augmented: (B, H, W, C) uint8, their images if a worker has augmented them; None for the crops of the store.
+            augmented: (B, H, W, C) uint8, their images if a worker has augmented them; None for their crops.
+            crops: (B, S, S, C) uint8 in pinned memory, their crops; None for those of the store.
             device: of the batch; None for the host.
         """
         visits, device = index.numpy(), device or torch.device("cpu")
@@ -242,7 +265,8 @@ class FaceData(pl.LightningDataModule):
         )
 
         def stored() -> Tensor:
-            return take_rows(held.images, rows, index).permute(0, 3, 1, 2)
+            images = take_rows(held.images, rows, index) if crops is None else crops.to(device, non_blocking=True)
+            return images.permute(0, 3, 1, 2)
 
         def levelled(images: Tensor) -> Tensor:
             return images * ((self.pixels[1] - self.pixels[0]) / 255) + self.pixels[0]

@@ -72,6 +72,7 @@ class LandmarkModule(pl.LightningModule):
         self.errors, self.baseline = LandmarkErrors(), LandmarkErrors()
         self.evaluated: dict[str, np.ndarray] = {}
         self.data_changed = False  # since the checkpoint from which a training goes on
+        self._average: WeightAverage | None = None
         self._steps: list[tuple[int, float, Tensor, Tensor]] = []
 
     @property
@@ -95,6 +96,12 @@ class LandmarkModule(pl.LightningModule):
         return torch.as_tensor(self.all_gather(value)).reshape(-1, *value.shape)
 
     # -- training --------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        self._average = None if self.ema_net is None else WeightAverage(self.ema_net, self.net)
+
+    def teardown(self, stage: str) -> None:
+        self._average = None  # its tensors are those of the device
 
     def on_train_epoch_start(self) -> None:
         # Dropout is a function of (seed, epoch, rank): a resumed run draws what an uninterrupted one would have drawn.
@@ -130,9 +137,9 @@ class LandmarkModule(pl.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.ema_net is not None:
+        if self._average is not None:
             step = self.trainer.global_step
-            _average(self.ema_net, self.net, min(self.ema, (1 + step) / (10 + step)))
+            self._average.step(min(self.ema, (1 + step) / (10 + step)))
 
     def on_train_epoch_end(self) -> None:
         seconds = self._until - self._since
@@ -273,12 +280,26 @@ def find_points(
     return points, spread, visible
 
 
-@torch.no_grad()
-def _average(average: nn.Module, current: nn.Module, decay: float) -> None:
-    """Move `average` towards `current`: floats by 1 - decay, counters as they are."""
-    pairs = list(zip(average.state_dict().values(), current.state_dict().values(), strict=True))
-    floats = [(a, b) for a, b in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
-    for a, b in pairs:
-        if not a.is_floating_point():
-            a.copy_(b)
+class WeightAverage:
+    """Move averaged weights towards those that are trained.
+
+    The tensors are listed once: to walk over all modules costs the host as much time as to launch a few kernels.
+
+    Args:
+        average: The module that holds the averages.
+        current: The module that is trained, of the same form.
+    """
+
+    def __init__(self, average: nn.Module, current: nn.Module) -> None:
+        pairs = list(zip(average.state_dict().values(), current.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.average, self.current = [a for a, _ in floats], [b for _, b in floats]
+        self.average_counters, self.counters = [a for a, _ in counters], [b for _, b in counters]
+
+    @torch.no_grad()
+    def step(self, decay: float) -> None:
+        """Move floats by 1 - decay, and copy counters."""
+        torch._foreach_lerp_(self.average, self.current, 1 - decay)
+        if self.counters:
+            torch._foreach_copy_(self.average_counters, self.counters)

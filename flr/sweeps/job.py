@@ -4,11 +4,8 @@ A job is finished when a finished run of the experiment has its recipe (the conf
 result), its code and its data.
 """
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -27,14 +24,13 @@ from flr.config.compose import key_of, task_overrides, under
 from flr.config.instantiate import build
 from flr.config.schema import RESULT_NEUTRAL_KEYS, Train
 from flr.config.validate import check
-from flr.errors import UserError
+from flr.errors import CommandFailed, UserError
 from flr.module.checkpoints import RunFolder, find_run, load_last
-from flr.sweeps.grid import SWEEP_ENV, label_of
-from flr.sweeps.launchers.base import PARENT, job_arguments
+from flr.sweeps.grid import label_of
 from flr.sweeps.record import CRASHED, MAX_TAG, REFUSED, connect_with_retry, parent_tracker
 from flr.tracking.connection import PREFIX, StoredRun, find_runs, first_line, get_run
 from flr.tracking.provenance import code_digest
-from flr.training.distributed import first_outside
+from flr.training.distributed import is_first_rank
 from flr.training.recipe import default_name, recipe
 from flr.training.session import TrainingSession
 
@@ -84,11 +80,11 @@ class ChildRun:
 
     def mark_failed(self, error: Exception) -> None:
         """End the run as failed, with the reason."""
-        if isinstance(error, UserError):
-            self._tracker.tag(end=str(error)[:MAX_TAG], exit=str(REFUSED))
-        else:
-            self._tracker.tag(end=f"{type(error).__name__}: {first_line(error)}"[:MAX_TAG], exit=str(CRASHED))
+        reason = str(error)
+        if not isinstance(error, CommandFailed | UserError):
+            reason = f"{type(error).__name__}: {first_line(error)}"
             self._tracker.text("".join(traceback.format_exception(error)), "error.txt")
+        self._tracker.tag(end=reason[:MAX_TAG], exit=str(REFUSED if isinstance(error, UserError) else CRASHED))
         self._tracker.end("FAILED")
 
     def mark_stopped(self) -> None:
@@ -213,27 +209,24 @@ def run_job(cfg: DictConfig, identity: str) -> None:
     overrides, own_process = task_overrides(), HydraConfig.get().mode == RunMode.RUN
     if own_process:
         quiet()
-    elif cfg.trainer.devices != 1:
-        run_in_subprocess(overrides, identity)
-        return
-    is_first_rank = not own_process or first_outside()
+    first = is_first_rank()
     job, exit_code = None, 0
     try:
         job = Job(cfg, overrides, identity)
-        if is_first_rank:
+        if first:
             _train_unless_finished(job, overrides)
         elif (state := job.wait_for_first_rank()) is not None:
             TrainingSession(cfg, overrides, *state).run()
     except Exception as error:
-        if isinstance(error, UserError):
+        if isinstance(error, CommandFailed | UserError):
             print(f"flr: {job.label if job else overrides}: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
-        if job and is_first_rank:
+        if job and first:
             job.mark_failed(error)
         exit_code = REFUSED if isinstance(error, UserError) else CRASHED
     except BaseException:
-        if job and is_first_rank:
+        if job and first:
             job.mark_stopped()
         raise
     if own_process and exit_code:
@@ -254,23 +247,3 @@ def _train_unless_finished(job: Job, overrides: list[str]) -> None:
         print(f"done before, by run {run.run_id}")
         return
     TrainingSession(cfg, overrides, *job.begin(), job).run()
-
-
-def run_in_subprocess(overrides: list[str], identity: str) -> None:
-    """Run a job of several ranks in a process of its own, which must be able to exit at once when a rank dies."""
-    config = DictConfig({"hydra": HydraConfig.get()})
-    command = [sys.executable, "-m", "flr.train", *job_arguments(config, overrides)]
-    process = subprocess.Popen(command, env=os.environ | {SWEEP_ENV: identity, PARENT: str(os.getpid())})
-    try:
-        code = process.wait()
-    except BaseException:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)  # a terminal sends Ctrl-C to all processes
-        if sys.platform == "win32":
-            process.terminate()  # it takes no other signal there
-        else:
-            process.send_signal(signal.SIGINT)
-        process.wait()
-        raise
-    if code == 130:
-        raise KeyboardInterrupt

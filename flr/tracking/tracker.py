@@ -170,14 +170,21 @@ class Tracker(Logger):
         if self.run_id:
             self.save()
             self._queue.enqueue("end", status=status, time=_now())
-            if not self._queue.flush():
+            if not self.flush():
                 with contextlib.suppress(Exception):  # works where only artifacts are refused
                     self.client.set_terminated(self.run_id, status)
-                print(
-                    f"flr: the tracking store still does not take what waits in {self._queue.folder}; the next flr.train "
-                    "with this tracking.uri and paths.output_dir sends it",
-                    file=sys.stderr,
-                )
+
+    def flush(self) -> bool:
+        """Send what is pending; return whether the store took it all."""
+        self.save()
+        sent = self._queue.flush()
+        if not sent:
+            print(
+                f"flr: the tracking store still does not take what waits in {self._queue.folder}; the next flr.train "
+                "with this tracking.uri and paths.output_dir sends it",
+                file=sys.stderr,
+            )
+        return sent
 
     # -- what a run holds ------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ Images are channels_last under all of them. `benchmarks/switches.py` measures wh
 import inspect
 import os
 import shutil
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -45,18 +46,37 @@ def trainer_of(cfg: DictConfig, **given: Any) -> "pl.Trainer":
     return trainer
 
 
-def settle_batch_norm(cfg: DictConfig) -> bool:
-    """Set and return what ``trainer.sync_batchnorm=null`` stands for: true where a rank has fewer than `OWN_STATISTICS` faces of a batch.
+def settle_batch_norm(cfg: DictConfig, device: str, ranks: int) -> None:
+    """Set what ``trainer.sync_batchnorm=null`` stands for: true where a GPU has fewer than `OWN_STATISTICS` faces of a batch.
 
-    On GPUs torch's layer waits for the device three times a layer and step.
+    torch's layer waits for the device three times a layer and step, and takes no CPU tensor, so that on CPUs it is always false.
+
+    Args:
+        cfg: A checked config, changed in place.
+        device: Device type of the ranks, as ``cpu`` or ``cuda``.
+        ranks: Number of processes that train together.
     """
-    devices = cfg.trainer.devices
-    if isinstance(devices, int | str):
-        devices = int(devices) if str(devices).isdigit() else max(1, torch.cuda.device_count())
-    ranks = (devices if isinstance(devices, int) else len(devices)) * int(cfg.trainer.get("num_nodes") or 1)
-    if cfg.trainer.get("sync_batchnorm") is None:
-        cfg.trainer.sync_batchnorm = ranks > 1 and cfg.data.batch_size // ranks < OWN_STATISTICS
-    return bool(cfg.trainer.sync_batchnorm)
+    given = cfg.trainer.get("sync_batchnorm")
+    if given and device == "cpu" and ranks > 1:
+        print(
+            "note: trainer.sync_batchnorm=true needs GPUs; on CPUs each rank normalises its own faces", file=sys.stderr
+        )
+    few = ranks > 1 and cfg.data.batch_size // ranks < OWN_STATISTICS
+    cfg.trainer.sync_batchnorm = device != "cpu" and bool(few if given is None else given)
+
+
+def check_batch_norm(net: nn.Module) -> None:
+    """Check that torch's synchronised batch norm can stand for each layer of a model.
+
+    Raises:
+        UserError: A layer is of a class that does more than batch norm, which torch would drop.
+    """
+    for layer in net.modules():
+        standard = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and not standard:
+            raise UserError(
+                f"{type(layer).__name__} cannot learn from several devices at once; set trainer.sync_batchnorm=false"
+            )
 
 
 def resolve_precision_and_fusion(cfg: DictConfig, device: str, bf16: bool | None = None) -> None:
@@ -108,6 +128,11 @@ def has_bf16(device: str) -> bool:
 
 def compile_net(net: nn.Module, mode: str | None, device: str, ranks: int = 1) -> None:
     """Have a model's forward and backward compiled at its first batch; its keys stay as they are.
+
+    ``reduce-overhead`` puts both into CUDA graphs, which take no launch for each kernel. The rest of a step stays outside of
+    them: the draws of an augmentation come from the host, the learning rate and the decay of the averaged weights are numbers
+    that change, and Lightning calls the optimiser. The next run of a graph overwrites its output, from which the objective
+    computes the loss and the points into memory of their own. Untested: no GPU has run it.
 
     Args:
         net: the model.

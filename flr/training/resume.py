@@ -1,9 +1,11 @@
 """Sessions of runs that exist already."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from flr.config.compose import as_config, key_of, under
@@ -61,10 +63,51 @@ def _is_finished(uri: str, run_id: str) -> bool:
     return get_run(connect(uri, create=False), run_id).status == "FINISHED"
 
 
-def worker_session(path: Path) -> TrainingSession:
-    """Prepare to train as a worker rank of a run, which rank 0 started when it had made the run's folder."""
-    folder = RunFolder(path)
-    config = as_config(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder.config))))
-    check(config, Train, trusted=False)
-    last = load_last(folder)
-    return TrainingSession(config, [], folder, last["flr"] if last else None)
+@dataclass
+class OpenedRun:
+    """A `ParentedRun` that the process which started the ranks has opened, and closes."""
+
+    label: str
+    tags: dict[str, str]
+    run_id: str
+    callbacks: list[pl.Callback] = field(default_factory=list)
+    score_test: bool = True
+    stop_reason: str = ""
+
+
+class RankSession(TrainingSession):
+    """One rank of a training that `flr.training.distributed.run_ranks` starts.
+
+    Args:
+        training: The run's folder, overrides, name and tags.
+    """
+
+    def __init__(self, training: Mapping[str, Any]) -> None:
+        folder = RunFolder(Path(training["folder"]))
+        config = as_config(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder.config))))
+        check(config, Train, trusted=False)
+        last = load_last(folder)
+        run = OpenedRun(training["name"], training["tags"], folder.note()["run_id"])
+        super().__init__(config, training["overrides"], folder, last["flr"] if last else None, run)
+
+    def connect(self) -> None:
+        """Write to the run that is open."""
+        assert self.job is not None and self.folder is not None
+        self.tags = self.job.tags
+        if self.first:
+            self.tracker.attach(self.job.run_id)
+            self.tracker.set_queue_dir(self.folder.path / "queue")
+
+    def report_findings(self) -> None:
+        """Do nothing: the process that started this one has reported them, opened the run and recorded it."""
+
+    def open(self) -> None:
+        """Do nothing, as for the findings."""
+
+    def record(self) -> None:
+        """Do nothing, as for the findings."""
+
+    def close(self, status: str) -> None:
+        """Send what is pending; the process that started this one sets the status."""
+        if self.first:
+            self.tracker.flush()

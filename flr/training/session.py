@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -21,19 +21,18 @@ from flr.config.compose import flat, plain
 from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
 from flr.data.protocol import Protocol
-from flr.errors import UserError
+from flr.errors import CommandFailed, UserError
 from flr.evaluation.report import log_result, show_result, write_result
 from flr.evaluation.score import Result, score
 from flr.files import write_json, writing
 from flr.module.assembly import assemble
 from flr.module.checkpoints import VERSION, RunFolder
-from flr.system import cores, keep_memory
+from flr.system import keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
-from flr.training import precision
+from flr.training import distributed, precision
 from flr.training.callbacks import WholeCheckpoints
-from flr.training.distributed import GlobalBatchNorm, Ranks
-from flr.training.memory import device_memory
+from flr.training.memory import explain_memory, free_device
 from flr.training.recipe import default_name, recipe
 
 # Batches are 32 bit, whatever the products inside the model.
@@ -84,45 +83,67 @@ class TrainingSession:
         sweep: str | None = None,
     ) -> None:
         self.cfg, self.overrides, self.folder, self.checkpoint, self.job = cfg, overrides, folder, checkpoint, job
-        self.sweep = sweep
+        self.sweep, self.first = sweep, distributed.is_first_rank()
         self.output = Path(cfg.paths.output_dir).absolute()
         self.lock: FileLock | None = None
         self.result: Result | None = None
 
-    @device_memory
     def run(self) -> None:
         """Train, test and publish.
 
         Raises:
-            UserError: the config, the data or the disk cannot do it; a run that was opened is FAILED then.
+            UserError: the config, the data, the memory or the disk cannot do it; a run that was opened is FAILED then.
+            CommandFailed: another process of the training failed or was killed.
             KeyboardInterrupt: Ctrl-C; the run is KILLED and can be resumed.
             SystemExit: with 143 after SIGTERM.
         """
         keep_memory()
         self.validate()
+        self.connect()
         self.prepare()
         self.open()
         status = "FAILED"
-        try:
-            self.record()
-            self.fit()
-            self.test()
-            self.publish()
-            status = "KILLED" if self.job and self.job.stop_reason else "FINISHED"
-        except SIGTERMException:
-            status = "KILLED"
-            sys.exit(143)
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            status = "KILLED"
-            raise KeyboardInterrupt from None
-        except OSError as error:
-            if error.errno not in NOT_WRITABLE:
+        with distributed.restored_signals():
+            try:
+                self.record()
+                self.train()
+                status = "KILLED" if self.job and self.job.stop_reason else "FINISHED"
+            except SIGTERMException:
+                status = "KILLED"
+                sys.exit(143)
+            except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+                status = "KILLED"
+                raise KeyboardInterrupt from None
+            except RuntimeError as error:
+                if explained := explain_memory(error, self.data, self.device):
+                    raise explained from error
                 raise
-            # An error of two files names the target second.
-            where = error.filename2 or error.filename or self.output
-            raise UserError(f"{where}: {error.strerror}; free space or set paths.output_dir") from error
-        finally:
-            self.close(status)
+            except OSError as error:
+                if error.errno not in NOT_WRITABLE:
+                    raise
+                # An error of two files names the target second.
+                where = error.filename2 or error.filename or self.output
+                raise UserError(f"{where}: {error.strerror}; free space or set paths.output_dir") from error
+            finally:
+                self.close(status)
+
+    def train(self) -> None:
+        """Train in this process, or in one for each device where nobody else starts them."""
+        if self.world_size > 1 and not distributed.started_outside():
+            assert self.folder is not None
+            training = {
+                "folder": str(self.folder.path),
+                "overrides": self.overrides,
+                "name": self.name,
+                "tags": self.tags,
+            }
+            distributed.run_ranks(self.world_size, training)
+            return
+        self.fit()
+        self.test()
+        self.publish()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     # -- before the run --------------------------------------------------------------------------------------------
 
@@ -136,39 +157,28 @@ class TrainingSession:
         if any(word in str(trainer.strategy) for word in ("spawn", "fork", "notebook")):
             raise UserError(f"trainer.strategy={trainer.strategy} leaves ranks behind when one dies; set ddp")
         self.tracker: Tracker = build(cfg.tracking, artifacts=self.output / "artifacts")
-        self.ranks = Ranks(lost=lambda word: self.end_stopped("FAILED", word))
-        self.plugins: list[Any] = [GlobalBatchNorm()] if precision.settle_batch_norm(cfg) else []
         # A first Trainer, so that what Lightning refuses leaves no run behind, nor spoils the one that is resumed.
-        trial = precision.trainer_of(
-            cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False, plugins=self.plugins
-        )
-        self.check_devices(trial)
+        trial = precision.trainer_of(cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        distributed.check_ranks(cfg.trainer, trial)
         self.world_size, self.device = trial.world_size, trial.strategy.root_device.type
+        precision.settle_batch_norm(cfg, self.device, self.world_size)
         self.recipe = recipe(cfg)
         precision.resolve_precision_and_fusion(cfg, self.device)
         self.values = plain(cfg)
 
-    def check_devices(self, trial: pl.Trainer) -> None:
-        """Raise `UserError` where the Trainer would not train on the devices that the config names."""
-        strategy, devices = self.cfg.trainer.strategy, self.cfg.trainer.devices
-        if isinstance(devices, int) and devices not in (-1, trial.num_devices):
-            raise UserError(
-                f"trainer.strategy={strategy} trains on {trial.num_devices} device(s), not {devices}; set ddp"
-            )
-        started_elsewhere = self.ranks.environment.creates_processes_externally  # by torchrun or SLURM
-        if isinstance(trial.accelerator, CPUAccelerator) and trial.num_devices > cores() and not started_elsewhere:
-            raise UserError(f"trainer.devices={devices}: this machine has {cores()} cores; set that or fewer")
+    def connect(self) -> None:
+        """Connect to the store before any work, so that a store which cannot be reached costs nothing."""
+        if self.first:
+            self.tracker.open()
 
     def prepare(self) -> None:
-        """Connect to the store, read the data and build the module."""
+        """Read the data and build the module."""
         cfg = self.cfg
-        if self.ranks.first:
-            self.tracker.open()  # before any work, so that a store which cannot be reached costs nothing
         pl.seed_everything(cfg.seed, verbose=False)
         self.data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
         self.data.prepare()
         self.data.refuse_ranks(self.world_size)
-        if self.ranks.first:
+        if self.first:
             self.report_findings()
         changed = self.data_change is not None
         if changed and not cfg.accept_data:
@@ -178,6 +188,8 @@ class TrainingSession:
         if self.module.objective.visibility_weight:
             self.data.check_visibility()
         self.module.data_changed = changed
+        if cfg.trainer.sync_batchnorm:
+            precision.check_batch_norm(self.module.net)
         precision.compile_net(self.module.net, cfg.trainer.get("compile"), self.device, self.world_size)
         self.name = self.job.label if self.job else default_name(cfg)
         self.module.about = {
@@ -224,10 +236,10 @@ class TrainingSession:
 
     def open(self) -> None:
         """Create the run in the store, or set a resumed one RUNNING, and take its lock."""
-        if not self.ranks.first:
+        if not self.first:
             return
         code, self.diff = provenance.code_state()
-        self.hold()
+        self.lock_run()
         cfg = self.cfg
         self.tags = {
             "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
@@ -251,7 +263,7 @@ class TrainingSession:
             )
             self.tracker.tag(data_changed=self.data_change)
 
-    def hold(self) -> None:
+    def lock_run(self) -> None:
         """Take the lock of the run's folder, once there is one; the system releases it at the latest with the process.
 
         Raises:
@@ -270,11 +282,11 @@ class TrainingSession:
 
     def record(self) -> None:
         """Write what is known of the run before it trains: its folder's notes, and all of it in the store."""
-        self.ranks.hear()
-        if not self.ranks.first:
+        distributed.exit_on_signals(self.first)
+        if not self.first:
             return
         assert self.folder is not None and self.data.table is not None
-        self.hold()
+        self.lock_run()
         for unfinished in (self.folder.path / "checkpoints").glob(".*.ckpt"):
             unfinished.unlink()  # of a process that was killed
         cfg, folder, tracker = self.cfg, self.folder, self.tracker
@@ -283,6 +295,8 @@ class TrainingSession:
         with writing(folder.config) as aside:
             aside.write_text(OmegaConf.to_yaml(OmegaConf.create(self.values)), encoding="utf-8")
         tracker.tag(folder=str(folder.path))
+        if self.world_size > 1:
+            tracker.tag(ranks=str(self.world_size))
         tracker.params({**dict(flat(self.values)), "overrides": " ".join(self.overrides)})
         tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
         bf16 = precision.bf16_hardware(self.device)  # by which speed=auto chose the precision
@@ -317,13 +331,10 @@ class TrainingSession:
         )  # fmt: skip
         last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.trainer = precision.trainer_of(
-            cfg, logger=self.tracker, callbacks=[*callbacks, self.best, last, self.ranks],
+            cfg, logger=self.tracker, callbacks=[*callbacks, self.best, last, distributed.OwnSigterm()],
             default_root_dir=str(self.folder.path if self.folder else self.output), enable_progress_bar=progress,
-            plugins=[WholeCheckpoints(), *self.plugins],
+            plugins=[WholeCheckpoints()],
         )  # fmt: skip
-        if self.ranks.first and self.trainer.world_size > 1:
-            self.tracker.tag(ranks=str(self.trainer.world_size))
-        self.ranks.launch(self.trainer, self.folder.path if self.folder else None)
         resumed = self.folder is not None and self.checkpoint is not None
         self.trainer.fit(self.module, self.data, ckpt_path=str(self.folder.last) if self.folder and resumed else None)
         if self.trainer.interrupted or self.trainer.state.status != "finished":
@@ -336,7 +347,7 @@ class TrainingSession:
 
     def publish(self) -> None:
         """Write the result to the folder, the store and the terminal, and register the best checkpoint."""
-        if not self.ranks.first:
+        if not self.first:
             return
         assert self.folder is not None
         folder, tracker, best = self.folder, self.tracker, self.best.best_model_score
@@ -368,29 +379,17 @@ class TrainingSession:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self, status: str) -> None:
-        """Set the run's status, release its lock, and end the other ranks."""
+        """Set the run's status, release its lock and free the device."""
         error = sys.exception()
-        self.ranks.hold(error)
         try:
-            if self.ranks.first:
-                self.tracker.end(status) if error is None else self.end_stopped(status)
+            if self.first:
+                distributed.ignore_signals()
+                if error is not None and self.folder:
+                    self.tracker.upload_checkpoints(self.folder.path)
+                if isinstance(error, CommandFailed):
+                    self.tracker.tag(end=str(error))
+                self.tracker.end(status)
         finally:
             if self.lock:
                 self.lock.release()
-            self.ranks.close(error)
-
-    def end_stopped(self, status: str, word: str = "") -> None:
-        """Upload both checkpoints and end the run.
-
-        Args:
-            status: of the run.
-            word: the exit code of another rank that ended first and, after a blank, why.
-        """
-        try:
-            if self.folder:
-                self.tracker.upload_checkpoints(self.folder.path)
-            if word:
-                exit_code, _, reason = word.partition(" ")
-                self.tracker.tag(end=reason or "another rank ended", exit=exit_code)
-        finally:
-            self.tracker.end(status)
+            free_device(self)

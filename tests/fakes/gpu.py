@@ -7,8 +7,8 @@ its kernels' limits.
 
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from flr.augment.device import noise_bank, resampling
 from flr.training.callbacks import Progress
+from flr.training.distributed import OwnSigterm
 
 # Operators that run nothing on the device.
 VIEWS = frozenset(
@@ -81,14 +82,15 @@ class FakeGPU:
     Args:
         kind: ``cuda`` or ``mps``.
         free: bytes of its memory.
+        ranks: that train together, of which this is the first, and each other one has the same values.
 
     Attributes:
         waits: (what, where) of each time that the host waited.
         launches: calls of operators that run on the device.
     """
 
-    def __init__(self, kind: str = "cuda", free: int = 80 * 10**9) -> None:
-        self.kind, self.device, self.free = kind, torch.device(kind, 0), free
+    def __init__(self, kind: str = "cuda", free: int = 80 * 10**9, ranks: int = 1) -> None:
+        self.kind, self.device, self.free, self.ranks = kind, torch.device(kind, 0), free, ranks
         self.waits: list[tuple[str, str]] = []
         self.launches: Counter[str] = Counter()
         self.held: set[int] = set()  # addresses of storages on the device
@@ -131,7 +133,8 @@ class FakeGPU:
     def trainer(self, precision: str = "32-true", **arguments: Any) -> pl.Trainer:
         """Build Lightning's Trainer on this device."""
         plugin = MixedPrecision("bf16-mixed", "cpu") if precision == "bf16-mixed" else Precision()
-        strategy = SingleDeviceStrategy(device=self.device, accelerator=_Accelerator(), precision_plugin=plugin)
+        strategy = _Strategy(device=self.device, accelerator=_Accelerator(), precision_plugin=plugin)
+        strategy.world_size = self.ranks
         quiet = {
             "logger": False,
             "enable_checkpointing": False,
@@ -149,8 +152,9 @@ class FakeGPU:
             What the host waited for in the third step, and the launches of that step.
         """
         steps = _Steps(self)
-        with self:
-            trainer = self.trainer(precision, max_epochs=1, callbacks=[steps, Progress()], log_every_n_steps=20)
+        callbacks = [steps, Progress(), OwnSigterm()]
+        with self, _group() if self.ranks > 1 else nullcontext():
+            trainer = self.trainer(precision, max_epochs=1, callbacks=callbacks, log_every_n_steps=20)
             trainer.fit(module, data)
             trainer.test(module, datamodule=data, verbose=False)
         (first, before), (last, after) = steps.ends[1:3]
@@ -165,6 +169,21 @@ class _Steps(pl.Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.ends.append((len(self.gpu.waits), self.gpu.launches.total()))
+
+
+@contextmanager
+def _group() -> Iterator[None]:
+    """A process group of this process alone, by which Lightning sees that there are ranks."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class _Strategy(SingleDeviceStrategy):
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        return torch.stack([tensor] * self.world_size) if self.world_size > 1 else tensor
 
 
 class _Accelerator(CPUAccelerator):
