@@ -43,6 +43,11 @@ def choices(group: str) -> dict[str, DictConfig]:
     return {name: node for name, node in nodes.items() if not OmegaConf.missing_keys(node)}  # type: ignore[misc]
 
 
+def model_names() -> dict[str, str]:
+    """Map the class of each model in ``conf/model/``, as ``flr.models.sepconv.SepConv``, to its name there."""
+    return {str(node.get("_target_")): name for name, node in choices("model").items()}
+
+
 def chosen(group: str) -> str:
     """Return the choice of a group that is in effect."""
     return str(HydraConfig.get().runtime.choices[group])
@@ -90,6 +95,14 @@ def key_of(override: str) -> str:
 def under(key: str, places: Collection[str]) -> bool:
     """Return whether a dotted key is one of some keys, or lies below one of them."""
     return any(key == place or key.startswith(place + ".") for place in places)
+
+
+def label_of(overrides: Sequence[str], keys: Collection[str]) -> str:
+    """Name a job by what varies: ``model=sepconv optim.lr=1e-3 seed=1`` is ``sepconv lr 1e-3 seed 1``."""
+    known = set(groups())
+    pairs = [(key_of(word), word.partition("=")[2]) for word in overrides if key_of(word) in keys]
+    pairs.sort(key=lambda pair: pair[0] not in known)
+    return " ".join(value if key in known else f"{key.rpartition('.')[2]} {value}" for key, value in pairs)
 
 
 # -- plain values ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
 from flr.data.protocol import Protocol
 from flr.errors import UserError
-from flr.evaluation.report import log_result, show_result, write_result
+from flr.evaluation.report import log_result, show_next, show_result, write_result
 from flr.evaluation.score import Result, score
 from flr.files import write_json, writing
 from flr.module.assembly import assemble
@@ -34,7 +34,7 @@ from flr.training import precision
 from flr.training.callbacks import WholeCheckpoints
 from flr.training.distributed import GlobalBatchNorm, Ranks
 from flr.training.memory import device_memory
-from flr.training.recipe import default_name, recipe
+from flr.training.recipe import data_name, default_name, model_name, recipe
 
 # Batches are 32 bit, whatever the products inside the model.
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
@@ -114,6 +114,8 @@ class TrainingSession:
             sys.exit(143)
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
             status = "KILLED"
+            if self.ranks.first and not self.job:
+                print(f"stopped; python -m flr.train run={self.tracker.run_id} resumes it", flush=True)
             raise KeyboardInterrupt from None
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
@@ -177,7 +179,7 @@ class TrainingSession:
         self.module = assemble(cfg, self.data.scheme, self.data.crop, self.data.mean_face(), weights_follow=resumed)
         self.module.data_changed = changed
         precision.compile_net(self.module.net, cfg.trainer.get("compile"), self.device, self.world_size)
-        self.name = self.job.label if self.job else default_name(cfg)
+        self.name = self.job.label if self.job else default_name(cfg, self.overrides)
         self.module.about = {
             "version": VERSION,
             "config": self.values,
@@ -228,7 +230,7 @@ class TrainingSession:
         self.hold()
         cfg = self.cfg
         self.tags = {
-            "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
+            "model": model_name(cfg.model._target_), "data": data_name(cfg), "seed": str(cfg.seed),
             "protocol": self.protocol.name, "lock": provenance.lock_hash(), **code,
             "recipe": self.recipe, "code": provenance.code_digest(),
         }  # fmt: skip
@@ -340,7 +342,7 @@ class TrainingSession:
         folder, tracker, best = self.folder, self.tracker, self.best.best_model_score
         if self.result:
             write_result(self.result, folder.path, str(folder.best))
-            log_result(self.result, tracker, folder.path, step=self.trainer.global_step)
+            log_result(self.result, tracker, folder.path)
         if best is not None:
             tracker.tag(val_nme=f"{float(best):.5g}")  # the metric ends with the last epoch's
         if self.job and self.job.stop_reason:
@@ -351,6 +353,9 @@ class TrainingSession:
             show_result(self.result)
             self.register(self.result, {} if best is None else {"val/nme": float(best)})
         print(f"run {tracker.run_id}  {folder.path}")
+        if not self.job:
+            print(tracker.pages())
+            show_next(tracker.run_id)
 
     def register(self, result: Result, scores: dict[str, float]) -> None:
         """Make the best checkpoint a model version that carries its scores."""
@@ -360,7 +365,7 @@ class TrainingSession:
         tags |= {key: tag for key, tag in self.tags.items() if key not in ("lock", "dirty", "recipe", "code", "job")}
         tags |= {f"model.{key}": str(value) for key, value in flat(self.values["model"]) if key != "_target_"}
         packages = ("timm",) if "timm" in self.cfg.model._target_ else ()
-        name = f"{self.cfg.data.name}-{self.tags['model'].lower()}"
+        name = f"{self.tags['data']}-{self.tags['model']}"
         self.tracker.register(name, len(self.data.scheme), tags, packages)
 
     # -- the end ---------------------------------------------------------------------------------------------------
