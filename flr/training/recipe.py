@@ -42,7 +42,7 @@ def data_name(cfg: DictConfig) -> str:
 
 def default_name(cfg: DictConfig, overrides: Sequence[str] = ()) -> str:
     """Name a run by its model, its data, what else the overrides set, and its seed, where the config gives no name."""
-    keys = {key_of(word) for word in overrides} - {"model", "data", "seed"}
-    changed = label_of(overrides, [key for key in keys if not under(key, RESULT_NEUTRAL_KEYS)])
+    last = {key_of(word): word for word in overrides if not under(key_of(word), RESULT_NEUTRAL_KEYS)}
+    changed = label_of(list(last.values()), last.keys() - {"model", "data", "seed"})
     words = f"{model_name(cfg.model._target_)} {data_name(cfg)} {changed}"
     return cfg.name or f"{textwrap.shorten(words, MAX_NAME, placeholder=' ...')} seed {cfg.seed}"
