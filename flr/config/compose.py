@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -70,6 +71,12 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def task_overrides() -> list[str]:
     """Return the overrides of the command line, without those of Hydra's own config."""
     return list(HydraConfig.get().overrides.task)
+
+
+def store_words(overrides: Sequence[str]) -> str:
+    """Return what another command must repeat of some overrides to find the same runs, each with a blank before it."""
+    keys = ("tracking.uri", "tracking.experiment", "paths.output_dir")
+    return "".join(f" {shlex.quote(word)}" for word in overrides if key_of(word) in keys)
 
 
 def refine_passes(cfg: DictConfig) -> int:

@@ -113,12 +113,12 @@ def show_result(result: Result) -> None:
     print(result.data.protocol.name)
 
 
-def show_next(run_id: str) -> None:
-    """Print the commands that follow a training."""
+def show_next(run_id: str, words: str) -> None:
+    """Print the commands that follow a training, with some overrides."""
     print(f"""Next:
-  python -m flr.evaluate run={run_id}
-  python -m flr.predict run={run_id} source=photo.jpg
-  python -m flr.compare""")
+  python -m flr.evaluate run={run_id}{words}
+  python -m flr.predict run={run_id}{words} source=photo.jpg
+  python -m flr.compare{words}""")
 
 
 def _sheet_of(result: Result, which: np.ndarray, side: int, columns: int = 0) -> np.ndarray:

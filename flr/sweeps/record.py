@@ -183,7 +183,10 @@ class SweepRecord:
         self.tracker.tag(jobs=summary)
         print(self.tracker.pages())
         if finished > 1:
-            print(f"Compare its jobs: python -m flr.compare 'where={{sweep: {self.name}}}' group={self._group()}")
+            words = (
+                f"'where={{sweep: {self.name}}}' group={self._group()} tracking.experiment={self.tracker.experiment}"
+            )
+            print(f"Compare its jobs: python -m flr.compare {words}")
 
     def _group(self) -> str:
         """Return what the jobs are compared by: all that varies but the seed, as a value of ``group=``."""

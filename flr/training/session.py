@@ -17,7 +17,7 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from flr.config.compose import flat, plain
+from flr.config.compose import flat, plain, store_words
 from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
 from flr.data.protocol import Protocol
@@ -115,7 +115,8 @@ class TrainingSession:
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
             status = "KILLED"
             if self.ranks.first and not self.job:
-                print(f"stopped; python -m flr.train run={self.tracker.run_id} resumes it", flush=True)
+                words = f"run={self.tracker.run_id}{store_words(self.overrides)}"
+                print(f"stopped; python -m flr.train {words} resumes it", flush=True)
             raise KeyboardInterrupt from None
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
@@ -355,7 +356,7 @@ class TrainingSession:
         print(f"run {tracker.run_id}  {folder.path}")
         if not self.job:
             print(tracker.pages())
-            show_next(tracker.run_id)
+            show_next(tracker.run_id, store_words(self.overrides))
 
     def register(self, result: Result, scores: dict[str, float]) -> None:
         """Make the best checkpoint a model version that carries its scores."""
