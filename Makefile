@@ -21,9 +21,10 @@ demo: env ## train on synthetic faces, about a minute, and say where to look
 	$(BIN)/python -m flr.train
 	$(BIN)/python -m flr.predict source=flr/assets/face.jpg overwrite=true
 	@echo "The annotated image of a rendered face is in pictures/ of that folder."
-	@echo "See it: make ui, then http://127.0.0.1:$(PORT)"
+	@echo "See it: make ui, then open the link above"
 
 ui: env ## the MLflow UI on loopback (PORT=5000)
+	@echo "Runs: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=flr"
 	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$$(realpath -m $${FLR_OUTPUT:-outputs})/mlflow.db}"
 
 team-env: env ## what a team's server needs beside

@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -22,8 +23,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from flr.config.compose import CONF, compose_command, explain
+from flr.config.compose import CONF, compose_command, compose_known, explain, groups, refused_key
 from flr.config.help import help_page
+from flr.config.validate import accepts
 from flr.errors import CommandFailed, UserError, nearest
 
 SWEEP_OPTIONS = {"-m", "--multirun"}
@@ -66,7 +68,7 @@ def run_command(work: Callable[[DictConfig], None], config_name: str, exit_on_si
                 overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
                 print(help_page(config_name, compose_command(config_name, overrides)))
             else:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                _run_with_hydra(job, config_name)
     except BrokenPipeError:
         sys.stdout = None  # the reader of the output has ended, as `| head` does
     except UserError as error:
@@ -89,6 +91,19 @@ def run_command(work: Callable[[DictConfig], None], config_name: str, exit_on_si
         sys.exit(130)
 
 
+def _run_with_hydra(job: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run a command's job; add an argument of a constructor that the YAML of its node does not list."""
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except HydraException as error:
+        key = refused_key(error)
+        words = [f"+{word}" if word.partition("=")[0] == key else word for word in sys.argv[1:]]
+        if key is None or words == sys.argv[1:] or not accepts(compose_known(config_name), key):
+            raise
+        sys.argv[1:] = words
+        _run_with_hydra(job, config_name)
+
+
 def check_arguments(words: Sequence[str], command: str) -> None:
     """Check the form of a command line before Hydra parses it.
 
@@ -106,8 +121,19 @@ def check_arguments(words: Sequence[str], command: str) -> None:
                 raise UserError(
                     f"{option} sweeps over trainings only; leave it out, and run flr {command} once per value"
                 )
+        elif before.count("{") > before.count("}") or before.count("[") > before.count("]"):
+            key = before.partition("=")[0]
+            raise UserError(f"{before}: the shell split the value at a blank; put quotes around it: '{key}=...'")
         elif "=" not in word and not word.startswith("~") and before not in OPTIONS_WITH_VALUE:
-            raise UserError(f"'{word}' sets nothing; write KEY=VALUE, as {word.lstrip('+') or 'seed'}=VALUE")
+            raise UserError(f"'{word}' sets nothing; write KEY=VALUE, as {_as_override(word)}")
+
+
+def _as_override(word: str) -> str:
+    """Guess what a word without ``=`` was meant to set."""
+    group = next((group for group in groups() if (CONF / group / f"{word}.yaml").is_file()), None)
+    if group or Path(word).exists():
+        return f"{group or 'run'}={word}"
+    return f"{word.lstrip('+') or 'seed'}=VALUE"
 
 
 def _refuse(text: str) -> NoReturn:

@@ -3,10 +3,10 @@
 import os
 import signal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flr.cli import quiet, run_command
-from flr.config.compose import task_overrides
+from flr.config.compose import model_names, task_overrides
 from flr.config.schema import Train
 from flr.config.validate import check
 from flr.sweeps.grid import SWEEP_ENV, sweep_folder
@@ -34,7 +34,13 @@ def main(cfg: DictConfig) -> None:
         quiet()
         resumed_session(cfg, overrides).run()
         return
-    print(f"Training {cfg.name or cfg.model._target_} on {cfg.data.name}", flush=True)
+    model = str(OmegaConf.select(cfg, "model._target_"))
+    colour = "grey" if OmegaConf.select(cfg, "data.crop.channels") == 1 else "colour"
+    words = f"{model_names().get(model, model)} on {cfg.data.name}, {colour} crops"
+    print(
+        f"Training {f'{cfg.name}, ' if cfg.name else ''}{words} of {OmegaConf.select(cfg, 'data.crop.size')} px",
+        flush=True,
+    )
     # As strict as for a run's own config: what could not be loaded again must not be trained for hours.
     check(cfg, Train, trusted=False)
     from flr.training.session import TrainingSession

@@ -37,7 +37,7 @@ settings.load_profile("few")
 # The server on which the tests track in place of a sqlite file each, an experiment each; see tests/team.py.
 SERVER = os.environ.get("FLR_TEST_TRACKING")
 # The model of which `trained` is the only version: a server's models share their names with those of other tests.
-MODEL = f"synthetic-heatmapfpn-{uuid4().hex}" if SERVER else "synthetic-heatmapfpn"
+MODEL = f"synthetic-heatmap_fpn-{uuid4().hex}" if SERVER else "synthetic-heatmap_fpn"
 
 # A whole run in seconds: the same code paths on small pictures, a narrow net and few faces.
 TINY = (

@@ -5,9 +5,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from flr.config.compose import CONF
+from flr.config.compose import CONF, label_of
 from flr.errors import UserError
-from flr.sweeps.grid import Grid, grid_of, label_of
+from flr.sweeps.grid import Grid, grid_of
 
 
 def grid(*overrides: str) -> Grid:

@@ -214,7 +214,7 @@ def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
     (workspace.path / "boxes.csv").write_text("\n".join(["image,left,top,right,bottom", *rows]))
     predict(workspace, checkpoint, photos, "effect=[blur,mask]", "refine=0")
     out = workspace.path / "out"
-    assert set(np.unique(cv2.imread(str(out / "masks" / "a.png.png"), cv2.IMREAD_UNCHANGED))) > {0}
+    assert set(np.unique(cv2.imread(str(out / "masks" / "a.png"), cv2.IMREAD_UNCHANGED))) > {0}
     shown, plain = cv2.imread(str(out / "pictures" / "b.png.jpg")), cv2.imread(str(photos / "b.png"))
     assert np.abs(shown.astype(int) - plain).max() > 15  # JPEG alone: 3
 

@@ -22,6 +22,20 @@ TYPOS = [
     (["+typo=1"], "typo is not a key of Train"),
     (["--frob"], "--frob: no such option"),
     (["seed"], "'seed' sets nothing; write KEY=VALUE, as seed=VALUE"),
+    (["sepconv"], "as model=sepconv"),
+    (["data={name:", "ibug}"], "put quotes around it: 'data=...'"),
+    (["experiment=flagship"], "did you mean 'records/flagship'"),
+    (["model.width=[8]"], "did you mean 'model.widths'"),
+    (
+        [
+            "objective._target_=flr.objectives.coordinates.L1",
+            "model=sepconv",
+            "~objective.loss",
+            "~objective.centre",
+            "~objective.unit",
+        ],
+        "a loss, not an objective",
+    ),
     (["seed=[1"], "seed=[1: cannot be read as KEY=VALUE"),
     (["+model.dropuot=0.1", "model=sepconv"], "did you mean 'dropout'"),
     (["trainer.max_epochs=many"], "trainer.max_epochs=many: expected"),
@@ -39,6 +53,7 @@ TYPOS = [
     (["trainer.accelerator=cpu", "trainer.strategy=single_device", "trainer.devices=2"], "not 2; set ddp"),
     (["tracking.register=..x/y"], "tracking.register"),
     (["model.widths=[]"], "model.widths"),
+    (["optim.amsgrad=1"], "optim.amsgrad=1: expected true or false"),
     (["objective.loss.epsilon=0"], "objective.loss.epsilon=0: expected"),
     (["model=sepconv", "model._target_=textwrap.TextWrapper"], "FLR_TRUST=textwrap"),
 ]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -43,6 +44,11 @@ def choices(group: str) -> dict[str, DictConfig]:
     return {name: node for name, node in nodes.items() if not OmegaConf.missing_keys(node)}  # type: ignore[misc]
 
 
+def model_names() -> dict[str, str]:
+    """Map the class of each model in ``conf/model/``, as ``flr.models.sepconv.SepConv``, to its name there."""
+    return {str(node.get("_target_")): name for name, node in choices("model").items()}
+
+
 def chosen(group: str) -> str:
     """Return the choice of a group that is in effect."""
     return str(HydraConfig.get().runtime.choices[group])
@@ -65,6 +71,12 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def task_overrides() -> list[str]:
     """Return the overrides of the command line, without those of Hydra's own config."""
     return list(HydraConfig.get().overrides.task)
+
+
+def store_words(overrides: Sequence[str]) -> str:
+    """Return what another command must repeat of some overrides to find the same runs, each with a blank before it."""
+    keys = ("tracking.uri", "tracking.experiment", "paths.output_dir")
+    return "".join(f" {shlex.quote(word)}" for word in overrides if key_of(word) in keys)
 
 
 def refine_passes(cfg: DictConfig) -> int:
@@ -90,6 +102,14 @@ def key_of(override: str) -> str:
 def under(key: str, places: Collection[str]) -> bool:
     """Return whether a dotted key is one of some keys, or lies below one of them."""
     return any(key == place or key.startswith(place + ".") for place in places)
+
+
+def label_of(overrides: Sequence[str], keys: Collection[str]) -> str:
+    """Name a job by what varies: ``model=sepconv optim.lr=1e-3 seed=1`` is ``sepconv lr 1e-3 seed 1``."""
+    known = set(groups())
+    pairs = [(key_of(word), word.partition("=")[2]) for word in overrides if key_of(word) in keys]
+    pairs.sort(key=lambda pair: pair[0] not in known)
+    return " ".join(value if key in known else f"{key.rpartition('.')[2]} {value}" for key, value in pairs)
 
 
 # -- plain values ------------------------------------------------------------------------------------------------------
@@ -158,9 +178,8 @@ def explain(error: Exception, config_name: str) -> str:
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
         text += " " + " ".join(str(error).split())
-    if found := re.search(r"Could not (?:override|append to config|delete from config)[. ]+'?([\w.@/]+)'?", text):
-        key = found[1]
-        fix = "+KEY=VALUE adds a key that a target accepts"
+    if key := refused_key(UserError(text)):
+        fix = "+KEY=VALUE adds an entry to a mapping"
         if config_name == "reproduce":
             fix = f"reproduce runs an experiment unchanged, flr train experiment=NAME {key}=VALUE trains a variant"
         return f"no config key '{key}'{nearest(key, _known_keys(config_name))}; {fix}"
@@ -168,22 +187,40 @@ def explain(error: Exception, config_name: str) -> str:
         r"Could not (?:find|load) '([\w/]+)'(?:.*?Available options in '[\w/]+': (.*?)(?: Config search|$))?", text
     ):
         group, _, choice = found[1].rpartition("/")
-        options = (found[2] or "").split() or [file.stem for file in (CONF / group).glob("*.yaml") if group]
+        options = (found[2] or "").split() or _choices_below(group)
+        nested = [option for option in options if option.rpartition("/")[2] == choice]
         return f"no config '{found[1]}'" + (
-            nearest(choice, options) if options else f"; see the folders of {CONF.name}/"
+            nearest(choice, nested or options) if options else f"; see the folders of {CONF.name}/"
         )
     if found := re.search(r"Could not override '([\w.@/]+)'. No match in the defaults list", text):
         return f"no config group '{found[1]}'{nearest(found[1], groups())}"
     return text
 
 
-def _known_keys(config_name: str) -> list[str]:
+def _choices_below(group: str) -> list[str]:
+    """List the choices of a group and of the folders below it, as ``records/flagship``."""
+    folder = CONF / group
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml") if group]
+
+
+def refused_key(error: Exception) -> str | None:
+    """Return the key that Hydra did not find in the config, if that is what its error says."""
+    found = re.search(r"Could not (?:override|append to config|delete from config)[. ]+'?([\w.@/]+)'?", str(error))
+    return found[1] if found else None
+
+
+def compose_known(config_name: str) -> DictConfig:
+    """Compose a command's config from the group choices of the command line alone."""
     known = groups()
-    choices = [word for word in sys.argv[1:] if word.split("=")[0] in known and "," not in word]
+    choices = [word for word in sys.argv[1:] if "=" in word and key_of(word) in known and "," not in word]
     try:
-        cfg = compose_command(config_name, choices)
+        return compose_command(config_name, choices)
     except HydraException:  # one of the choices is what is wrong
-        cfg = compose_command(config_name, [])
-    own = [group for group in known if group in cfg.hydra.runtime.choices]
+        return compose_command(config_name, [])
+
+
+def _known_keys(config_name: str) -> list[str]:
+    cfg = compose_known(config_name)
+    own = [group for group in groups() if group in cfg.hydra.runtime.choices]
     keys = [key for key, _ in flat(OmegaConf.to_container(cfg))]
     return [*own, *(key for key in keys if not key.startswith("hydra.") or key.startswith("hydra.launcher."))]

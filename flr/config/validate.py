@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import fields
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flr.config.compose import plain
 from flr.config.describe import describe_type
@@ -103,6 +103,15 @@ def check_without_tracker(cfg: DictConfig, schema: type) -> None:
     without_tracker = cfg.copy()
     without_tracker.tracking = None
     check(without_tracker, schema)
+
+
+def accepts(cfg: DictConfig, key: str) -> bool:
+    """Return whether a key names an argument of the constructor of its node that the node does not list."""
+    path, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, path) if path else None
+    if not isinstance(node, DictConfig) or "_target_" not in node or name in node:
+        return False
+    return name in inspect.signature(resolve(node._target_, path, trusted=True)).parameters
 
 
 def check_launcher(config: DictConfig) -> None:

@@ -13,6 +13,7 @@ from flr import MAX_PIXELS
 from flr.errors import UserError
 from flr.files import opened
 
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jp2"}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

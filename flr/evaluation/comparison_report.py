@@ -5,6 +5,7 @@ import html
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -22,13 +23,16 @@ from flr.evaluation.results import (
     group_runs,
     mean_and_deviation,
     notes_on,
+    number_of,
     read_results,
+    with_current_names,
 )
 from flr.files import writing
-from flr.reporting.figures import ced_figure, cost_figure, png, short
-from flr.reporting.html import document, embed, grid, listed, notes
+from flr.reporting.figures import ced_figure, cost_figure, short, svg
+from flr.reporting.html import Cell, document, grid, listed, notes
 from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
 from flr.tracking.connection import StoredRun, connect, find_runs, get_run
+from flr.tracking.pages import run_page, server_hint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,6 +80,7 @@ def select_runs(cfg: DictConfig, client: "MlflowClient") -> list[StoredRun]:
         found = [get_run(client, run_id) for run_id in dict.fromkeys(cfg.runs)]
     else:
         found = find_runs(client, str(cfg.tracking.experiment))
+    found = with_current_names(found)
     if found and cfg.where:
         selected = filter_runs(found, cast(dict[str, Any], OmegaConf.to_container(cfg.where)))
     else:
@@ -148,8 +153,25 @@ def groups_table(section: Section, keys: Sequence[str], metric: str) -> TextTabl
         cells = [group.name, str(seeds) if seeds == len(group.runs) else f"{seeds} ({len(group.runs)} runs)"]
         cells += [_cell(group.values(name), "{:.2f}".format) for name in _shown(metric)]
         rows.append(cells + [_cell(group.logged(name), short) for name in COSTS])
+    means = [section.baseline(name) for name in _shown(metric)]
+    rows.append(
+        ["mean face, no model", "-", *("-" if mean is None else f"{mean:.2f}" for mean in means), *"-" * len(COSTS)]
+    )
     percents = [f"{name.upper()}, %" for name in _shown(metric)]
     return TextTable([" / ".join(keys), "seeds", *percents, *COSTS.values()], rows)
+
+
+def runs_table(section: Section, metric: str, uri: str) -> tuple[list[str], list[list[Cell]]]:
+    """Make the head and rows of the table of the runs, each with the link to its page in MLflow."""
+    rows: list[list[Cell]] = []
+    for group in section.groups:
+        for result, value in zip(group.runs, group.values(metric), strict=True):
+            run = result.run
+            commit = str(run.get("commit") or "-")[:10] + (" with changes" if run.get("dirty") == "true" else "")
+            link = run_page(uri, run.experiment_id, run.run_id)
+            date = f"{datetime.fromtimestamp(run.started):%Y-%m-%d %H:%M}"
+            rows.append([group.name, (run.name, link), str(run.get("seed")), f"{value:.2f}", commit, date])
+    return ["group", "run", "seed", f"{metric.upper()}, %", "commit", "started"], rows
 
 
 def pairs_table(pairs: Sequence[TestedPair], metric: str) -> TextTable:
@@ -186,7 +208,8 @@ def write_tables(section: Section, tested: Sequence[TestedPair], metric: str, fo
         groups.append(row)
         for i, result in enumerate(group.runs):
             identity = {"group": group.name, "run": result.run.run_id, "name": result.run.name, "seed": group.seeds[i]}
-            costs = {name: result.run.metrics.get(name, "") for name in COSTS}
+            numbers = {name: number_of(result.run, name) for name in COSTS}
+            costs = {name: "" if number is None else number for name, number in numbers.items()}
             origin = {name: result.run.get(name) or "" for name in ORIGIN} | {"minutes": round(result.run.minutes, 2)}
             runs.append(protocol | identity | {name: values[i] for name, values in columns.items()} | costs | origin)
     pairs = [
@@ -212,7 +235,7 @@ def figures(section: Section) -> str:
     if any(costs.values()):
         nme = {group.name: mean_and_deviation(group.values("nme")) for group in section.groups}
         found.append(("NME against cost", cost_figure(nme, costs)))
-    return "".join(embed(png(figure), "png", title) for title, figure in found)
+    return "".join(f"<figure>{svg(drawn)}<figcaption>{title}</figcaption></figure>" for title, drawn in found)
 
 
 class ComparisonReport:
@@ -237,7 +260,13 @@ class ComparisonReport:
         cfg = self.cfg
         client = connect(str(cfg.tracking.uri), create=False)
         with tempfile.TemporaryDirectory(prefix="flr-compare-") as copies:
-            tested, skipped = read_results(client, select_runs(cfg, client), cfg.runs is not None, Path(copies))
+            selected = select_runs(cfg, client)
+            if cfg.runs is None and not cfg.where:
+                print(
+                    f"All {len(selected)} runs of the experiment {cfg.tracking.experiment}, pooled by {', '.join(self.keys)}; "
+                    "narrow them by 'where={data: NAME}' or runs=[ID,ID]"
+                )
+            tested, skipped = read_results(client, selected, cfg.runs is not None, Path(copies))
             sections, repeated = group_runs(tested, self.keys, cfg.metric)
             skipped += repeated
             pairs = tested_pairs(sections, cfg)
@@ -256,7 +285,9 @@ class ComparisonReport:
         with writing(folder / "comparison.md") as partial_file:
             partial_file.write_text(f"{self._markdown}{method}\n", encoding="utf-8")
         with writing(folder / "comparison.html") as partial_file:
-            partial_file.write_text(document(self.title, f"{self._html}<p>{method}</p>"), encoding="utf-8")
+            partial_file.write_text(
+                document(self.title, f"{self._html}<p>{method}</p>", sortable=True), encoding="utf-8"
+            )
         return folder / "comparison.html"
 
     def _add_section(
@@ -268,15 +299,20 @@ class ComparisonReport:
             remarks.append(f"not compared with the other protocols: they differ in {differing_parts(sections)}")
         tables = [groups_table(section, self.keys, self.cfg.metric)]
         tables += [pairs_table(pairs, self.cfg.metric)] if pairs else []
-        print(section.protocol)
+        print(f"{section.protocol}\n{section.words}")
         for table in tables:
             print_table(table)
         print("".join(f"note: {line}\n" for line in remarks), end="")
         write_tables(section, pairs, self.cfg.metric, folder, suffix)
-        self._markdown += "\n".join([f"## {section.protocol}\n", *map(markdown_table, tables), ""])
+        self._markdown += "\n".join([f"## {section.protocol}\n\n{section.words}\n", *map(markdown_table, tables), ""])
         self._markdown += "".join(f"- {line}\n" for line in remarks) + "\n"
-        self._html += f"<h2>{html.escape(section.protocol)}</h2>{notes(remarks)}"
+        self._html += f"<h2>{html.escape(section.protocol)}</h2><p>{html.escape(section.words)}</p>{notes(remarks)}"
         self._html += "".join(grid(table.rows, table.head) for table in tables) + figures(section)
+        head, rows = runs_table(section, self.cfg.metric, str(self.cfg.tracking.uri))
+        hint = server_hint(str(self.cfg.tracking.uri))
+        self._html += (
+            "<h3>Runs</h3>" + (f"<p>The links need: {html.escape(hint)}</p>" if hint else "") + grid(rows, head)
+        )
 
     def _add_skipped(self, skipped: Sequence[str]) -> None:
         """Name the runs that are not compared, and why."""

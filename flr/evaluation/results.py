@@ -6,12 +6,13 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flr.config.compose import model_names
 from flr.errors import UserError, nearest
 from flr.evaluation.comparison import better, face_scores
 from flr.metrics.functional import percent_mean
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 # Keys of evaluation.json in which two protocols can differ.
 PROTOCOL_PARTS = ("form", "scheme", "normaliser", "policy", "held_out", "counts", "fingerprint")
 # Parameters that describe where and for whom a run ran.
-NO_SETTING = ("run", "name", "seed", "overrides", "callbacks.", "hardware.", "paths.", "tracking.", "version.",
+NO_SETTING = ("run", "name", "seed", "overrides", "callbacks.", "hardware.", "cost.", "paths.", "tracking.", "version.",
               "data.root", "data.workers")  # fmt: skip
+SOURCES = {
+    "truth": "the box around the true points", "file": "the dataset's own box", "haar": "the box of a Haar detector",
+    "picture": "the whole image",
+}  # fmt: skip
 READERS = 8  # runs that are read at the same time
 MAX_NAMED = 6  # parameters that a note lists
 
@@ -38,6 +43,7 @@ class TestedRun:
         parts: Its `PROTOCOL_PARTS`.
         faces: (N,) names, sorted.
         nme: (N,) shares, in that order; NaN where undefined.
+        baseline: (N,) shares of the mean face; None where errors.csv does not hold them.
         persons: (N,) the person, clip or photo of each face; None where errors.csv does not name them.
     """
 
@@ -46,6 +52,7 @@ class TestedRun:
     parts: dict[str, Any]
     faces: np.ndarray
     nme: np.ndarray
+    baseline: np.ndarray | None
     persons: np.ndarray | None
 
 
@@ -65,8 +72,9 @@ class Group:
         return np.nanmean(self.face_scores(metric), axis=1).tolist()
 
     def logged(self, name: str) -> list[float]:
-        """Return a logged metric of those runs that have it."""
-        return [tested.run.metrics[name] for tested in self.runs if name in tested.run.metrics]
+        """Return a logged metric or cost of those runs that have it."""
+        values = [number_of(tested.run, name) for tested in self.runs]
+        return [value for value in values if value is not None]
 
     @property
     def seeds(self) -> list[str]:
@@ -98,9 +106,37 @@ class Section:
                 )
         return None if persons is None or len(np.unique(persons)) < 2 else persons
 
+    def baseline(self, metric: str) -> float | None:
+        """Return a metric of the mean face, percent, the mean of the runs that know it."""
+        known = [run.baseline for group in self.groups for run in group.runs if run.baseline is not None]
+        return float(np.nanmean(face_scores(np.stack(known), metric))) if known else None
+
+    @property
+    def words(self) -> str:
+        """Explain the protocol in sentences."""
+        parts = self.groups[0].runs[0].parts
+        counts, source = parts["counts"] or {}, str(parts["policy"]).partition("-")[0]
+        held_out = " and ".join(f"{share:.0%} for {part}" for part, share in (parts["held_out"] or {}).items())
+        text = (
+            f"Every model is tested once on the {counts.get('test')} test faces of {parts['form']}, after training on "
+            f"{counts.get('train')} and being selected on {counts.get('val')} validation faces"
+            + (f" ({held_out} were held out of the training faces). " if held_out else ". ")
+        )
+        return text + (
+            f"Its error is the mean distance to the {parts['scheme']} points, divided by the {parts['normaliser']} size of "
+            f"the face and averaged over points and faces. Each crop follows {SOURCES.get(source, source)} "
+            f"({parts['policy']}). Only numbers with the same data fingerprint, {parts['fingerprint']}, are compared."
+        )
+
     def group(self, name: str) -> Group | None:
         """Return the group of a name, if there is one."""
         return next((group for group in self.groups if group.name == name), None)
+
+
+def number_of(run: StoredRun, name: str) -> float | None:
+    """Return a metric of a run, or a cost, which is a parameter (in flr 0.1 a metric)."""
+    value = run.metrics.get(name, run.params.get(name.replace("/", ".")))
+    return None if value is None else float(value)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
@@ -109,6 +145,15 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def with_current_names(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """Return runs of which those of flr 0.1, tagged with the model's class, have the model's name in ``conf/model/``."""
+    names = {target.rpartition(".")[2]: name for target, name in model_names().items()}
+    return [
+        replace(run, tags=run.tags | {"model": names[run.tags["model"]]}) if run.tags.get("model") in names else run
+        for run in runs
+    ]
 
 
 def filter_runs(runs: Sequence[StoredRun], where: Mapping[str, Any]) -> list[StoredRun]:
@@ -189,11 +234,14 @@ def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> TestedR
         raise UserError(f"evaluation.json is damaged or of another version of flr ({error})") from error
     try:
         with fetch(client, run, "errors.csv", folder).open(newline="", encoding="utf-8") as file:
-            rows = sorted((row["face"], float(row["nme"]) / 100, row.get("group")) for row in csv.DictReader(file))
+            rows = sorted(
+                (row["face"], float(row["nme"]) / 100, row.get("group"), float(row.get("baseline_nme") or "nan") / 100)
+                for row in csv.DictReader(file)
+            )
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"errors.csv is damaged ({error})") from error
-    faces, nme = np.array([face for face, _, _ in rows]), np.array([value for _, value, _ in rows])
-    groups = [person for _, _, person in rows if person is not None]
+    faces, nme, baseline = (np.array([row[column] for row in rows]) for column in (0, 1, 3))
+    groups = [row[2] for row in rows if row[2] is not None]
     if groups and len(groups) < len(rows):
         raise UserError("errors.csv is damaged (a row is cut before its group)")
     if len(np.unique(faces)) < len(faces):
@@ -201,7 +249,8 @@ def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> TestedR
     mean, logged = percent_mean(nme), run.metrics["test/nme"]
     if not math.isclose(mean, logged, rel_tol=1e-3):
         raise UserError(f"errors.csv gives an NME of {mean:.3f}, test/nme is {logged:.3f}: not of one evaluation")
-    return TestedRun(run, protocol, parts, faces, nme, np.array(groups) if groups else None)
+    known = None if np.isnan(baseline).all() else baseline
+    return TestedRun(run, protocol, parts, faces, nme, known, np.array(groups) if groups else None)
 
 
 # -- grouping ----------------------------------------------------------------------------------------------------------
@@ -277,7 +326,9 @@ def notes_on(section: Section, keys: Sequence[str]) -> list[str]:
     if varied := sorted({key for group in section.groups for key in _varied(group, keys)}):
         more = f" and {len(varied) - MAX_NAMED} more" if len(varied) > MAX_NAMED else ""
         pooled = f"group={','.join(keys)} pools runs that differ in more than the seed"
-        lines.append(f"{pooled}: {', '.join(varied[:MAX_NAMED])}{more}")
+        lines.append(
+            f"{pooled}: {', '.join(varied[:MAX_NAMED])}{more}; group=[{','.join([*keys, varied[0]])}] tells them apart"
+        )
     machines = {
         ", ".join(result.run.params.get(f"hardware.{part}", "unknown") for part in ("cpu", "gpu"))
         for group in section.groups

@@ -31,7 +31,6 @@ class StoredModel:
         folder: Folder of the run.
         path: The checkpoint.
         training: The ``flr`` part of the checkpoint.
-        step: Step at which it was written.
     """
 
     module: LandmarkModule
@@ -40,7 +39,6 @@ class StoredModel:
     folder: RunFolder
     path: Path
     training: Mapping[str, Any]
-    step: int
 
 
 def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
@@ -69,8 +67,7 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
     module, data = restore(config, checkpoint, path, Augment())
     if cfg.tta is not None:
         module.tta = cfg.tta
-    folder, step = RunFolder(path.parent.parent), int(checkpoint["global_step"])
-    return StoredModel(module, data, config, folder, path, checkpoint["flr"], step)
+    return StoredModel(module, data, config, RunFolder(path.parent.parent), path, checkpoint["flr"])
 
 
 def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, scheme: str | None) -> Any:
@@ -115,7 +112,7 @@ def evaluate(stored: StoredModel, split: str, refine: int, output: Path, device:
         )
         tracker.attach(note["run_id"])
         with translate_auth_errors(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
-            log_result(result, tracker, where, stored.step, prefix="" if repeated else f"{where.name}/")
+            log_result(result, tracker, where, prefix="" if repeated else f"{where.name}/")
             tracker.save()
     return result, where
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from flr.data.images import read_image
+from flr.data.images import IMAGE_SUFFIXES, read_image
 from flr.errors import UserError
 from flr.inference.landmarker import MAX_SIDE
 from flr.inference.writer import JOURNAL
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jp2"}
 STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 MAX_NAME = 240  # bytes: the names of result files are longer, and file systems allow 255
 DEFAULT_RATE = 25.0  # frames a second, where a video states no plausible rate

@@ -21,6 +21,7 @@ from flr.data.boxes import BoxPolicy
 from flr.data.formats.coco import document_text
 from flr.data.formats.label_csv import prediction_rows
 from flr.data.formats.pts import pts_text
+from flr.data.images import IMAGE_SUFFIXES
 from flr.errors import UserError
 from flr.files import telling, writing
 from flr.inference.effects.base import Effect, apply
@@ -259,8 +260,10 @@ class PredictionWriter:
             aside.write_bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
 
     def _path(self, kind: str, name: str, face: int | None, suffix: str) -> Path:
-        # The suffix is appended: a.jpg and a.png must not become one file.
         path = self.folder / kind / name
+        # Two images must not become one file: only a.jpg is saved as a.jpg, a.png as a.png.jpg, a.png.jpg as a.png.jpg.jpg.
+        if face is None and path.suffix == suffix and Path(path.stem).suffix.lower() not in IMAGE_SUFFIXES:
+            return path
         return path.with_name(f"{path.name}{'' if face is None else f'-{face}'}{suffix}")
 
 

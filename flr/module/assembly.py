@@ -28,6 +28,9 @@ def assemble(
         crop: What the model is given of an image.
         mean_face: (K, 2) crop pixels, the baseline.
         weights_follow: Whether the weights of a checkpoint will be loaded, so that no pretrained ones are downloaded.
+
+    Raises:
+        UserError: The objective is a bare loss, or does not fit the model.
     """
     from flr.module.landmark_module import (
         LandmarkModule,  # torch: commands import this module before they show their help
@@ -36,9 +39,15 @@ def assemble(
     model = dict(cfg.model)
     if weights_follow and "pretrained" in model:
         model["pretrained"] = False
+    objective = build(cfg.objective)
+    if not hasattr(objective, "takes"):
+        raise UserError(
+            f"objective._target_={cfg.objective._target_}: a loss, not an objective; set "
+            "objective._target_=flr.objectives.coordinates.Coordinates, and this class as objective.loss._target_"
+        )
     return LandmarkModule(
         net=build(model, points=len(scheme), channels=crop.channels, size=crop.size),
-        objective=build(cfg.objective),
+        objective=objective,
         scheme=scheme,
         size=crop.size,
         mean_face=mean_face,

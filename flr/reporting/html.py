@@ -11,15 +11,41 @@ th, td { padding: .15em 1em .15em 0; vertical-align: top; border-bottom: 1px sol
 td:first-child { white-space: pre-wrap; color: #555 } img { max-width: 100%; margin: .5em 0 1.5em }
 .note { background: #fff4d6; padding: .3em .8em; margin: .3em 0 }
 figure { display: inline-block; margin: 0 1em 1em 0 } figure img { margin: 0; display: block } figcaption { color: #555 }
+th.sorts { cursor: pointer } svg { max-width: 100%; height: auto }
+@media print { body { max-width: none; margin: 0; font-size: 11px } tr, figure, svg { break-inside: avoid } }
 """
+# Sorts a table by the column whose head is clicked, by its first number where it has one; the second click reverses.
+SORT = """
+for (const head of document.querySelectorAll("th")) {
+  head.className = "sorts"; head.title = "sort"
+  head.onclick = () => {
+    const table = head.closest("table"), column = head.cellIndex, down = head.dataset.down = -(head.dataset.down || -1)
+    const units = {k: 1e3, M: 1e6, G: 1e9}
+    const value = row => {
+      const text = row.cells[column].textContent, found = text.match(/^([+-]?[\\d.]+)(?: ([kMG]))?/)
+      return found ? found[1] * (units[found[2]] || 1) : text
+    }
+    const compare = (a, b) => typeof a === typeof b ? (a > b) - (a < b) : typeof a === "number" ? -1 : 1
+    const rows = [...table.rows].slice(1).sort((a, b) => down * compare(value(a), value(b)))
+    rows.forEach(row => row.parentNode.append(row))
+  }
+}
+"""
+Cell = str | tuple[str, str]  # a text, or a text and the address that it links to
 
 
-def document(title: str, body: str) -> str:
-    """Make a page of a title, plain text, and a body, HTML."""
+def document(title: str, body: str, sortable: bool = False) -> str:
+    """Make a page of a title, plain text, and a body, HTML.
+
+    Args:
+        title: Plain text.
+        body: HTML.
+        sortable: Whether a click on a column's head sorts its table, the only script of a page.
+    """
     name = html.escape(title)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
-        f"<h1>{name}</h1>{body}</html>\n"
+        f"<h1>{name}</h1>{body}{f'<script>{SORT}</script>' if sortable else ''}</html>\n"
     )
 
 
@@ -28,11 +54,17 @@ def embed(data: bytes, kind: str, text: str) -> str:
     return f'<img alt="{html.escape(text)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
-def grid(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Make a table of plain text."""
+def grid(rows: Iterable[Sequence[Cell]], head: Sequence[str] = ()) -> str:
+    """Make a table of plain text and links."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = ("".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in rows)
+    lines = ("".join(f"<td>{_cell(cell)}</td>" for cell in line) for line in rows)
     return f"<table>{f'<tr>{top}</tr>' if head else ''}{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return html.escape(cell)
+    return f'<a href="{html.escape(cell[1])}">{html.escape(cell[0])}</a>'
 
 
 def notes(lines: Iterable[str]) -> str:

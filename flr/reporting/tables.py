@@ -24,20 +24,28 @@ MAX_WIDTH = 40  # characters of a cell, above which its column wraps
 
 
 def print_table(table: TextTable) -> None:
-    """Print a table, wider than the terminal where run ids and column names would be split."""
+    """Print a table: as wide as the terminal at most, and in a pipe or file so wide that nothing is split."""
     # rich takes a tenth of a second, and most commands print no table.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
     shown, needed = Table(), 1
     for i, column in enumerate(zip(table.head, *table.rows, strict=True)):
         width = max(map(len, column))
-        shown.add_column(column[0], justify="right" if i else "left", overflow="fold", no_wrap=width <= MAX_WIDTH)
+        shown.add_column(
+            column[0],
+            justify="right" if i else "left",
+            overflow="fold",
+            no_wrap=width <= MAX_WIDTH and not console.is_terminal,
+        )
         needed += min(width, MAX_WIDTH) + 3
     for row in table.rows:
         shown.add_row(*map(Text, row))
-    Console(width=max(Console().width, needed)).print(shown)
+    if not console.is_terminal:
+        console.width = max(console.width, needed)
+    console.print(shown)
 
 
 def markdown_table(table: TextTable) -> str:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from flr.cli import exit_on_error, exit_stack, quiet
 from flr.config.compose import key_of, under
-from flr.config.validate import check_launcher
+from flr.config.validate import accepts, check_launcher
 from flr.errors import UserError
 from flr.sweeps.grid import SWEEP_ENV, grid_of
 
@@ -46,6 +46,10 @@ def start_sweep(config: DictConfig) -> None:
         return  # ranks of torchrun have no common parent, and a resumed run has its own sweep
     if varied := [key for key in grid.values if under(key, CONSTANT)]:
         raise UserError(f"{varied[0]} cannot vary in a sweep, which is one table in one place; set it to one value")
+    words = config.hydra.overrides.task
+    for i, word in enumerate(words):
+        if key_of(word) in grid.values and accepts(config, word.partition("=")[0]):
+            words[i] = f"+{word}"
     overrides = config.hydra.overrides.hydra
     if any(key_of(word) == "hydra.sweep.dir" for word in overrides):
         folder = Path(config.hydra.sweep.dir).absolute()

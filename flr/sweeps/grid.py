@@ -1,7 +1,7 @@
 """Expand a sweep's overrides to its jobs, and name the jobs."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from flr.config.compose import CONF, groups, key_of
+from flr.config.compose import CONF, key_of
 from flr.errors import UserError
 
 # Environment variable of a job: the id of the sweep's MLflow run, a slash, and the job's number.
@@ -74,14 +74,6 @@ def _expand(overrides: Sequence[Override]) -> list[list[str]]:
             values = [override.get_value_element_as_str()]
         choices[key] = [f"{key}={value}" for value in values]
     return [list(job) for job in itertools.product(*choices.values())]
-
-
-def label_of(overrides: Sequence[str], keys: Collection[str]) -> str:
-    """Name a job by what varies: ``model=sepconv optim.lr=1e-3 seed=1`` is ``sepconv lr 1e-3 seed 1``."""
-    known = set(groups())
-    pairs = [(key_of(word), word.partition("=")[2]) for word in overrides if key_of(word) in keys]
-    pairs.sort(key=lambda pair: pair[0] not in known)
-    return " ".join(value if key in known else f"{key.rpartition('.')[2]} {value}" for key, value in pairs)
 
 
 def sweep_folder() -> Path | None:

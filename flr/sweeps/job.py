@@ -20,13 +20,12 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback
 
 from flr.cli import quiet
-from flr.config.compose import key_of, task_overrides, under
+from flr.config.compose import key_of, label_of, task_overrides, under
 from flr.config.instantiate import build
 from flr.config.schema import RESULT_NEUTRAL_KEYS, Train
 from flr.config.validate import check
 from flr.errors import CommandFailed, UserError
 from flr.module.checkpoints import RunFolder, find_run, load_last
-from flr.sweeps.grid import label_of
 from flr.sweeps.record import CRASHED, MAX_TAG, REFUSED, connect_with_retry, parent_tracker
 from flr.tracking.connection import PREFIX, StoredRun, find_runs, first_line, get_run
 from flr.tracking.provenance import code_digest
@@ -105,7 +104,7 @@ class Job(ChildRun):
         super().__init__(cfg, sweep_run)
         sweep_tags = get_run(self._tracker.client, sweep_run).tags
         self._sweep, keys = sweep_tags["sweep"], json.loads(sweep_tags["keys"])
-        self.label = label_of(list(overrides), keys) or default_name(cfg)
+        self.label = label_of(list(overrides), keys) or default_name(cfg, overrides)
         # SLURM starts a requeued job again under the same id.
         self._attempt = ".".join(os.environ.get(f"SLURM_{key}", "") for key in ("JOB_ID", "RESTART_COUNT"))
         counted = [word for word in overrides if key_of(word) in keys and under(key_of(word), RESULT_NEUTRAL_KEYS)]

@@ -19,11 +19,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
-from flr.config.compose import key_of, under
+from flr.config.compose import key_of, label_of, under
 from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
 from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
-from flr.sweeps.grid import Grid, label_of
+from flr.sweeps.grid import Grid
 from flr.tracking.connection import GRID, PREFIX, ServerUnavailable, find_runs, get_run, translate_auth_errors
 from flr.tracking.tracker import Tracker
 
@@ -108,11 +108,11 @@ class SweepRecord:
         self.tracker.open()
         previous = find_runs(self.tracker.client, self.tracker.experiment, self._query, sweeps=True)
         title = f"{cfg.name}: " if cfg.name else ""
-        title += f"sweep {grid.preset}" if grid.preset else f"sweep of {', '.join(grid.values) or 'one'}"
+        keys = ", ".join(key.rpartition(".")[2] for key in grid.values)
+        title += f"sweep {grid.preset or keys or 'one'}"
         if not grid.values.keys() & {"data", "experiment"}:
             title += f" on {cfg.data.name}"
-        keys = json.dumps(list(grid.values))
-        tags = {GRID: str(grid)[:MAX_TAG], "keys": keys, "folder": str(folder), "sweep": name}
+        tags = {GRID: str(grid)[:MAX_TAG], "keys": json.dumps(list(grid.values)), "folder": str(folder), "sweep": name}
         self.tracker.start(title, tags, previous[-1].run_id if previous else None)
         if previous:
             self.tracker.untag(*(key for key in previous[-1].tags if key.startswith("job.")))
@@ -180,8 +180,18 @@ class SweepRecord:
             write_csv(self.folder / "table.csv", [asdict(row) for row in rows])
             self.tracker.file(self.folder / "table.csv")  # MLflow cuts a long description
         self.tracker.describe(f"{summary}\n\n{markdown_table(table)}")
-        counts = {"jobs/all": len(rows), "jobs/finished": finished, "jobs/failed": len(rows) - finished}
-        self.tracker.log_metrics(counts)
+        self.tracker.tag(jobs=summary)
+        print(self.tracker.pages())
+        if finished > 1:
+            words = (
+                f"'where={{sweep: {self.name}}}' group={self._group()} tracking.experiment={self.tracker.experiment}"
+            )
+            print(f"Compare its jobs: python -m flr.compare {words}")
+
+    def _group(self) -> str:
+        """Return what the jobs are compared by: all that varies but the seed, as a value of ``group=``."""
+        keys = [key for key in self.grid.values if key != "seed"] or ["model"]
+        return keys[0] if len(keys) == 1 else f"[{','.join(keys)}]"
 
     def discard_unused(self) -> None:
         """Delete the run if no job ever started, where this account may delete."""

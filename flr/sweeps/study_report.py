@@ -128,4 +128,4 @@ class StudyReport:
         """Print the table and the summary."""
         print_table(self.table())
         print(self.summary().replace("\n\n", "\n"))
-        print(f"run {self.tracker.run_id}  {self.folder}")
+        print(f"run {self.tracker.run_id}  {self.folder}\n{self.tracker.pages()}")

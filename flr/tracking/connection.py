@@ -170,6 +170,8 @@ class StoredRun:
         metrics: The last value of each.
         minutes: Wall time from the first start to the end; 0 where the run has not ended.
         artifacts: Address of the run's files.
+        experiment_id: Id of its experiment.
+        started: Time of its first start, seconds since 1970.
     """
 
     run_id: str
@@ -180,6 +182,8 @@ class StoredRun:
     metrics: dict[str, float]
     minutes: float
     artifacts: str
+    experiment_id: str
+    started: float
 
     def get(self, key: str) -> str | None:
         """Return the tag of a name, or else the parameter."""
@@ -268,7 +272,7 @@ def _stored(run: Any) -> StoredRun:
     minutes = (info.end_time - info.start_time) / 60_000 if info.end_time else 0.0
     return StoredRun(
         info.run_id, info.run_name, info.status, tags, dict(run.data.params), dict(run.data.metrics), minutes,
-        info.artifact_uri,
+        info.artifact_uri, info.experiment_id, info.start_time / 1000,
     )  # fmt: skip
 
 

@@ -1,12 +1,15 @@
 """Record where a number came from: code, lock, versions, hardware, process."""
 
 import functools
+import getpass
 import hashlib
 import importlib.util
 import os
 import platform
+import re
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -113,6 +116,18 @@ def _driver() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.split("\n")[0].strip()
+
+
+def source_tags(commit: str) -> dict[str, str]:
+    """Return the tags that MLflow shows as a run's Source and User."""
+    try:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        user = "unknown"
+    program = Path(sys.argv[0]).stem
+    source = f"flr.{program}" if program in ("train", "tune") else "flr"
+    tags = {"mlflow.source.name": source, "mlflow.source.type": "LOCAL", "mlflow.user": user}
+    return tags | ({"mlflow.source.git.commit": commit} if re.fullmatch("[0-9a-f]{40}", commit) else {})
 
 
 def process_tag() -> dict[str, str]:

@@ -21,7 +21,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 import flr
-from flr.errors import UserError
+from flr.errors import UserError, nearest
 from flr.tracking.connection import database_lock, first_line, pages
 
 MODEL_NAME = r"(?=.*\w)[\w. -]{1,200}"
@@ -127,7 +127,13 @@ def run_of(client: MlflowClient, reference: str) -> str:
         else:
             found = client.get_model_version(name, number)
     except MlflowException as error:
-        raise UserError(f"run={reference}: {first_line(error)}; fix it or set tracking.uri") from error
+        names = [model.name for model in pages(client.search_registered_models)]
+        if name not in names:
+            known = nearest(name, names) if names else " (none is registered there)"
+            reason = f"no registered model '{name}'{known}"
+        else:
+            reason = first_line(error)
+        raise UserError(f"run={reference}: {reason}; fix it or set tracking.uri") from error
     if not found.run_id:
         raise UserError(f"run={reference}: no run made this version; name a run")
     return str(found.run_id)

@@ -19,7 +19,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from flr.errors import UserError
 from flr.tracking.connection import PREFIX, SQLITE, connect, database_lock, first_line, translate_auth_errors
-from flr.tracking.provenance import process_alive, process_tag
+from flr.tracking.pages import VIEW_TAG, experiment_page, run_page, server_hint, view_state
+from flr.tracking.provenance import process_alive, process_tag, source_tags
 from flr.tracking.queue import OfflineQueue
 from flr.tracking.registry import MODEL_NAME
 
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 
 MAX_DESCRIPTION = 4900  # characters: tags of some servers take 5000
 FLUSH_SECONDS = 5.0
-# With it, MLflow's UI shows training charts for the experiment, not chat traces.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", VIEW_TAG: view_state()}
 
 
 class Tracker(Logger):
@@ -79,8 +79,9 @@ class Tracker(Logger):
             else:
                 self.experiment_id = found.experiment_id
                 # An account that may only read is refused now, before the data are prepared.
-                for key, value in EXPERIMENT_TAGS.items() if not local else ():
-                    self.client.set_experiment_tag(self.experiment_id, key, found.tags.get(key, value))
+                for key, value in EXPERIMENT_TAGS.items():
+                    if not local or found.tags.get(key) != value:
+                        self.client.set_experiment_tag(self.experiment_id, key, value)
         self._flush_left_queues()
         self._close_dead()
 
@@ -127,6 +128,7 @@ class Tracker(Logger):
         if parent:
             tags["mlflow.parentRunId"] = parent
         if run_id is None:
+            tags |= source_tags(tags.get(f"{PREFIX}commit", ""))
             run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
             self.run_id = run.info.run_id
         else:
@@ -185,6 +187,16 @@ class Tracker(Logger):
                 file=sys.stderr,
             )
         return sent
+
+    def pages(self) -> str:
+        """Return where MLflow shows the run and its experiment, in lines."""
+        lines = [
+            f"MLflow run   {run_page(self.uri, self.experiment_id, self.run_id)}",
+            f"MLflow runs  {experiment_page(self.uri, self.experiment_id)}",
+        ]
+        if hint := server_hint(self.uri):
+            lines.append(f"             (after: {hint})")
+        return "\n".join(lines)
 
     # -- what a run holds ------------------------------------------------------------------------------------------
 

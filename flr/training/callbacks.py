@@ -4,6 +4,7 @@ import io
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,26 +20,54 @@ from tqdm import tqdm
 from flr.data.datamodule import FaceData
 from flr.evaluation.report import face_sheet
 from flr.files import writing
+from flr.landmarks.draw import with_legend
 from flr.module.landmark_module import LandmarkModule
 from flr.tracking.tracker import Tracker
 
+SHOWN = ("train/loss", "val/nme", "train/images_per_second")  # in the line of an epoch
+
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, with the time left to the end of the whole training beside the epoch."""
+    """Lightning's bar, with the time left to the end of the whole training; in a pipe or a file, a line an epoch."""
+
+    def setup(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        super().setup(trainer, *args, **kwargs)
+        if not sys.stdout.isatty():
+            self.disable()
 
     def on_train_start(self, *args: Any) -> None:
         super().on_train_start(*args)
         self._start, self._first = time.monotonic(), self.trainer.current_epoch
         self._loss: dict[str, float] = {}
 
+    def _left(self) -> str:
+        """Return the time left to the end of the training; empty while no epoch has ended."""
+        epoch, total = self.trainer.current_epoch, self.trainer.max_epochs or 0
+        done = epoch - self._first
+        if not done or total <= epoch:
+            return ""
+        return f", {tqdm.format_interval((time.monotonic() - self._start) / done * (total - epoch))} left"
+
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
-        done, total = trainer.current_epoch - self._first, trainer.max_epochs or 0
-        left = ""
-        if done and total > 0:
-            seconds = (time.monotonic() - self._start) / done * (total - trainer.current_epoch)
-            left = f", {tqdm.format_interval(seconds)} left"
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{total}{left}")
+        epoch = trainer.current_epoch
+        self.train_progress_bar.set_description(f"Epoch {epoch + 1}/{trainer.max_epochs or 0}{self._left()}")
+        if epoch > self._first:
+            self._print_line()
+
+    def on_train_end(self, *args: Any) -> None:
+        super().on_train_end(*args)
+        self._print_line()
+
+    def _print_line(self) -> None:
+        """Print the epoch that has ended, where no bar can be drawn; its training loss is known only after its hooks."""
+        if not sys.stdout.isatty() and self.trainer.is_global_zero:
+            values = self.trainer.callback_metrics
+            numbers = ", ".join(f"{name} {float(values[name]):.4g}" for name in SHOWN if name in values)
+            print(
+                f"Epoch {self.trainer.current_epoch}/{self.trainer.max_epochs or 0}{self._left()}: {numbers}",
+                flush=True,
+            )
 
     def get_metrics(self, *args: Any) -> dict[str, Any]:
         metrics = super().get_metrics(*args)
@@ -120,4 +149,6 @@ class ValidationPictures(pl.Callback):
         with trainer.precision_plugin.forward_context():
             points = module(data.batch(torch.from_numpy(rows), None, device=module.device).images).cpu().numpy()
         module.train(was)
-        tracker.image_of_step(face_sheet(data, rows, points, self.side), "validation", trainer.global_step)
+        image = with_legend(face_sheet(data, rows, points, self.side), f"epoch {epoch}")
+        tracker.image(image, f"validation/epoch_{epoch:03}.png")
+        tracker.image_of_step(image, "validation", trainer.global_step)

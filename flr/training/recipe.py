@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config.compose import flat, plain, under
+from flr.config.compose import flat, key_of, label_of, model_names, plain, under
 from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
+
+MAX_NAME = 60  # characters of a run's name before its seed
 
 
 def recipe(cfg: DictConfig, counted_overrides: Sequence[str] = ()) -> str:
@@ -26,6 +30,19 @@ def recipe(cfg: DictConfig, counted_overrides: Sequence[str] = ()) -> str:
     return hashlib.sha256(json.dumps([leaves, sorted(counted_overrides)]).encode()).hexdigest()[:16]
 
 
-def default_name(cfg: DictConfig) -> str:
-    """Name a run by its model, data and seed where the config gives no name."""
-    return cfg.name or f"{cfg.model._target_.rsplit('.', 1)[1]} {cfg.data.name} seed {cfg.seed}"
+def model_name(target: str) -> str:
+    """Return the name in ``conf/model/`` of a model's class, or its own name where it is the user's."""
+    return model_names().get(target, target.rpartition(".")[2])
+
+
+def data_name(cfg: DictConfig) -> str:
+    """Return the name of a dataset; that of its folder for ``data=table`` where the user has not named it."""
+    return Path(str(cfg.data.root)).name if cfg.data.name == "table" and cfg.data.root else str(cfg.data.name)
+
+
+def default_name(cfg: DictConfig, overrides: Sequence[str] = ()) -> str:
+    """Name a run by its model, its data, what else the overrides set, and its seed, where the config gives no name."""
+    last = {key_of(word): word for word in overrides if not under(key_of(word), RESULT_NEUTRAL_KEYS)}
+    changed = label_of(list(last.values()), last.keys() - {"model", "data", "seed"})
+    words = f"{model_name(cfg.model._target_)} {data_name(cfg)} {changed}"
+    return cfg.name or f"{textwrap.shorten(words, MAX_NAME, placeholder=' ...')} seed {cfg.seed}"

@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from flr.config.compose import flat, plain
+from flr.config.compose import flat, plain, store_words
 from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
 from flr.data.protocol import Protocol
 from flr.errors import CommandFailed, UserError
-from flr.evaluation.report import log_result, show_result, write_result
+from flr.evaluation.report import log_result, show_next, show_result, write_result
 from flr.evaluation.score import Result, score
 from flr.files import write_json, writing
 from flr.module.assembly import assemble
@@ -33,7 +33,7 @@ from flr.tracking.tracker import Tracker
 from flr.training import distributed, precision
 from flr.training.callbacks import WholeCheckpoints
 from flr.training.memory import explain_memory, free_device
-from flr.training.recipe import default_name, recipe
+from flr.training.recipe import data_name, default_name, model_name, recipe
 
 # Batches are 32 bit, whatever the products inside the model.
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
@@ -113,6 +113,9 @@ class TrainingSession:
                 sys.exit(143)
             except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
                 status = "KILLED"
+                if self.first and not self.job:
+                    words = f"run={self.tracker.run_id}{store_words(self.overrides)}"
+                    print(f"stopped; python -m flr.train {words} resumes it", flush=True)
                 raise KeyboardInterrupt from None
             except RuntimeError as error:
                 if explained := explain_memory(error, self.data, self.device):
@@ -191,7 +194,7 @@ class TrainingSession:
         if cfg.trainer.sync_batchnorm:
             precision.check_batch_norm(self.module.net)
         precision.compile_net(self.module.net, cfg.trainer.get("compile"), self.device, self.world_size)
-        self.name = self.job.label if self.job else default_name(cfg)
+        self.name = self.job.label if self.job else default_name(cfg, self.overrides)
         self.module.about = {
             "version": VERSION,
             "config": self.values,
@@ -240,9 +243,8 @@ class TrainingSession:
             return
         code, self.diff = provenance.code_state()
         self.lock_run()
-        cfg = self.cfg
         self.tags = {
-            "model": cfg.model._target_.rsplit(".", 1)[1], "data": cfg.data.name, "seed": str(cfg.seed),
+            "model": model_name(self.cfg.model._target_), "data": data_name(self.cfg), "seed": str(self.cfg.seed),
             "protocol": self.protocol.name, "lock": provenance.lock_hash(), **code,
             "recipe": self.recipe, "code": provenance.code_digest(),
         }  # fmt: skip
@@ -353,7 +355,7 @@ class TrainingSession:
         folder, tracker, best = self.folder, self.tracker, self.best.best_model_score
         if self.result:
             write_result(self.result, folder.path, str(folder.best))
-            log_result(self.result, tracker, folder.path, step=self.trainer.global_step)
+            log_result(self.result, tracker, folder.path)
         if best is not None:
             tracker.tag(val_nme=f"{float(best):.5g}")  # the metric ends with the last epoch's
         if self.job and self.job.stop_reason:
@@ -364,6 +366,9 @@ class TrainingSession:
             show_result(self.result)
             self.register(self.result, {} if best is None else {"val/nme": float(best)})
         print(f"run {tracker.run_id}  {folder.path}")
+        if not self.job:
+            print(tracker.pages())
+            show_next(tracker.run_id, store_words(self.overrides))
 
     def register(self, result: Result, scores: dict[str, float]) -> None:
         """Make the best checkpoint a model version that carries its scores."""
@@ -373,7 +378,7 @@ class TrainingSession:
         tags |= {key: tag for key, tag in self.tags.items() if key not in ("lock", "dirty", "recipe", "code", "job")}
         tags |= {f"model.{key}": str(value) for key, value in flat(self.values["model"]) if key != "_target_"}
         packages = ("timm",) if "timm" in self.cfg.model._target_ else ()
-        name = f"{self.cfg.data.name}-{self.tags['model'].lower()}"
+        name = f"{self.tags['data']}-{self.tags['model']}"
         self.tracker.register(name, len(self.data.scheme), tags, packages)
 
     # -- the end ---------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_twenty_runs_at_once_lose_nothing(workspace: Workspace) -> None:
             assert {row["face"]: row["nme"] for row in csv.DictReader(file)} == own
         kept.unlink()
     assert len({run.data.metrics["test/nme"] for run in found}) == AT_ONCE
-    versions = Counter(version.run_id for version in client.search_model_versions("name = 'synthetic-heatmapfpn'"))
+    versions = Counter(version.run_id for version in client.search_model_versions("name = 'synthetic-heatmap_fpn'"))
     assert all(versions[run.info.run_id] == 1 for run in found)
 
 

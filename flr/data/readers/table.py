@@ -8,7 +8,8 @@ The scheme file, ``scheme.yaml`` under the root, names the points (see `flr.land
     normaliser: interpupil                    # or box, or diagonal
     distances: {interpupil: [eye_r, eye_l]}   # optional, as are regions and reductions
 
-Images are named relative to the root. Everywhere an integer coordinate is a pixel's centre.
+Images are named relative to the root. Coordinates count from 0 (but in .pts
+from 1): (0, 0) is the centre of an image's top left pixel.
 
 ``labels.csv`` (commas, semicolons or tabs) has one line of names, then a row a face, columns in any order: ``image``;
 ``<point>_x`` and ``<point>_y`` of each point, empty where it has no label; and where wanted ``<point>_visible`` (0 or 1);

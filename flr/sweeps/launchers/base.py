@@ -19,9 +19,9 @@ from annotated_types import Ge
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config.compose import key_of
+from flr.config.compose import key_of, label_of
 from flr.errors import UserError
-from flr.sweeps.grid import SWEEP_ENV, grid_of, label_of
+from flr.sweeps.grid import SWEEP_ENV, grid_of
 
 GRACE = 60.0  # seconds for a job to close its run after SIGTERM
 PARENT = "FLR_PARENT"  # variable with the id of the process that started a job, with which the job ends
