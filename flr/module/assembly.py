@@ -1,5 +1,6 @@
 """Build the module of a checked config, with or without the weights of a checkpoint."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from flr.config.instantiate import build
+from flr.config.validate import resolve
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,9 +38,11 @@ def assemble(
     model = dict(cfg.model)
     if weights_follow and "pretrained" in model:
         model["pretrained"] = False
+    objective = build(cfg.objective, **({"mean_face": mean_face} if _takes(cfg.objective, "mean_face") else {}))
+    output = {"output": objective.takes} if _takes(cfg.model, "output") else {}
     return LandmarkModule(
-        net=build(model, points=len(scheme), channels=crop.channels, size=crop.size),
-        objective=build(cfg.objective),
+        net=build(model, points=len(scheme), channels=crop.channels, size=crop.size, **output),
+        objective=objective,
         scheme=scheme,
         size=crop.size,
         mean_face=mean_face,
@@ -48,6 +52,11 @@ def assemble(
         seed=cfg.seed,
         tta=cfg.tta,
     )
+
+
+def _takes(node: DictConfig, argument: str) -> bool:
+    """Return whether the constructor that a node names has an argument."""
+    return argument in inspect.signature(resolve(node._target_, "", trusted=True)).parameters
 
 
 def reassemble(

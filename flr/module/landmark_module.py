@@ -166,7 +166,7 @@ class LandmarkModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # Norms and biases are not decayed: it only fights the normalisation.
-        named = [p for p in self.net.parameters() if p.requires_grad]
+        named = [p for part in (self.net, self.objective) for p in part.parameters() if p.requires_grad]
         groups = [{"params": [p for p in named if p.ndim > 1]}, {"params": [p for p in named if p.ndim < 2]}]
         try:
             optimizer = self.optim(groups)
