@@ -50,8 +50,8 @@ class Timed:
     def __call__(self, *args: object) -> object:
         return self._timed(self.inner, *args)
 
-    def find(self, *args: object) -> object:
-        return self._timed(self.inner.find, *args)  # type: ignore[attr-defined]
+    def locate(self, *args: object) -> object:
+        return self._timed(self.inner.locate, *args)  # type: ignore[attr-defined]
 
     def _timed(self, work: object, *args: object) -> object:
         start = time.perf_counter()

@@ -18,6 +18,7 @@ from flr.config.validate import check
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
 from flr.inference.predictor import Predictor
+from flr.metrics.conformal import coverage, radii
 from flr.metrics.functional import along_lines, mae, mse, nme, percent_mean, point_errors, rmse, spearman, summary
 from flr.module.assembly import reassemble
 from flr.module.device import allow_tf32, find_device
@@ -136,6 +137,9 @@ def score(
     metrics["baseline_nme"] = percent_mean(baseline)
     errors = point_errors(points, truth, labelled)
     values = nme(errors, normaliser)
+    radius = radii(module.radius_factors, spread, module.evaluated["side"][:, None])
+    subsets = {name: mask[rows] for name, mask in table.subsets.items()}
+    metrics |= coverage(errors, radius, normaliser, table.scheme, subsets)
     spread = np.where(labelled, spread, np.nan)
     face_spread = 100 * nme(spread, normaliser)
     if np.isfinite(rank := spearman(errors, spread, normaliser)):

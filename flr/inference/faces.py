@@ -27,6 +27,8 @@ class Face:
         box: (4,) float64, the model's input without its margin.
         score: Score of the detector.
         spread: (K,) float64, uncertainty of each point in pixels; NaN where the model gives none.
+        radius90: (K,) float64, pixels, radius round each point that holds the true one in 90 % of cases (see
+            `flr.metrics.conformal`); NaN where unknown.
         uncertain: Whether the face as a whole is uncertain: of validation faces 1 in 100 is. It may be half hidden, or no
             face.
         identity: Number that the face keeps over a video; None in a photo.
@@ -36,6 +38,7 @@ class Face:
     box: np.ndarray
     score: float
     spread: np.ndarray
+    radius90: np.ndarray
     uncertain: bool = False
     identity: int | None = None
 
@@ -54,9 +57,11 @@ def find_faces(
             none.
     """
     boxes, scores = detector(image, name, model)
-    points, spread = model.find([image] * len(boxes), boxes, refine=refine if model.refines else 0)
-    rows = zip(points, boxes, scores, spread, model.is_uncertain(points, spread), strict=True)
-    return [Face(points, box, float(score), spread, bool(uncertain)) for points, box, score, spread, uncertain in rows]
+    points, spread, radius = model.locate([image] * len(boxes), boxes, refine=refine if model.refines else 0)
+    rows = zip(
+        points, boxes, map(float, scores), spread, radius, map(bool, model.is_uncertain(points, spread)), strict=True
+    )
+    return [Face(*row) for row in rows]
 
 
 @dataclass
@@ -105,7 +110,7 @@ class FaceTracker:
             self._detect(image, name, seconds)
         self._frame += 1
         boxes = np.array([track.face.box for track in self._tracks]).reshape(-1, 4)
-        points, spread = self.model.find([image] * len(boxes), boxes)
+        points, spread, radius = self.model.locate([image] * len(boxes), boxes)
         uncertain = self.model.is_uncertain(points, spread)
         tracks: list[_Track] = []
         for i, track in enumerate(self._tracks):
@@ -123,6 +128,7 @@ class FaceTracker:
                 points=track.smooth(points[i], seconds),
                 box=tight if self.every > 1 else track.face.box,
                 spread=spread[i],
+                radius90=radius[i],
                 uncertain=bool(uncertain[i]),
             )
             tracks.append(track)
@@ -151,7 +157,7 @@ class FaceTracker:
             identity = lost.face.identity
         else:
             identity, self._next_identity = self._next_identity, self._next_identity + 1
-        track = _Track(Face(np.zeros((0, 2)), box, score, np.zeros(0), identity=identity), seconds)
+        track = _Track(Face(np.zeros((0, 2)), box, score, np.zeros(0), np.zeros(0), identity=identity), seconds)
         if self.smooth:
             track.smooth = self.smooth()
         return track

@@ -11,6 +11,7 @@ from flr.errors import UserError
 from flr.inference.detectors import MAX_COORDINATE, HaarFaces, WholeImage
 from flr.landmarks.geometry import invert, tight_box, transform
 from flr.landmarks.scheme import Scheme
+from flr.metrics.conformal import radii
 from flr.metrics.functional import face_uncertainty
 
 BATCH_SIZE = 64  # faces
@@ -27,12 +28,14 @@ class Landmarker(ABC):
         mean_face: (K, 2) crop pixels, the mean training face.
         uncertainty_threshold: Percent of the scheme's normaliser. A face whose points are more uncertain should not be
             relied on (see `flr.metrics.functional.face_uncertainty`). None where the model gives no uncertainty.
+        radius_factors: (K,) see `flr.metrics.conformal.calibrate`; None for a model without calibration.
     """
 
     def __init__(
         self, scheme: Scheme, crop: CropSettings, offset: Offset, mean_face: np.ndarray,
-        uncertainty_threshold: float | None,
+        uncertainty_threshold: float | None, radius_factors: np.ndarray | None = None,
     ) -> None:  # fmt: skip
+        self.radius_factors = radius_factors
         self.scheme, self.crop, self.offset, self.mean_face = scheme, crop, offset, mean_face
         self.uncertainty_threshold = uncertainty_threshold
 
@@ -51,7 +54,13 @@ class Landmarker(ABC):
     def find(
         self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the points of N faces, and how uncertain each point is.
+        """Find the points of N faces, and how uncertain each point is; see `locate`."""
+        return self.locate(images, boxes, refine=refine)[:2]
+
+    def locate(
+        self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find the points of N faces, how uncertain each point is, and the radius that holds the true point in 90 % of cases.
 
         Args:
             images: N images, (H, W) grey or (H, W, 3) RGB, uint8, of any size; an image with two faces is passed twice.
@@ -61,7 +70,8 @@ class Landmarker(ABC):
                 error of a detector's box.
 
         Returns:
-            (N, K, 2) points and (N, K) the uncertainty of each, NaN where the model gives none; float64, image pixels.
+            (N, K, 2) points, (N, K) uncertainties and (N, K) radii (see `flr.metrics.conformal`), NaN where the model gives
+            none; float64, image pixels.
 
         Raises:
             UserError: An invalid image or box, a number of boxes other than that of the images, or `refine` with a model
@@ -84,8 +94,9 @@ class Landmarker(ABC):
             points[batch], spread[batch] = self.run(crops)
         points = transform(invert(affine), points)
         if refine and len(boxes):
-            return self.find(images, self.boxes(points), refine=refine - 1)
-        return points, spread / np.sqrt(np.linalg.det(affine[..., :2]))[:, None]
+            return self.locate(images, self.boxes(points), refine=refine - 1)
+        scale = np.sqrt(np.linalg.det(affine[..., :2]))[:, None]
+        return points, spread / scale, radii(self.radius_factors, spread, size) / scale
 
     def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Return (N,) bool whether faces of points (N, K, 2) with uncertainties (N, K) exceed the threshold."""

@@ -76,6 +76,7 @@ def reassemble(
     """
     weights = checkpoint["state_dict"]
     module = assemble(cfg, scheme, crop, weights["mean_face"].numpy(), weights_follow=True)
+    module.about = {"radius90": checkpoint["flr"].get("radius90")}
     try:
         module.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:

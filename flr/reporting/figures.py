@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import cv2
@@ -104,6 +104,27 @@ def cost_figure(nme: Mapping[str, Spread], costs: Mapping[str, Mapping[str, Spre
         axes.xaxis.set_major_formatter(lambda value, _: short(value))
         axes.margins(0.15)
         axes.grid(alpha=0.3)
+    _legend(fig.axes[0])
+    return fig
+
+
+def stress_figure(results: Mapping[str, tuple[float, Mapping[str, Sequence[float]]]]) -> "Figure":
+    """Draw the NME, percent, of models by severity, one panel per kind of corruption.
+
+    Args:
+        results: Model -> the NME without corruption, and kind -> the NME at each severity.
+    """
+    kinds = list(next(iter(results.values()))[1])
+    columns = min(3, len(kinds))
+    fig = figure(columns, -(-len(kinds) // columns))
+    for axes, kind in zip(fig.axes, kinds, strict=False):
+        for i, (name, (clean, values)) in enumerate(results.items()):
+            line = [clean, *values[kind]]
+            axes.plot(range(len(line)), line, ("o-", "s--", "^:", "D-.")[i % 4], label=_label(name))
+        axes.set(title=kind.replace("_", " "), xlabel="severity", ylabel="NME, %", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    for axes in fig.axes[len(kinds) :]:
+        axes.set_visible(False)
     _legend(fig.axes[0])
     return fig
 

@@ -23,12 +23,13 @@ class Net:
         self.places = np.zeros((0, 2))
         self.noise = 0.0
 
-    def find(self, images: Any, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def locate(self, images: Any, boxes: np.ndarray, *, refine: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         middles = (boxes[:, :2] + boxes[:, 2:]) / 2
         faces = self.places[:, None] + FACE - FACE.mean(0)
         nearest = [int(np.linalg.norm(self.places - middle, axis=1).argmin()) for middle in middles]
         found = faces[nearest] if nearest else np.zeros((0, 5, 2))
-        return found + np.random.default_rng(0).normal(0, self.noise, found.shape), np.full(found.shape[:2], self.noise)
+        spread = np.full(found.shape[:2], self.noise)
+        return found + np.random.default_rng(0).normal(0, self.noise, found.shape), spread, 2 * spread
 
     def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return spread.mean(-1) > 0.5
