@@ -76,7 +76,7 @@ def test_a_stress_test_is_reported_in_files_and_in_the_run(trained: tuple[Worksp
 
 def test_runs_by_datasets(trained: tuple[Workspace, str]) -> None:
     workspace, run = trained
-    small = ("data.reader.train=48", "data.reader.val=11", "data.reader.test=9", "data.reader.size=64")
+    small = ("+data.reader.train=48", "+data.reader.val=11", "+data.reader.test=9", "+data.reader.size=64")
     shown = workspace.run("flr.evaluate", f"run=[{run},{workspace.folder(run)}]", "on=[synthetic]", *small).stdout
     with Path(shown.splitlines()[-1]).open(newline="") as file:
         cells = list(csv.DictReader(file))

@@ -44,8 +44,8 @@ def jpeg(crop: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarra
 def low_light(crop: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Take 1/2, 1/4, 1/8, 1/14 or 1/20 of the light, with the noise of so few photons and of the sensor, and brighten again."""
     gain = (2, 4, 8, 14, 20)[severity - 1]
-    photons = rng.poisson(np.square(crop / 255.0) * 1500 / gain) + 2 * rng.standard_normal(crop.shape)
-    return _uint8(255 * np.sqrt(np.clip(photons * gain / 1500, 0, 1)))
+    photons = rng.poisson(np.square(crop / 255.0) * 400 / gain) + 2 * rng.standard_normal(crop.shape)
+    return _uint8(255 * np.sqrt(np.clip(photons * gain / 400, 0, 1)))
 
 
 def low_resolution(crop: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from omegaconf import DictConfig
 
-from flr.config.compose import choices, compose_command, key_of
+from flr.config.compose import CONF, compose_command, key_of
 from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.comparison import differences
@@ -50,7 +50,7 @@ def score_all(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     Args:
         runs: Ids, folders or checkpoint files.
         cfg: A checked config of `flr.config.schema.Evaluate`.
-        overrides: Its overrides; those of ``data`` other than a choice hold for each dataset.
+        overrides: Its overrides; ``+data.KEY=VALUE`` holds for each dataset.
 
     Returns:
         The cells, and a line for each pair that does not fit, such as a dataset without the run's points.
@@ -58,11 +58,13 @@ def score_all(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     Raises:
         UserError: There is no such dataset choice, or nothing could be scored.
     """
-    known = choices("data")
+    known = {file.stem for file in (CONF / "data").glob("*.yaml")} - {"base"}
     for name in cfg.on:
         if name not in known:
             raise UserError(f"on={name}: no such choice of data={nearest(name, known)}")
     kept = [word for word in overrides if key_of(word) not in OWN_KEYS]
+    # The command itself has no dataset, so its keys are added there; here they change those of each dataset.
+    kept = [word.lstrip("+") if key_of(word).startswith("data.") else word for word in kept]
     cells, skipped = [], []
     for dataset in cfg.on:
         composed = compose_command("evaluate", [*kept, f"data={dataset}"])

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
-from flr.inference.onnx import OnnxPredictor
+from flr.inference.export import make_metadata
+from flr.inference.onnx import ExportMetadata, OnnxPredictor
 from flr.inference.predictor import Predictor
 from flr.landmarks.scheme import CELEBA5
 from flr.metrics.conformal import FLOOR, calibrate, coverage, radii
@@ -56,6 +58,7 @@ def test_a_run_keeps_and_reports_its_radii(trained: tuple[Workspace, str]) -> No
     assert radius.shape == (1, 68) and np.isfinite(radius).all()
     twice = predictor.locate([np.zeros((180, 160), np.uint8)], 2 * box + 0.5)[2]
     np.testing.assert_allclose(twice, 2 * radius, rtol=1e-6)
-    workspace.run("flr.export", f"run={run}", f"out={workspace.path / 'radius.onnx'}", "faces=2")
-    exported = OnnxPredictor.load(workspace.path / "radius.onnx")
-    np.testing.assert_allclose(exported.locate([image], box)[2], radius, rtol=1e-3)
+    metadata = json.loads(make_metadata(predictor, folder / "checkpoints" / "best.ckpt", {}, "fp32"))
+    assert metadata["radius90"] == predictor.radius_factors.tolist()
+    exported = OnnxPredictor(None, TypeAdapter(ExportMetadata).validate_python(metadata))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(exported.radius_factors, predictor.radius_factors)
