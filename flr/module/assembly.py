@@ -76,7 +76,17 @@ def reassemble(
     """
     weights = checkpoint["state_dict"]
     module = assemble(cfg, scheme, crop, weights["mean_face"].numpy(), weights_follow=True)
-    module.about = {"radius90": checkpoint["flr"].get("radius90")}
+    factors = checkpoint["flr"].get("radius90")
+    fits = factors is None or (
+        isinstance(factors, list)
+        and len(factors) == len(scheme)
+        and all(factor is None or isinstance(factor, float) for factor in factors)
+    )
+    if not fits:
+        raise UserError(
+            f"{path}: its radius90 is not one number for each of {len(scheme)} points; name another checkpoint"
+        )
+    module.about = {"radius90": factors}
     try:
         module.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:
