@@ -47,7 +47,7 @@ reproduce: env ## each published config, a few steps on rendered faces, against 
 	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done
 
 FEW = fair/celeba_cnn,fair/muct_cnn,fair/heatmap_fpn,fair/resnet18
-fair: env ## the tables of experiments/fair/, about 10 core hours (wants FLR_DATA with 300w/ and youtube_faces/)
+fair: env ## the tables of experiments/fair/, 10 to 14 core hours (wants FLR_DATA with 300w/ and youtube_faces/)
 	$(BIN)/python -m flr.train sweep=fair tracking.experiment=fair-300w
 	$(BIN)/python -m flr.train sweep=fair_heavy tracking.experiment=fair-300w
 	$(BIN)/python -m flr.train sweep=fair_objectives tracking.experiment=fair-objectives
