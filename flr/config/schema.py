@@ -21,9 +21,6 @@ Passes = Annotated[int, Ge(1), Le(10)]
 RefinePasses = Annotated[int, Ge(0), Le(9)]
 Precision = Literal["fp32", "fp16", "int8"]
 Distance = Annotated[float, Ge(0)]
-Corruption = Literal[
-    "blur", "noise", "jpeg", "low_light", "low_resolution", "occluder", "rotation", "box_shift", "box_scale"
-]
 
 
 @dataclass(frozen=True)
@@ -134,8 +131,7 @@ class Net:
         crop: ``data.crop``.
         pixels: ``data.pixels``, the values of black and white.
         offset: See `flr.data.boxes.Haar.offset`.
-        doubt: The ``uncertainty_threshold`` of `flr.inference.landmarker.Landmarker`.
-        radius90: Its ``radius_factors``; None in checkpoints of earlier versions.
+        doubt, radius90: ``uncertainty_threshold`` and ``radius_factors`` of `flr.inference.landmarker.Landmarker`.
     """
 
     seed: int
@@ -177,7 +173,7 @@ class Evaluate:
 
     run: str | list[str]
     on: list[str] | None
-    stress: Literal["all"] | list[Corruption] | None
+    stress: str | list[str] | None
     baseline: str | None
     stress_seed: Seed
     split: Literal["train", "val", "test"]

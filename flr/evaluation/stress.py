@@ -9,7 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from flr.data.crops import crop
-from flr.errors import UserError
+from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.corruptions import BOXES, KINDS, PIXELS, SEVERITIES, corrupt_boxes, corrupt_pixels
 from flr.evaluation.stored_run import StoredModel, open_tracker, result_folder
@@ -127,7 +127,12 @@ def run_tests(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     Raises:
         UserError: A run cannot be loaded, or the baseline was scored on other faces.
     """
-    kinds = list(KINDS) if cfg.stress == "all" else list(dict.fromkeys(cfg.stress))
+    kinds = list(KINDS if cfg.stress == "all" else [cfg.stress] if isinstance(cfg.stress, str) else cfg.stress)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(
+                f"stress={kind}: no such corruption{nearest(kind, KINDS)}; set all, or some of {', '.join(KINDS)}"
+            )
     seed, split, device = cfg.stress_seed, cfg.split, cfg.device
 
     def load(run: str) -> StoredModel:
