@@ -97,7 +97,7 @@ class GaussianHeatmaps(Objective):
         The mean of Gaussians of deviation s whose centres are themselves drawn with deviation u has the height
         s^2 / (s^2 + u^2): a peak below 1 is a point that is not certain.
         """
-        height = raw.float().flatten(2).amax(-1).clamp(1e-3, 1)
+        height = raw.float().flatten(2).amax(-1).clamp(1e-3, 1.0)
         return self.sigma * size * (2 * (1 / height - 1)).sqrt()
 
 
@@ -137,6 +137,6 @@ def _newton_step(logs: Tensor, row: Tensor, column: Tensor) -> Tensor:
     xy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
     area = xx * yy - xy**2
     peaked = (area > 1e-12) & (xx < 0) & (row >= 2) & (row < rows - 2) & (column >= 2) & (column < columns - 2)
-    area = torch.where(peaked, area, 1.0)
+    area = area.masked_fill(~peaked, 1.0)
     step = torch.stack([xy * dy - yy * dx, xy * dx - xx * dy], -1) / area[..., None]
-    return torch.where(peaked[..., None], step.clamp(-1, 1), 0.0)
+    return step.clamp(-1.0, 1.0) * peaked[..., None].float()
