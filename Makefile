@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce bench gpu lint docs-env docs docs-serve figures lock clean
+.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce fair bench gpu lint docs-env docs docs-serve figures lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,18 @@ test-cluster: env ## the launchers on a real SLURM and a real Ray, started here 
 
 reproduce: env ## each published config, a few steps on rendered faces, against its record
 	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done
+
+FEW = fair/celeba_cnn,fair/muct_cnn,fair/heatmap_fpn,fair/resnet18
+fair: env ## the tables of experiments/fair/, 10 to 14 core hours (wants FLR_DATA with 300w/ and youtube_faces/)
+	$(BIN)/python -m flr.train sweep=fair tracking.experiment=fair-300w
+	$(BIN)/python -m flr.train sweep=fair_heavy tracking.experiment=fair-300w
+	$(BIN)/python -m flr.train sweep=fair_objectives tracking.experiment=fair-objectives
+	$(BIN)/python -m flr.train sweep=fair seed=0 data=youtube_faces tracking.experiment=fair-youtube
+	$(BIN)/python -m flr.train sweep=fair seed=0 experiment=$(FEW) data.scheme=celeba5 data.crop.policy.scale=2.5 tracking.experiment=fair-celeba5
+	$(BIN)/python -m flr.train sweep=fair seed=0 experiment=$(FEW) data.scheme=kaggle15 data.crop.policy.scale=2 tracking.experiment=fair-kaggle15
+	$(BIN)/python -m flr.compare 'group=[objective._target_,objective.loss._target_]' tracking.experiment=fair-objectives out=experiments/fair/objectives
+	@for set in 300w youtube celeba5 kaggle15; do \
+	  $(BIN)/python -m flr.compare group=name tracking.experiment=fair-$$set out=experiments/fair/$$set || exit; done
 
 bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants FLR_DATA with 300w/ and celeba/img_celeba/, an hour, and a quiet machine)
 	$(BIN)/python -m benchmarks.input_path

@@ -64,7 +64,7 @@ def pasted(model: Landmarker, root: Path, out: str | None) -> tuple[float, int]:
         patch = other[: max(8, len(other) // 8)]  # the top of a photo is background more often than not
         hidden.append(paste(image, points, patch, random))
         box = tight_box(points[None], np.ones((1, len(points)), bool))
-        predicted, _, visible = model.find([image], box)
+        predicted, _, visible, _ = model.find([image], box)
         found.append(visible[0])
         if len(shown) < 24:
             picture = draw_picture(image, predicted, hidden=visible < VISIBLE)

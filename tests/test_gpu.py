@@ -24,10 +24,12 @@ from flr.inference.predictor import Predictor
 from flr.module.assembly import assemble
 from flr.module.device import allow_tf32, find_device
 from flr.module.landmark_module import LandmarkModule
+from flr.objectives import Objective
 from flr.training import session
 from flr.training.precision import check_batch_norm, settle_batch_norm
 from tests.conftest import SMALL_SET, TINY, Workspace
 from tests.fakes.gpu import FakeGPU
+from tests.objectives.test_objectives import OBJECTIVES, SIZE, raw_for, truth
 
 SMALL = (
     "data.reader.train=32", "data.reader.val=16", "data.reader.test=16", "data.reader.size=64", "data.crop.size=64",
@@ -38,6 +40,16 @@ RECIPES = {
     "heavy in colour": ("augment=heavy", "data.crop.channels=3", "objective.likelihood_weight=1"),
     "published": ("model=ytf_cnn", "augment=ytf_cnn", "optim=adam"),
     "albumentations": ("model=ytf_cnn", "augment=albumentations", "optim=adam"),
+}
+
+# The field's objectives and models; what moves the data is that of the recipes above.
+FIELD = {
+    "simcc": ("model=rtmpose", "model.width=0.25", "model.hidden=16"),
+    "pixel in pixel": ("model=pipnet", "model.width=4"),
+    "dark": ("model=hourglass", "objective=dark", "model.width=8"),
+    "star": ("model=hrnet", "objective=star", "model.width=2"),
+    "adaptive wing": ("model=resnet18", "objective=adaptive_wing", "model.width=4"),
+    "residual log-likelihood": ("model=resnet18", "objective=likelihood", "model.width=4"),
 }
 
 
@@ -78,6 +90,28 @@ def test_a_step_of_two_ranks_waits_for_nothing(shared_cache: Path) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "experiment" / "fair").glob("*.yaml")))
 def test_a_step_of_the_fair_comparison_waits_for_nothing(name: str, tmp_path: Path) -> None:
     assert [count(f"fair/{name}", str(tmp_path), free)[0] for free in (10**12, 0)] == [0, 0]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_an_objective_has_the_host_wait_for_nothing(objective: Objective) -> None:
+    gpu = FakeGPU("cuda")
+    with gpu:
+        held = [*objective.parameters(), *objective.buffers(), raw := raw_for(objective), points := truth()]
+        for tensor in (*held, labelled := torch.ones(3, 5, dtype=torch.bool)):
+            gpu.place(tensor, True)
+        objective.loss(raw, points, labelled, SIZE)[0].backward()
+        objective.decode(raw, SIZE)
+        objective.spread(raw, SIZE)
+    assert not gpu.waits and gpu.launches
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recipe", FIELD)
+def test_a_step_of_the_fields_objectives_waits_for_nothing(recipe: str, shared_cache: Path) -> None:
+    data, module = data_and_module(shared_cache, *FIELD[recipe])
+    waits, launches = FakeGPU("cuda").train(module, data, "bf16-mixed")
+    assert not waits and launches
+    assert len(module.evaluated["index"]) == 16
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])

@@ -221,7 +221,8 @@ def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
 
 def test_what_is_drawn_is_what_is_named() -> None:
     face = render(1, 0, 240, 3, 0.5)
-    found = [Face(face.points, np.array([60.0, 80, 180, 200]), 1.0, np.zeros(68), np.ones(68))]
+    none = np.zeros(68)
+    found = [Face(face.points, np.array([60.0, 80, 180, 200]), 1.0, none, none + 1, none)]
     plain = annotate(face.image, found, get_scheme("ibug68"), [], [])
     pictures = [
         annotate(face.image, found, get_scheme("ibug68"), [], [word]) for word in ("boxes", "points", "lines", "indices")

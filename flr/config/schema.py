@@ -131,7 +131,7 @@ class Net:
         crop: ``data.crop``.
         pixels: ``data.pixels``, the values of black and white.
         offset: See `flr.data.boxes.Haar.offset`.
-        doubt: The ``uncertainty_threshold`` of `flr.inference.landmarker.Landmarker`.
+        doubt, radius90: ``uncertainty_threshold`` and ``radius_factors`` of `flr.inference.landmarker.Landmarker`.
     """
 
     seed: int
@@ -141,6 +141,7 @@ class Net:
     pixels: tuple[float, float]
     offset: tuple[float, float, float, float] | None
     doubt: float | None
+    radius90: list[float | None] | None
     model: Any
     objective: Any
     optim: Any
@@ -154,7 +155,11 @@ class Evaluate:
     The run's config comes from its checkpoint; ``data=NAME`` scores it on another dataset.
 
     Attributes:
-        run: Run to score: its MLflow id, its folder, a checkpoint file, or a model version as models:/NAME@best.
+        run: Run to score, or a list of runs: MLflow id, folder, checkpoint file, or model version as models:/NAME@best.
+        on: Datasets on which each run is scored, for a table of runs by datasets; null for the one of `data`.
+        stress: Corruptions under which each run is scored, at five severities: all, or a list; null for none.
+        baseline: Run whose errors under stress are 100 % of the mean corruption error; null for none.
+        stress_seed: Seed of the corruptions.
         split: Split that is scored.
         tta: Whether each image is averaged with its mirror image. null takes the run's own setting.
         refine: Refinement passes over each face, each on a crop around the points of the previous one.
@@ -166,7 +171,11 @@ class Evaluate:
         paths: Folders of data, outputs and caches.
     """
 
-    run: str
+    run: str | list[str]
+    on: list[str] | None
+    stress: str | list[str] | None
+    baseline: str | None
+    stress_seed: Seed
     split: Literal["train", "val", "test"]
     tta: bool | None
     refine: RefinePasses
@@ -212,7 +221,7 @@ class Predict:
     detector: Any
     out: str | None
     save: list[Literal["pictures", "crops", "csv", "coco", "pts"]]
-    draw: list[Literal["boxes", "points", "lines", "indices"]] | None
+    draw: list[Literal["boxes", "points", "lines", "indices", "radius90"]] | None
     overwrite: bool
     tta: bool | None
     refine: RefinePasses

@@ -54,7 +54,8 @@ PARTIAL = {"data.reader", "optim", "schedule"}  # built in two steps: the rest o
 
 # Arguments that the code passes when it builds a node; a config sets the others.
 RUNTIME_ARGS: Mapping[str, Set[str]] = {
-    "model": {"points", "channels", "size"},
+    "model": {"points", "channels", "size", "output"},
+    "objective": {"mean_face"},
     "optim": {"params"},
     "schedule": {"optimizer", "steps"},
     "data": {"augment", "seed", "cache"},

@@ -53,6 +53,7 @@ COSTS = {
     "train/images_per_second": "images/s",
     "cost/latency_ms": "latency, ms",
 }
+FURTHER = {"stress/nme": "NME under stress, %", "stress/mce": "mean corruption error, %"}
 LEVEL = 0.05  # of the corrected p below which a difference counts as shown
 LISTED = 50  # skipped runs that the terminal and the page name; comparison.md names all
 METHOD = (
@@ -172,6 +173,33 @@ def runs_table(section: Section, metric: str, uri: str) -> tuple[list[str], list
             date = f"{datetime.fromtimestamp(run.started):%Y-%m-%d %H:%M}"
             rows.append([group.name, (run.name, link), str(run.get("seed")), f"{value:.2f}", commit, date])
     return ["group", "run", "seed", f"{metric.upper()}, %", "commit", "started"], rows
+def further_table(section: Section, keys: Sequence[str]) -> list[TextTable]:
+    """Make the table of what `flr.evaluate` logged under stress= and on=; none where no run has it.
+
+    Values of runs that were scored on a dataset under another protocol, or against another baseline, have columns of their own.
+    """
+    columns: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for group in section.groups:
+        for tested in group.runs:
+            for name, value in tested.run.metrics.items():
+                if name in FURTHER or (name.startswith("on/") and name.endswith("/nme")):
+                    dataset = name.removeprefix("on/").removesuffix("/nme")
+                    against = (
+                        tested.run.get("stress_baseline") if name == "stress/mce" else tested.run.get(f"on.{dataset}")
+                    )
+                    columns.setdefault((name, against or ""), {}).setdefault(group.name, []).append(value)
+    if not columns:
+        return []
+    heads = []
+    for name, against in sorted(columns):
+        twice = sum(other == name for other, _ in columns) > 1
+        title = FURTHER.get(name, f"NME on {name[3:-4]}, %") + (f" of {against}" if name == "stress/mce" else "")
+        heads.append(f"{title} ({against})" if twice and name != "stress/mce" else title)
+    rows = [
+        [group.name, *(_cell(columns[key].get(group.name, []), "{:.2f}".format) for key in sorted(columns))]
+        for group in section.groups
+    ]
+    return [TextTable([" / ".join(keys), *heads], rows)]
 
 
 def pairs_table(pairs: Sequence[TestedPair], metric: str) -> TextTable:
@@ -299,6 +327,7 @@ class ComparisonReport:
             remarks.append(f"not compared with the other protocols: they differ in {differing_parts(sections)}")
         tables = [groups_table(section, self.keys, self.cfg.metric)]
         tables += [pairs_table(pairs, self.cfg.metric)] if pairs else []
+        tables += further_table(section, self.keys)
         print(f"{section.protocol}\n{section.words}")
         for table in tables:
             print_table(table)

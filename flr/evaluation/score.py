@@ -18,6 +18,7 @@ from flr.config.validate import check
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
 from flr.inference.predictor import Predictor
+from flr.metrics.conformal import coverage, radii
 from flr.metrics.functional import (
     along_lines,
     hidden_precision,
@@ -150,6 +151,9 @@ def score(
     metrics["baseline_nme"] = percent_mean(baseline)
     errors = point_errors(points, truth, labelled)
     values = nme(errors, normaliser)
+    radius = radii(module.radius_factors, spread, module.evaluated["side"][:, None])
+    subsets = {name: mask[rows] for name, mask in table.subsets.items()}
+    metrics |= coverage(errors, radius, normaliser, table.scheme, subsets)
     spread = np.where(labelled, spread, np.nan)
     face_spread = 100 * nme(spread, normaliser)
     if np.isfinite(rank := spearman(errors, spread, normaliser)):
@@ -168,7 +172,7 @@ def _refine(
     table = data.prepare()
     for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all images in memory at once
         images = [table.load(int(row)) for row in rows[part]]
-        points[part], spread[part], _ = predictor.find(images, predictor.boxes(points[part]), refine=refine)
+        points[part], spread[part], *_ = predictor.find(images, predictor.boxes(points[part]), refine=refine)
 
 
 def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Score a stored run again: on its own data, on another split, or on another dataset."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ class StoredModel:
     folder: RunFolder
     path: Path
     training: Mapping[str, Any]
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the checkpoint is in the folder of its run."""
+        return (self.folder.path / "run.json").is_file()
+
+    @property
+    def label(self) -> str:
+        """Name of the run, or the checkpoint's file, for tables."""
+        return str(self.training.get("name") or self.path.name)
 
 
 def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
@@ -96,25 +107,38 @@ def evaluate(stored: StoredModel, split: str, refine: int, output: Path, device:
         The result and its folder.
     """
     result = score(tester(stored.config, device), stored.module, stored.data, None, split, refine)
-    has_run = (stored.folder.path / "run.json").is_file()
-    where = stored.folder.path if has_run else output.absolute()
-    repeated = _repeats_own_test(stored, split, refine)
-    if not repeated:
-        protocol = stored.data.protocol
-        name = [str(stored.data.name), protocol.fingerprint, protocol.policy, split, stored.path.stem]
-        name += ["tta"] * stored.module.tta + [f"refine{refine}"] * (refine > 0)
-        where = where / "evaluations" / "-".join(name)
+    where, prefix = result_folder(stored, split, refine, output)
     write_result(result, where, str(stored.path))
-    if has_run:
-        note = stored.folder.note()
-        tracker: Tracker = build(
-            stored.config.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"]
-        )
-        tracker.attach(note["run_id"])
-        with translate_auth_errors(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
-            log_result(result, tracker, where, prefix="" if repeated else f"{where.name}/")
-            tracker.save()
+    with open_tracker(stored, where) as tracker:
+        if tracker:
+            log_result(result, tracker, where, stored.step, prefix)
     return result, where
+
+
+def result_folder(stored: StoredModel, split: str, refine: int, output: Path) -> tuple[Path, str]:
+    """Return the folder of a result, and the prefix of its metrics in the run: empty for the run's own test."""
+    where = stored.folder.path if stored.has_run else output.absolute()
+    if _repeats_own_test(stored, split, refine):
+        return where, ""
+    protocol = stored.data.protocol
+    name = [str(stored.data.name), protocol.fingerprint, protocol.policy, split, stored.path.stem]
+    name += ["tta"] * stored.module.tta + [f"refine{refine}"] * (refine > 0)
+    where = where / "evaluations" / "-".join(name)
+    return where, f"{where.name}/"
+
+
+@contextlib.contextmanager
+def open_tracker(stored: StoredModel, where: Path) -> Iterator[Tracker | None]:
+    """Open the run of a stored model in its tracking store, and send at the end what was logged; None without a run."""
+    if not stored.has_run:
+        yield None
+        return
+    note = stored.folder.note()
+    tracker: Tracker = build(stored.config.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"])
+    tracker.attach(note["run_id"])
+    with translate_auth_errors(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
+        yield tracker
+        tracker.save()
 
 
 def _repeats_own_test(stored: StoredModel, split: str, refine: int) -> bool:

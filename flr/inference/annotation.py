@@ -6,7 +6,7 @@ import numpy as np
 
 from flr.inference.effects.base import Effect, apply
 from flr.inference.faces import VISIBLE, Face
-from flr.landmarks.draw import draw_picture
+from flr.landmarks.draw import draw_circles, draw_picture
 from flr.landmarks.scheme import Scheme
 
 
@@ -20,7 +20,7 @@ def annotate(
         faces: Faces to draw.
         scheme: Scheme of their points.
         effects: Effects on each face, one after another; one that makes a label image is skipped.
-        draw: Any of boxes, points, lines, indices; None for boxes and points where there is no effect.
+        draw: Any of boxes, points, lines, indices, radius90; None for boxes and points where there is no effect.
 
     Returns:
         (H, W, 3) RGB uint8.
@@ -37,7 +37,11 @@ def annotate(
     captions = [_caption(face) for face in faces]
     lines, indices, dots = (word in draw for word in ("lines", "indices", "points"))
     hidden = np.array([face.visible < VISIBLE for face in faces]).reshape(points.shape[:2])
-    return draw_picture(image, points, boxes, captions, scheme, lines, indices, dots=dots, hidden=hidden)
+    drawn = draw_picture(image, points, boxes, captions, scheme, lines, indices, dots=dots, hidden=hidden)
+    if "radius90" in draw:
+        for face in faces:
+            draw_circles(drawn, face.points, face.radius90)
+    return drawn
 
 
 def _caption(face: Face) -> str:

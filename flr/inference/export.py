@@ -100,6 +100,7 @@ def make_metadata(predictor: Predictor, checkpoint: Path, protocol: Mapping[str,
         run=folder.note()["run_id"] if folder else None,
         protocol=dict(protocol),
         val_nme=None if val_nme is None else float(val_nme),
+        radius90=predictor.module.about.get("radius90"),
     )
     return json.dumps(asdict(metadata))
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,10 +12,20 @@ from flr.errors import UserError
 from flr.inference.detectors import MAX_COORDINATE, HaarFaces, WholeImage
 from flr.landmarks.geometry import invert, tight_box, transform
 from flr.landmarks.scheme import Scheme
+from flr.metrics.conformal import radii
 from flr.metrics.functional import face_uncertainty
 
 BATCH_SIZE = 64  # faces
 MAX_SIDE = 2**15 - 2  # pixels: OpenCV warps no larger image
+
+
+class Located(NamedTuple):
+    """What a model finds on N faces; see `Landmarker.find`."""
+
+    points: np.ndarray
+    spread: np.ndarray
+    visible: np.ndarray
+    radius90: np.ndarray
 
 
 class Landmarker(ABC):
@@ -27,12 +38,14 @@ class Landmarker(ABC):
         mean_face: (K, 2) crop pixels, the mean training face.
         uncertainty_threshold: Percent of the scheme's normaliser. A face whose points are more uncertain should not be
             relied on (see `flr.metrics.functional.face_uncertainty`). None where the model gives no uncertainty.
+        radius_factors: (K,) see `flr.metrics.conformal.calibrate`; None for a model without calibration.
     """
 
     def __init__(
         self, scheme: Scheme, crop: CropSettings, offset: Offset, mean_face: np.ndarray,
-        uncertainty_threshold: float | None,
+        uncertainty_threshold: float | None, radius_factors: np.ndarray | None = None,
     ) -> None:  # fmt: skip
+        self.radius_factors = radius_factors
         self.scheme, self.crop, self.offset, self.mean_face = scheme, crop, offset, mean_face
         self.uncertainty_threshold = uncertainty_threshold
 
@@ -51,8 +64,8 @@ class Landmarker(ABC):
 
     def find(
         self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Find the points of N faces, how uncertain each point is, and whether it is visible.
+    ) -> Located:
+        """Find the points of N faces.
 
         Args:
             images: N images, (H, W) grey or (H, W, 3) RGB, uint8, of any size; an image with two faces is passed twice.
@@ -62,8 +75,8 @@ class Landmarker(ABC):
                 error of a detector's box.
 
         Returns:
-            (N, K, 2) points and (N, K) the uncertainty of each, NaN where the model gives none; float64, image pixels.
-            (N, K) the probability that each is visible, NaN where the model gives none.
+            (N, K, 2) points in image pixels; (N, K) the uncertainty of each, the probability that each is visible, and the
+            radius that holds the true point in 90 % of cases (see `flr.metrics.conformal`), NaN where the model gives none.
 
         Raises:
             UserError: An invalid image or box, a number of boxes other than that of the images, or `refine` with a model
@@ -88,7 +101,8 @@ class Landmarker(ABC):
         points = transform(invert(affine), points)
         if refine and len(boxes):
             return self.find(images, self.boxes(points), refine=refine - 1)
-        return points, spread / np.sqrt(np.linalg.det(affine[..., :2]))[:, None], visible
+        scale = np.sqrt(np.linalg.det(affine[..., :2]))[:, None]
+        return Located(points, spread / scale, visible, radii(self.radius_factors, spread, size) / scale)
 
     def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Return (N,) bool whether faces of points (N, K, 2) with uncertainties (N, K) exceed the threshold."""

@@ -44,6 +44,7 @@ class ExportMetadata:
         pixels: Values of black and white, inside the graph.
         offset: See `flr.data.boxes.Haar.offset`.
         mean_face: K points, crop pixels: the mean training face.
+        radius90: The ``radius_factors`` of `Landmarker`, None where unknown; files of earlier versions have none.
         doubt: The ``uncertainty_threshold`` of `Landmarker`, under the name that files of this version have for it.
         precision: Precision of the weights and products.
         tta: Whether each crop is averaged with its mirror image, inside the graph.
@@ -64,6 +65,7 @@ class ExportMetadata:
     run: str | None
     protocol: dict[str, Any]
     val_nme: float | None
+    radius90: list[Finite | None] | None = None
 
 
 class OnnxPredictor(Landmarker):
@@ -76,7 +78,9 @@ class OnnxPredictor(Landmarker):
 
     def __init__(self, session: onnxruntime.InferenceSession, metadata: ExportMetadata) -> None:
         mean_face = np.array(metadata.mean_face).reshape(-1, 2)
-        super().__init__(parse_scheme(metadata.scheme), metadata.crop, metadata.offset, mean_face, metadata.doubt)
+        factors = None if metadata.radius90 is None else np.array(metadata.radius90, np.float64)
+        scheme = parse_scheme(metadata.scheme)
+        super().__init__(scheme, metadata.crop, metadata.offset, mean_face, metadata.doubt, factors)
         self.session, self.metadata = session, metadata
 
     @classmethod
@@ -113,6 +117,7 @@ class OnnxPredictor(Landmarker):
         return (
             size <= MAX_CROP
             and len(self.mean_face) == points
+            and (self.radius_factors is None or len(self.radius_factors) == points)
             and inputs == [("crops", "tensor(uint8)", [size, size, self.crop.channels])]
             and outputs[:2] == [("points", "tensor(float)", [points, 2]), ("spread", "tensor(float)", [points])]
             and outputs[2:] in ([], [("visible", "tensor(float)", [points])])

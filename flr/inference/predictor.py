@@ -37,7 +37,7 @@ class Predictor(Landmarker):
         half: bool = False, device: str = "cpu", uncertainty_threshold: float | None = None,
     ) -> None:  # fmt: skip
         mean_face = module.mean_face.double().cpu().numpy()
-        super().__init__(module.scheme, crop, offset, mean_face, uncertainty_threshold)
+        super().__init__(module.scheme, crop, offset, mean_face, uncertainty_threshold, module.radius_factors)
         self.module = module.eval().requires_grad_(False).to(find_device(device))
         self.pixels, self.half = pixels, half
 
@@ -59,7 +59,7 @@ class Predictor(Landmarker):
         data, trainer = (dict(values[key]) if isinstance(values.get(key), dict) else {} for key in ("data", "trainer"))
         nodes = {key: values.get(key) for key in ("seed", "ema", "tta", "model", "objective", "optim", "schedule")}
         nodes |= {key: data.get(key) for key in ("crop", "pixels")}
-        nodes |= {key: stored.get(key) for key in ("offset", "doubt")}
+        nodes |= {key: stored.get(key) for key in ("offset", "doubt", "radius90")}
         config = as_config(nodes)
         check(config, Net, trusted=False)
         scheme, crop = parse_scheme(stored["scheme"]), build(config.crop)

@@ -284,6 +284,7 @@ def _face_values(face: Face) -> dict[str, Any]:
         "score": face.score, "uncertain": face.uncertain, "identity": face.identity,
         "spread": None if np.isnan(face.spread).any() else face.spread.round(4).tolist(),
         "visible": None if np.isnan(face.visible).any() else face.visible.round(4).tolist(),
+        "radius90": None if np.isnan(face.radius90).any() else face.radius90.round(4).tolist(),
     }  # fmt: skip
 
 
@@ -298,6 +299,7 @@ def _coco_annotation(face: Mapping[str, Any]) -> dict[str, Any]:
         "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
         "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
         "uncertain": face["uncertain"], "spread": face["spread"], "visible": visible,
+        "radius90": face.get("radius90"),  # journals of earlier versions lack it
         **({"track_id": face["identity"]} if face["identity"] is not None else {}),
     }  # fmt: skip
 

@@ -153,6 +153,13 @@ def draw_picture(
     return canvas
 
 
+def draw_circles(canvas: np.ndarray, points: np.ndarray, radii: np.ndarray) -> None:
+    """Draw a circle with each radius (K,) round points (K, 2), pixels of the canvas; none where the radius is NaN."""
+    for centre, radius in zip(points, radii, strict=True):
+        if np.isfinite(radius):
+            cv2.circle(canvas, fixed(centre).tolist(), round(radius * 2**SHIFT), BOX, 1, cv2.LINE_AA, SHIFT)
+
+
 def sheet(faces: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Equal images (side, side, 3) laid out row by row, with a thin gap."""
     side = faces[0].shape[0]

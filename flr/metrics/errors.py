@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from flr.metrics.conformal import calibrate
 from flr.metrics.functional import (
     face_uncertainty,
     hidden_precision,
@@ -92,6 +93,13 @@ class LandmarkErrors(Metric):
         if not np.isnan(precision):
             values["hidden_ap"] = precision
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    def radius_factors(self) -> list[float | None]:
+        """See `flr.metrics.conformal.calibrate`."""
+        with self.sync_context():
+            states = self.gathered()
+        errors = point_errors(states["points"], states["truth"], states["labelled"])
+        return calibrate(errors, states["spread"].astype(np.float64), states["side"].astype(np.float64))
 
     def by_subset(self, subsets: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """The NME (percent) of each subset, a mask over all face indices, that holds a face seen here."""

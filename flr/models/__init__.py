@@ -1,7 +1,15 @@
 """Landmark models, one file an architecture. They import torch alone.
 
 A model is built with ``points`` (K), ``channels`` and ``size`` of its input beside its own arguments, names what it puts
-out in ``output`` (``points``: (B, 2K) coordinates; ``heatmaps``: (B, K, h, w) logits) and maps (B, C, H, W) to that.
+out in ``output`` and maps (B, C, H, W) to that:
+
+    points              (B, 2K) coordinates
+    points_and_scales   (B, 4K) of each point both coordinates, then the logits of their scales
+    heatmaps            (B, K, h, w) logits or heights; in training of S stages (B, S, K, h, w)
+    axes                (B, K, 2, bins) logits of each coordinate
+    pixel_in_pixel      (B, K (3 + 2N), h, w) scores, offsets and those of N neighbours
+
+A model whose constructor has an argument ``output`` is built for what the objective takes.
 """
 
 from torch import nn

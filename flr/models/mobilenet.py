@@ -65,6 +65,19 @@ def scaled(channels: int, width: float) -> int:
     return nearest + 8 if nearest < 0.9 * channels * width else nearest
 
 
+def inverted_residuals(
+    inputs: int, width: float, rows: tuple[tuple[int, int, int, int], ...] = ROWS
+) -> tuple[list[nn.Module], int]:
+    """Make the blocks of a table such as `ROWS` with a multiplier of its widths; also return the last width."""
+    layers: list[nn.Module] = []
+    for expansion, channels, blocks, stride in rows:
+        outputs = scaled(channels, width)
+        for i in range(blocks):
+            layers.append(InvertedResidual(inputs, outputs, 1 if i else stride, expansion))
+            inputs = outputs
+    return layers, inputs
+
+
 class MobileNetV2(nn.Module):
     """Map images (B, channels, size, size) to points (B, 2 * points).
 
@@ -93,13 +106,8 @@ class MobileNetV2(nn.Module):
         if width <= 0:
             raise ValueError(f"mobilenet_v2 needs a model.width above 0, not {width}")
         inputs, last = scaled(32, width), scaled(1280, max(width, 1.0))
-        layers: list[nn.Module] = [conv(channels, inputs, 3, 2)]
-        for expansion, channels_out, blocks, stride in ROWS:
-            outputs = scaled(channels_out, width)
-            for i in range(blocks):
-                layers.append(InvertedResidual(inputs, outputs, 1 if i else stride, expansion))
-                inputs = outputs
-        self.trunk = nn.Sequential(*layers, conv(inputs, last, 1))
+        blocks, outputs = inverted_residuals(inputs, width)
+        self.trunk = nn.Sequential(conv(channels, inputs, 3, 2), *blocks, conv(outputs, last, 1))
         self.head = nn.Sequential(nn.Dropout(dropout), last_layer(last, points))
         kaiming(self)
 

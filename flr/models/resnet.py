@@ -9,12 +9,15 @@ Shapes at 1 x 224 x 224, K = 68 (11,240,008 parameters; the trunk alone 11,176,5
     2 x residual, the first at stride 2         256 x 14 x 14
     2 x residual, the first at stride 2         512 x 7 x 7
     average pool, Dense                         2K
+
+Other objectives get other heads on the same trunk (see `flr.models.heads`).
 """
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flr.models import kaiming, last_layer
+from flr.models import kaiming
+from flr.models.heads import make_head
 
 
 class _Residual(nn.Module):
@@ -33,16 +36,17 @@ class _Residual(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Map images (B, channels, size, size) to points (B, 2 * points).
+    """Map images (B, channels, size, size) to points (B, 2 * points), or to what another objective takes.
 
     Args:
         points: K.
         channels: of the input.
         size: of the input; any, since the head pools over what is left, a 32nd of the side.
         width: of the first stage; each later one is twice as wide.
+        output: what the objective takes, see `flr.models.heads.make_head`.
 
     Raises:
-        ValueError: `width` is none.
+        ValueError: `width` is none, or there is no head for `output`.
 
     Example:
         >>> import torch
@@ -54,8 +58,9 @@ class ResNet18(nn.Module):
 
     output = "points"
 
-    def __init__(self, points: int, channels: int, size: int, width: int = 64) -> None:
+    def __init__(self, points: int, channels: int, size: int, width: int = 64, output: str = "points") -> None:
         super().__init__()
+        self.output = output
         if width < 1:
             raise ValueError(f"resnet18 needs a model.width of 1 or more, not {width}")
         self.trunk = nn.Sequential(
@@ -66,8 +71,8 @@ class ResNet18(nn.Module):
             _Residual(2 * width, 4 * width, 2), _Residual(4 * width, 4 * width, 1),
             _Residual(4 * width, 8 * width, 2), _Residual(8 * width, 8 * width, 1),
         )  # fmt: skip
-        self.head = last_layer(8 * width, points)
+        self.head = make_head(output, 8 * width, points, size)
         kaiming(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.trunk(images).mean((2, 3)))
+        return self.head(self.trunk(images))

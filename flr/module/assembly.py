@@ -1,5 +1,6 @@
 """Build the module of a checked config, with or without the weights of a checkpoint."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from flr.config.instantiate import build
+from flr.config.validate import resolve
 from flr.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,14 +41,15 @@ def assemble(
     model = dict(cfg.model)
     if weights_follow and "pretrained" in model:
         model["pretrained"] = False
-    objective = build(cfg.objective)
+    objective = build(cfg.objective, **({"mean_face": mean_face} if _takes(cfg.objective, "mean_face") else {}))
     if not hasattr(objective, "takes"):
         raise UserError(
             f"objective._target_={cfg.objective._target_}: a loss, not an objective; set "
             "objective._target_=flr.objectives.coordinates.Coordinates, and this class as objective.loss._target_"
         )
+    output = {"output": objective.takes} if _takes(cfg.model, "output") else {}
     return LandmarkModule(
-        net=build(model, points=len(scheme), channels=crop.channels, size=crop.size),
+        net=build(model, points=len(scheme), channels=crop.channels, size=crop.size, **output),
         objective=objective,
         scheme=scheme,
         size=crop.size,
@@ -57,6 +60,11 @@ def assemble(
         seed=cfg.seed,
         tta=cfg.tta,
     )
+
+
+def _takes(node: DictConfig, argument: str) -> bool:
+    """Return whether the constructor that a node names has an argument."""
+    return argument in inspect.signature(resolve(node._target_, "", trusted=True)).parameters
 
 
 def reassemble(
@@ -76,6 +84,17 @@ def reassemble(
     """
     weights = checkpoint["state_dict"]
     module = assemble(cfg, scheme, crop, weights["mean_face"].numpy(), weights_follow=True)
+    factors = checkpoint["flr"].get("radius90")
+    fits = factors is None or (
+        isinstance(factors, list)
+        and len(factors) == len(scheme)
+        and all(factor is None or isinstance(factor, float) for factor in factors)
+    )
+    if not fits:
+        raise UserError(
+            f"{path}: its radius90 is not one number for each of {len(scheme)} points; name another checkpoint"
+        )
+    module.about = {"radius90": factors}
     try:
         module.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:

@@ -37,7 +37,8 @@ class LandmarkModule(pl.LightningModule):
         ema: the decay of an exponential moving average of the weights, which then is what is evaluated; 0 for none.
         seed: of dropout.
         tta: whether evaluation averages the image and its mirror image.
-        about: plain values kept in every checkpoint beside the weights, and ``doubt`` of the last validation with them.
+        about: plain values kept in every checkpoint beside the weights, and ``doubt`` and ``radius90`` (see
+            `flr.metrics.conformal`) of the last validation with them.
 
     Raises:
         UserError: the objective does not take what the model puts out.
@@ -79,6 +80,12 @@ class LandmarkModule(pl.LightningModule):
     def best_net(self) -> nn.Module:
         """What is evaluated: the averaged weights where there are any."""
         return self.ema_net if self.ema_net is not None else self.net
+
+    @property
+    def radius_factors(self) -> np.ndarray | None:
+        """(K,) of the weights' validation, NaN where unknown; None for checkpoints of versions without them."""
+        factors = self.about.get("radius90")
+        return None if factors is None else np.array(factors, np.float64)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, K, 2) float32 crop pixels of images (B, C, H, W)."""
@@ -182,7 +189,7 @@ class LandmarkModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # Norms and biases are not decayed: it only fights the normalisation.
-        named = [p for p in self.net.parameters() if p.requires_grad]
+        named = [p for part in (self.net, self.objective) for p in part.parameters() if p.requires_grad]
         groups = [{"params": [p for p in named if p.ndim > 1]}, {"params": [p for p in named if p.ndim < 2]}]
         try:
             optimizer = self.optim(groups)
@@ -229,6 +236,7 @@ class LandmarkModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         values = {f"val/{name}": value for name, value in self.errors.compute().items()}
         self.about["doubt"] = values["val/doubt"].item() if "val/doubt" in values else None
+        self.about["radius90"] = self.errors.radius_factors()
         values["val/baseline_nme"] = self.baseline.compute()["nme"]
         subsets = self.trainer.datamodule.table.subsets  # type: ignore[attr-defined]
         values |= {f"val/{name}/nme": value for name, value in self.errors.by_subset(subsets).items()}
@@ -248,6 +256,7 @@ class LandmarkModule(pl.LightningModule):
         for state in checkpoint.get("lr_schedulers", []):
             for planned in ("total_steps", "_schedule_phases"):
                 state.pop(planned, None)
+        self.about["radius90"] = checkpoint.get("flr", {}).get("radius90")  # that of the weights
         if self.data_changed:  # errors on other faces are no measure of what was best
             checkpoint["callbacks"] = {}
 

@@ -59,6 +59,26 @@ class Wing:
         return torch.where(x < self.width, self.width * torch.log1p(x / self.epsilon), x - offset)
 
 
+class SoftWing:
+    """|x| up to the start, then w ln(1 + |x| / e) - C (Lin et al. 2021, doi:10.1109/TIP.2021.3082319).
+
+    Small errors, which labels have too, keep a constant gradient; large errors count less.
+
+    Args:
+        start: w1, where the logarithm begins, coded units. The paper's 2 pixels at 256 are .0078 of the side.
+        width: w2, factor of the logarithm. The paper's 20 pixels at 256 are .078 of the side.
+        epsilon: e, coded units. The paper's .5 pixels at 256 are .002 of the side.
+    """
+
+    def __init__(self, start: Positive = 2 / 256, width: Positive = 20 / 256, epsilon: Positive = 0.5 / 256) -> None:
+        self.start, self.width, self.epsilon = start, width, epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.abs()
+        offset = self.start - self.width * math.log1p(self.start / self.epsilon)
+        return torch.where(x < self.start, x, self.width * torch.log1p(x / self.epsilon) + offset)
+
+
 def masked_sum(loss: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
     """The sum over labelled points of a loss (B, K), and their number; a NaN under the mask does not leak."""
     return torch.where(labelled, loss, 0.0).sum(), labelled.sum()

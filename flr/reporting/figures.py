@@ -159,6 +159,27 @@ def cost_figure(nme: Mapping[str, Spread], costs: Mapping[str, Mapping[str, Spre
     return fig
 
 
+def stress_figure(results: Mapping[str, tuple[float, Mapping[str, Sequence[float]]]]) -> "Figure":
+    """Draw the NME, percent, of models by severity, one panel per kind of corruption.
+
+    Args:
+        results: Model -> the NME without corruption, and kind -> the NME at each severity.
+    """
+    kinds = list(next(iter(results.values()))[1])
+    columns = min(3, len(kinds))
+    fig = figure(columns, -(-len(kinds) // columns))
+    for axes, kind in zip(fig.axes, kinds, strict=False):
+        for i, (name, (clean, values)) in enumerate(results.items()):
+            line = [clean, *values[kind]]
+            axes.plot(range(len(line)), line, ("o-", "s--", "^:", "D-.")[i % 4], label=_label(name))
+        axes.set(title=kind.replace("_", " "), xlabel="severity", ylabel="NME, %", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    for axes in fig.axes[len(kinds) :]:
+        axes.set_visible(False)
+    _legend(fig.axes[0])
+    return fig
+
+
 def pose_figure(angles: Mapping[str, np.ndarray]) -> "Figure":
     """Draw the distributions of yaw, pitch and roll, degrees, of named parts (N, 3)."""
     fig = figure(columns=3)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flr.inference.landmarker import Located
 from flr.inference.faces import Face, FaceTracker
 from flr.inference.smoothing import OneEuro
 from flr.landmarks.scheme import CELEBA5
@@ -23,12 +24,14 @@ class Net:
         self.places = np.zeros((0, 2))
         self.noise = 0.0
 
-    def find(self, images: Any, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, images: Any, boxes: np.ndarray, *, refine: int = 0) -> Located:
         middles = (boxes[:, :2] + boxes[:, 2:]) / 2
         faces = self.places[:, None] + FACE - FACE.mean(0)
         nearest = [int(np.linalg.norm(self.places - middle, axis=1).argmin()) for middle in middles]
         found = faces[nearest] if nearest else np.zeros((0, 5, 2))
-        return found + np.random.default_rng(0).normal(0, self.noise, found.shape), np.full(found.shape[:2], self.noise)
+        spread = np.full(found.shape[:2], self.noise)
+        points = found + np.random.default_rng(0).normal(0, self.noise, found.shape)
+        return Located(points, spread, np.ones_like(spread), 2 * spread)
 
     def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return spread.mean(-1) > 0.5

@@ -132,8 +132,8 @@ def test_refinement_crops_around_the_points_of_the_first_pass() -> None:
         image[y - 6 : y + 7, x - 6 : x + 7] = 255
     boxes = np.array([[40.0, 40, 240, 260]])
     net = Drawn()
-    one, wide, _ = net.find([image], boxes)
-    two, narrow, _ = net.find([image], boxes, refine=1)
+    one, wide, *_ = net.find([image], boxes)
+    two, narrow, *_ = net.find([image], boxes, refine=1)
     np.testing.assert_allclose(two, net([image], net.boxes(one)), atol=0)
     assert abs(two - truth).max() < min(1, abs(one - truth).max())
     np.testing.assert_allclose(wide.mean(), 13, atol=4)  # pixels of the picture, whatever the crop's

@@ -14,19 +14,39 @@ from flr.data.synthetic.renderer import render
 from flr.errors import UserError
 from flr.models.celeba_cnn import CelebACNN
 from flr.models.heatmap_fpn import HeatmapFPN
+from flr.models.hourglass import Hourglass
+from flr.models.hrnet import HRNet
 from flr.models.mobilenet import MobileNetV2
 from flr.models.muct_cnn import MuctCNN
 from flr.models.pfld import PFLD
+from flr.models.pipnet import PIPNet
 from flr.models.resnet import ResNet18
+from flr.models.rtmpose import RTMPose
 from flr.models.sepconv import SepConv, SepConvLight
 from flr.models.ytf_cnn import YtfCNN
 from flr.models.ytf_cnn_wide import YtfCNNWide
 
-NETS = [SepConv, SepConvLight, HeatmapFPN, CelebACNN, MuctCNN, YtfCNN, YtfCNNWide, ResNet18, MobileNetV2, PFLD]
+MAPS = [HeatmapFPN, HRNet, Hourglass]
+NETS = [
+    SepConv,
+    SepConvLight,
+    CelebACNN,
+    MuctCNN,
+    YtfCNN,
+    YtfCNNWide,
+    ResNet18,
+    MobileNetV2,
+    PFLD,
+    *MAPS,
+    PIPNet,
+    RTMPose,
+]
 # Quick ones: a side that the net takes and, where it has such arguments, narrow.
 SMALL = {
     SepConvLight: (32, {}), HeatmapFPN: (32, {}), CelebACNN: (64, {}), MuctCNN: (32, {}), YtfCNN: (64, {}),
     YtfCNNWide: (48, {}), ResNet18: (32, {"width": 8}), MobileNetV2: (32, {"width": 0.25}), PFLD: (32, {"width": 0.25}),
+    HRNet: (32, {"width": 2}), Hourglass: (32, {"width": 8, "depth": 2}), PIPNet: (64, {"width": 2, "neighbours": 2}),
+    RTMPose: (32, {"width": 0.25, "hidden": 8}),
 }  # fmt: skip
 
 
@@ -54,6 +74,20 @@ def shapes(net: nn.Module, of: list[nn.Module], channels: int, size: int) -> lis
 def test_published_parameter_counts(net, points, size, count):
     with torch.device("meta"):
         assert parameters(net(points=points, channels=1, size=size)) == count
+
+
+@pytest.mark.parametrize(
+    ("net", "points", "arguments", "count"),
+    [
+        (HRNet, 98, {}, 9_662_528), (HRNet, 68, {}, 9_654_398),
+        (Hourglass, 16, {}, 6_730_912), (Hourglass, 16, {"stacks": 4}, 13_018_816),
+        (PIPNet, 68, {}, 11_978_844),
+    ],
+)  # fmt: skip
+def test_counts_of_the_authors_code_at_three_channels(net, points, arguments, count):
+    """HRNet/HRNet-Facial-Landmark-Detection, bearpaw/pytorch-pose and jhb86253817/PIPNet."""
+    with torch.device("meta"):
+        assert parameters(net(points=points, channels=3, size=256, **arguments)) == count
 
 
 @pytest.mark.parametrize(
@@ -113,8 +147,33 @@ def test_output_shape(net, points, channels, size):
     with torch.device("meta"):
         model = net(points=points, channels=channels, size=size)
         out = model(torch.empty(2, channels, size, size))
-    expected = {"points": (2, 2 * points), "heatmaps": (2, points, size // 4, size // 4)}[model.output]
-    assert out.shape == expected
+    maps = (2, *([2] if net is Hourglass else []), points, size // 4, size // 4)
+    coarse = (2, points * (3 + 2 * min(10, points - 1)), size // 32, size // 32)
+    expected = {"points": (2, 2 * points), "heatmaps": maps, "axes": (2, points, 2, 2 * size), "pixel_in_pixel": coarse}
+    assert out.shape == expected[model.output]
+
+
+@pytest.mark.parametrize(
+    ("output", "shape"), [("points_and_scales", (20,)), ("heatmaps", (5, 16, 16)), ("axes", (5, 2, 80))]
+)
+def test_one_backbone_has_a_head_for_each_objective(output, shape):
+    with torch.device("meta"):  # 40 is no multiple of the stride
+        model = ResNet18(points=5, channels=1, size=40, width=4, output=output)
+        assert model.output == output and model(torch.empty(2, 1, 40, 40)).shape == (2, *shape)
+        with pytest.raises(ValueError, match="no head puts out pixel_in_pixel; choose an objective= that takes points"):
+            ResNet18(points=5, channels=1, size=32, output="pixel_in_pixel")
+
+
+def test_an_hourglass_supervises_each_stack_and_evaluates_the_last():
+    torch.manual_seed(0)
+    model = Hourglass(points=3, channels=1, size=32, stacks=3, width=8, depth=2)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+    images = torch.randn(2, 1, 32, 32)
+    stages = model.train()(images)
+    assert stages.shape == (2, 3, 3, 8, 8) and not torch.allclose(stages[:, 0], stages[:, 2])
+    assert model.eval()(images).shape == (2, 3, 8, 8)
 
 
 @pytest.mark.parametrize("net", SMALL)
@@ -133,7 +192,7 @@ def test_every_weight_learns_and_evaluation_repeats(net):
         torch.testing.assert_close(model(images)[:1], model(images[:1]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("net", [net for net in SMALL if net not in (SepConvLight, HeatmapFPN)])
+@pytest.mark.parametrize("net", [net for net in SMALL if net not in (SepConvLight, *MAPS, PIPNet, RTMPose)])
 def test_a_few_steps_learn_eight_faces(net):
     """Better than their mean face, which is all that a net could say without looking. Dropout would only slow this."""
     size, arguments = SMALL[net]
@@ -217,6 +276,23 @@ def test_heatmap_fpn_takes_other_widths():
     with torch.device("meta"):
         net = HeatmapFPN(points=5, channels=1, size=48, widths=(8, 16, 24), path=8, blocks=1)
         assert net(torch.empty(1, 1, 48, 48)).shape == (1, 5, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("net", "arguments", "said"),
+    [
+        (HRNet, {"size": 48}, r"multiples of 32, not 48; set data\.crop\.size"),
+        (HRNet, {"width": 0}, r"model\.width"),
+        (Hourglass, {"size": 48}, r"64 or more, not 48; set data\.crop\.size or model\.depth"),
+        (Hourglass, {"stacks": 0}, r"model\.stacks"),
+        (PIPNet, {"size": 32}, r"64 or more, not 32; set data\.crop\.size"),
+        (PIPNet, {"neighbours": 0}, r"model\.neighbours"),
+        (RTMPose, {"hidden": 0}, r"model\.hidden"),
+    ],
+)
+def test_arguments_that_leave_nothing_are_refused(net, arguments, said):
+    with pytest.raises(ValueError, match=said), torch.device("meta"):
+        net(**{"points": 5, "channels": 1, "size": 64} | arguments)
 
 
 TIMM = {"_target_": "flr.models.timm_backbone.TimmBackbone"}

@@ -2,13 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flr.objectives.coordinates import L1, MSE, Coordinates, SmoothL1, Wing, masked_sum
+from flr.objectives.coordinates import L1, MSE, Coordinates, SmoothL1, SoftWing, Wing, masked_sum
+from flr.objectives.gaussian import AdaptiveWing, GaussianHeatmaps
 from flr.objectives.heatmaps import Heatmaps
+from flr.objectives.likelihood import ResidualLikelihood
+from flr.objectives.pip import PixelInPixel
+from flr.objectives.simcc import SimCC
+from flr.objectives.star import STAR
 
 SIZE = 128
 LOSSES = {"mse": MSE(), "l1": L1(), "smooth_l1": SmoothL1(0.02), "wing": Wing()}
@@ -16,14 +22,23 @@ OBJECTIVES = {
     **{name: Coordinates(loss) for name, loss in LOSSES.items()},
     **{f"heatmaps {name}": Heatmaps(loss) for name, loss in LOSSES.items()},
     "likelihood": Heatmaps(Wing(), likelihood_weight=1.0),
+    "soft_wing": Coordinates(SoftWing()),
+    "dark": GaussianHeatmaps(MSE()),
+    "adaptive_wing": GaussianHeatmaps(AdaptiveWing(), foreground_weight=10.0),
+    "star": STAR(),
+    "simcc": SimCC(),
+    "residual": ResidualLikelihood(2, 8),
+    "pip": PixelInPixel(np.random.default_rng(0).random((5, 2))),
 }
+SHAPES = {
+    "points": (10,), "points_and_scales": (20,), "heatmaps": (5, 16, 16), "axes": (5, 2, 128), "pixel_in_pixel": (35, 8, 8)
+}  # fmt: skip
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
 
-def raw_for(objective, batch: int = 3, points: int = 5, seed: int = 0) -> torch.Tensor:
+def raw_for(objective, batch: int = 3, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = (batch, 2 * points) if objective.takes == "points" else (batch, points, 16, 16)
-    return torch.randn(shape, generator=generator).requires_grad_()
+    return torch.randn((batch, *SHAPES[objective.takes]), generator=generator).requires_grad_()
 
 
 def truth(batch: int = 3, points: int = 5) -> torch.Tensor:
@@ -41,6 +56,9 @@ def truth(batch: int = 3, points: int = 5) -> torch.Tensor:
         (Wing(10, 2), -4.0, 10 * math.log(3)),
         (Wing(10, 2), 12.0, 12 - (10 - 10 * math.log(6))),
         (Wing(), 0.0, 0.0),
+        (SoftWing(2, 20, 0.5), 1.5, 1.5),
+        (SoftWing(2, 20, 0.5), -10.0, 20 * math.log(21) + 2 - 20 * math.log(5)),
+        (SoftWing(), 0.0, 0.0),
     ],
 )
 def test_losses_by_hand(loss, x, expected):
@@ -264,9 +282,10 @@ def test_loss_and_points_are_float32_under_autocast(objective):
 
 @every_objective
 def test_descent_moves_the_points_to_their_targets(objective):
-    raw, points, labelled = raw_for(objective, 1, 3), truth(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    raw, points, labelled = raw_for(objective, 1), truth(1), torch.ones(1, 5, dtype=torch.bool)
     raw.data *= 0.1
-    optimizer = torch.optim.Adam([raw], lr=0.1)
+    # A wide map's errors count less under STAR, and these maps begin as wide as the crop.
+    optimizer = torch.optim.Adam([raw], lr=0.3 if isinstance(objective, STAR) else 0.1)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.98)
     first = (objective.decode(raw, SIZE) - points).norm(dim=-1).mean()
     for _ in range(300):

@@ -1,0 +1,214 @@
+"""Test a model on corrupted faces: NME by kind and severity, and the mean corruption error against a baseline."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from flr.data.crops import crop
+from flr.errors import UserError, nearest
+from flr.evaluation import stored_run
+from flr.evaluation.corruptions import BOXES, KINDS, PIXELS, SEVERITIES, corrupt_boxes, corrupt_pixels
+from flr.evaluation.stored_run import StoredModel, open_tracker, result_folder
+from flr.files import write_json, writing
+from flr.inference.landmarker import BATCH_SIZE
+from flr.inference.predictor import Predictor
+from flr.landmarks.geometry import invert, transform
+from flr.metrics.conformal import coverage, radii
+from flr.metrics.functional import nme, percent_mean, point_errors
+from flr.module.device import allow_tf32
+from flr.reporting.figures import png, stress_figure
+from flr.reporting.tables import TextTable, print_table
+
+
+@dataclass(frozen=True, eq=False)
+class StressResult:
+    """NME of a model on clean and on corrupted faces, percent.
+
+    Attributes:
+        label: Name of the run.
+        protocol: Name of the protocol.
+        faces: Number of faces.
+        clean: NME without corruption.
+        nme: Kind -> NME at each severity.
+        coverage: Kind -> share of the true points within the 90 % radius at each severity, percent; empty for a model
+            without radii.
+    """
+
+    label: str
+    protocol: str
+    faces: int
+    clean: float
+    nme: dict[str, list[float]]
+    coverage: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Mean NME over kinds and severities."""
+        return float(np.mean([np.mean(values) for values in self.nme.values()]))
+
+    def mean_corruption_error(self, baseline: "StressResult") -> float:
+        """Return the mean over kinds of this NME over the baseline's, each summed over severities, percent."""
+        return float(np.mean([100 * np.sum(self.nme[kind]) / np.sum(baseline.nme[kind]) for kind in self.nme]))
+
+
+def stress_test(stored: StoredModel, kinds: list[str], seed: int, split: str, device: str = "auto") -> StressResult:
+    """Score a model on the faces of a split under each kind of corruption at each severity.
+
+    Args:
+        stored: The model and its data.
+        kinds: Of `KINDS`.
+        seed: Of the corruptions: each face has its own draws, the same for all models.
+        split: Split whose faces are corrupted.
+        device: Device on which the network runs, see `find_device`.
+    """
+    data, module, trainer = stored.data, stored.module, stored.config.trainer
+    allow_tf32(bool(trainer.get("tf32")))
+    predictor = Predictor(module, data.crop, data.pixels, None, str(trainer.precision) == "bf16-mixed", device)
+    rows = data.rows(split)
+    if not len(rows):
+        raise UserError(f"data={data.name} has no {split} faces; name another dataset or split")
+    table, size = data.prepare(), data.crop.size
+    errors: dict[tuple[str, int], list[np.ndarray]] = {}
+    radius: dict[tuple[str, int], list[np.ndarray]] = {}
+    for start in range(0, len(rows), BATCH_SIZE):
+        batch = rows[start : start + BATCH_SIZE]
+        for key, crops, to_crop in _corrupted(stored, batch, kinds, seed):
+            points, spread = predictor.run(crops)
+            found = transform(invert(to_crop), points)
+            errors.setdefault(key, []).append(point_errors(found, table.points[batch], table.labelled[batch]))
+            scale = np.sqrt(np.abs(np.linalg.det(to_crop[..., :2])))[:, None]
+            radius.setdefault(key, []).append(radii(predictor.radius_factors, spread, size) / scale)
+    normaliser = data.normaliser[rows]
+    values = {key: percent_mean(nme(np.concatenate(parts), normaliser)) for key, parts in errors.items()}
+    held = {
+        key: coverage(np.concatenate(errors[key]), np.concatenate(parts), normaliser, table.scheme, {}).get(
+            "coverage90"
+        )
+        for key, parts in radius.items()
+    }
+    covered = {
+        kind: [share for severity in SEVERITIES if (share := held[kind, severity]) is not None] for kind in kinds
+    }
+    return StressResult(
+        stored.label, data.protocol.name, len(rows), values["", 0],
+        {kind: [values[kind, severity] for severity in SEVERITIES] for kind in kinds},
+        covered if all(covered.values()) else {},
+    )  # fmt: skip
+
+
+def _corrupted(
+    stored: StoredModel, batch: np.ndarray, kinds: list[str], seed: int
+) -> "list[tuple[tuple[str, int], np.ndarray, np.ndarray]]":
+    """Return ((kind, severity), crops (n, S, S, C), maps (n, 2, 3) from image to crop pixels), the clean one first."""
+    data = stored.data
+    margin, size = data.store.margin, data.crop.size
+    crops = np.array(data.store.images[batch][:, margin : margin + size, margin : margin + size])
+    to_crop = data.store.to_crop()[batch]
+    views = [(("", 0), crops, to_crop)]
+    for kind in (kind for kind in kinds if kind in PIXELS):
+        views += [((kind, s), corrupt_pixels(crops, kind, s, seed, batch), to_crop) for s in SEVERITIES]
+    moved = [kind for kind in kinds if kind in BOXES]
+    images = [data.prepare().load(int(row)) for row in batch] if moved else []
+    for kind in moved:
+        for severity in SEVERITIES:
+            maps = corrupt_boxes(to_crop, size, kind, severity, seed, batch)
+            faces = [crop(image, one, size, data.crop.channels) for image, one in zip(images, maps, strict=True)]
+            views.append(((kind, severity), np.stack(faces), maps))
+    return views
+
+
+def run_tests(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Test runs, and a baseline for the mean corruption error where the config names one; report each run.
+
+    Raises:
+        UserError: A run cannot be loaded, or the baseline was scored on other faces.
+    """
+    kinds = list(KINDS if cfg.stress == "all" else [cfg.stress] if isinstance(cfg.stress, str) else cfg.stress)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(
+                f"stress={kind}: no such corruption{nearest(kind, KINDS)}; set all, or some of {', '.join(KINDS)}"
+            )
+    seed, split, device = cfg.stress_seed, cfg.split, cfg.device
+
+    def load(run: str) -> StoredModel:
+        one = cfg.copy()
+        one.run = run
+        return stored_run.load(one, overrides)
+
+    reference = load(cfg.baseline) if cfg.baseline else None
+    baseline = stress_test(reference, kinds, seed, split, device) if reference else None
+    for run in runs:
+        stored = load(run)
+        if reference and stored.data.protocol.fingerprint != reference.data.protocol.fingerprint:
+            raise UserError(
+                f"baseline={cfg.baseline} was scored on {reference.data.name}, run={run} on {stored.data.name}: other faces; "
+                "set data=NAME for both"
+            )
+        result = stress_test(stored, kinds, seed, split, device)
+        print(report(stored, result, baseline, split, Path(cfg.paths.output_dir)) / "stress.png")
+
+
+def report(stored: StoredModel, result: StressResult, baseline: StressResult | None, split: str, output: Path) -> Path:
+    """Print a result, write it as ``stress.json``, ``stress.csv`` and ``stress.png``, and log it in the model's run.
+
+    Returns:
+        The folder of the files.
+    """
+    where, prefix = result_folder(stored, split, 0, output)
+    folder = where / "stress"
+    metrics = {"stress/clean_nme": result.clean, "stress/nme": result.mean}
+    if baseline:
+        metrics["stress/mce"] = result.mean_corruption_error(baseline)
+    named = {f"stress/{kind}/nme": float(np.mean(values)) for kind, values in result.nme.items()}
+    write_json(folder / "stress.json", {**vars(result), "metrics": metrics, "baseline": baseline and vars(baseline)})
+    _write_csv(folder / "stress.csv", result, baseline)
+    figure = stress_figure({one.label: (one.clean, one.nme) for one in (result, baseline) if one})
+    with writing(folder / "stress.png") as partial_file:
+        partial_file.write_bytes(png(figure))
+    with open_tracker(stored, folder) as tracker:
+        # A run that was tested under some kinds only has no mean that could be compared.
+        if tracker and set(result.nme) == set(KINDS):
+            tracker.log_metrics({prefix + name: value for name, value in (metrics | named).items()}, stored.step)
+            tracker.tag(stress_baseline=baseline.label if baseline else "")
+        if tracker:
+            for name in ("stress.json", "stress.csv", "stress.png"):
+                tracker.file(folder / name, f"{prefix}stress")
+    _show(result, baseline, metrics)
+    return folder
+
+
+def _write_csv(path: Path, result: StressResult, baseline: StressResult | None) -> None:
+    with writing(path) as partial_file, partial_file.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["model", "protocol", "kind", "severity", "nme", "coverage90"])
+        for one in (result, baseline):
+            if one:
+                rows.writerow([one.label, one.protocol, "clean", 0, f"{one.clean:.5f}", ""])
+                for kind, values in one.nme.items():
+                    covered = one.coverage.get(kind, [float("nan")] * len(values))
+                    for severity, value, share in zip(SEVERITIES, values, covered, strict=True):
+                        held = "" if np.isnan(share) else f"{share:.3f}"
+                        rows.writerow([one.label, one.protocol, kind, severity, f"{value:.5f}", held])
+
+
+def _show(result: StressResult, baseline: StressResult | None, metrics: dict[str, float]) -> None:
+    head = ["kind", *(f"NME, % at {severity}" for severity in SEVERITIES), "mean"]
+    head += ["in radius90, % at 5"] * bool(result.coverage) + [f"of {baseline.label}, %" if baseline else ""] * bool(
+        baseline
+    )
+    rows = []
+    for kind, values in result.nme.items():
+        cells = [kind, *(f"{value:.2f}" for value in values), f"{np.mean(values):.2f}"]
+        cells += [f"{result.coverage[kind][-1]:.0f}"] if result.coverage else []
+        cells += [f"{100 * np.sum(values) / np.sum(baseline.nme[kind]):.0f}"] if baseline else []
+        rows.append(cells)
+    print(f"{result.label}, {result.faces} faces: {result.clean:.2f} % clean, {result.mean:.2f} % corrupted")
+    print_table(TextTable(head, rows))
+    if baseline:
+        print(f"mean corruption error: {metrics['stress/mce']:.1f} % of that of {baseline.label}")
+    print(result.protocol)

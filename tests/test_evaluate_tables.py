@@ -1,0 +1,111 @@
+"""Stress tests and the table of runs by datasets: the corruptions, and both commands on one trained run."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flr.data.synthetic.renderer import render
+from flr.evaluation.comparison_report import further_table
+from flr.evaluation.corruptions import BOXES, KINDS, PIXELS, SEVERITIES, corrupt_boxes, corrupt_pixels
+from flr.evaluation.results import Group, Section, TestedRun
+from flr.evaluation.stress import StressResult
+from flr.landmarks.geometry import transform
+from flr.tracking.connection import StoredRun
+from tests.conftest import Workspace
+
+ROWS = np.arange(2)
+
+
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
+    return np.stack([render(0, i, size=96, face=0.6).image[..., None] for i in ROWS])
+
+
+@pytest.mark.parametrize("kind", PIXELS)
+def test_a_severer_corruption_changes_more_and_repeats(crops, kind):
+    for images in (crops, crops.repeat(3, -1)):
+        levels = [corrupt_pixels(images, kind, severity, 0, ROWS) for severity in SEVERITIES]
+        assert all(level.shape == images.shape and level.dtype == np.uint8 for level in levels)
+        changed = [np.abs(level.astype(float) - images).mean() for level in levels]
+        assert changed == sorted(changed) and changed[0] > 0.5
+        np.testing.assert_array_equal(levels[2], corrupt_pixels(images, kind, 3, 0, ROWS))
+        np.testing.assert_array_equal(levels[2][1:], corrupt_pixels(images[1:], kind, 3, 0, ROWS[1:]))
+
+
+@pytest.mark.parametrize("kind", BOXES)
+def test_boxes_move_further_with_severity_about_the_crops_centre(kind):
+    identity = np.broadcast_to(np.eye(3)[:2], (2, 2, 3))
+    corners = np.array([[0.0, 0], [95, 0], [95, 95], [0, 95], [47.5, 47.5]])
+    moved = [transform(corrupt_boxes(identity, 96, kind, severity, 0, ROWS), corners[None]) for severity in SEVERITIES]
+    ways = [np.linalg.norm(points - corners, axis=-1)[:, :4].mean() for points in moved]
+    assert ways == sorted(ways) and ways[0] > 2
+    centre = np.linalg.norm(moved[-1][:, 4] - 47.5, axis=-1)
+    np.testing.assert_allclose(centre, 0.2 * 96 if kind == "box_shift" else 0, atol=1e-9)
+
+
+def test_the_mean_corruption_error_is_the_mean_ratio_to_the_baseline():
+    one = StressResult("a", "p", 9, 2.0, {"blur": [1.0, 3.0], "noise": [4.0, 4.0]})
+    other = StressResult("b", "p", 9, 2.0, {"blur": [2.0, 6.0], "noise": [2.0, 2.0]})
+    assert one.mean == 3 and one.mean_corruption_error(other) == pytest.approx((50 + 200) / 2)
+    assert one.mean_corruption_error(one) == 100
+
+
+def test_a_stress_test_is_reported_in_files_and_in_the_run(trained: tuple[Workspace, str]) -> None:
+    workspace, run = trained
+    shown = workspace.run("flr.evaluate", f"run={run}", "stress=all", f"baseline={run}").stdout
+    assert "mean corruption error: 100.0 %" in shown
+    folder = Path(shown.splitlines()[-1]).parent
+    result = json.loads((folder / "stress.json").read_text())
+    logged = workspace.client().get_run(run).data
+    assert set(result["nme"]) == set(KINDS) and logged.metrics["stress/mce"] == pytest.approx(100)
+    assert result["clean"] == pytest.approx(logged.metrics["test/nme"], rel=1e-3)
+    with (folder / "stress.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (1 + len(KINDS) * len(SEVERITIES)) and (folder / "stress.png").stat().st_size > 10_000
+    assert all(0 <= float(row["coverage90"]) <= 100 for row in rows if row["kind"] != "clean")
+
+
+def test_runs_by_datasets(trained: tuple[Workspace, str]) -> None:
+    workspace, run = trained
+    small = ("+data.reader.train=48", "+data.reader.val=11", "+data.reader.test=9", "+data.reader.size=64")
+    shown = workspace.run("flr.evaluate", f"run=[{run},{workspace.folder(run)}]", "on=[synthetic]", *small).stdout
+    with Path(shown.splitlines()[-1]).open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    logged = workspace.client().get_run(run).data
+    assert [cell["run"] for cell in cells] == [run, str(workspace.folder(run))]
+    for cell in cells:
+        assert float(cell["low"]) < float(cell["nme"]) < float(cell["high"]) and cell["dataset"] == "synthetic"
+        assert float(cell["nme"]) == pytest.approx(logged.metrics["test/nme"], rel=1e-4)
+    assert logged.metrics["on/synthetic/nme"] == pytest.approx(float(cells[0]["nme"]))
+    assert logged.tags["flr.on.synthetic"] == cells[0]["protocol"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("stress=[blurr]",), "stress=blurr: no such corruption (did you mean 'blur'?)"),
+        (("on=[synthetik]",), "on=synthetik: no such choice of data= (did you mean 'synthetic'?)"),
+        (("on=[celeba]",), "nothing could be scored"),
+        (("baseline=x",), "set stress=all too"),
+        (("on=[synthetic]", "stress=all"), "does not go with stress="),
+    ],
+)
+def test_bad_input_is_one_line(trained: tuple[Workspace, str], words: tuple[str, ...], said: str) -> None:
+    assert said in trained[0].refuse("flr.evaluate", f"run={trained[1]}", *words)
+
+
+def test_the_comparison_shows_what_was_logged_and_keeps_protocols_apart() -> None:
+    def run(name: str, metrics: dict[str, float], **tags: str) -> TestedRun:
+        stored = StoredRun(name, name, "FINISHED", tags, {}, metrics, 1.0, "")
+        return TestedRun(stored, "p", {}, np.array(["a"]), np.array([0.1]), None)
+
+    plain = Section("p", [Group("a", [run("1", {})])])
+    assert further_table(plain, ["model"]) == []
+    first = run("1", {"stress/mce": 90.0, "on/ibug/nme": 4.0}, stress_baseline="base", **{"on.ibug": "p1"})
+    second = run("2", {"on/ibug/nme": 5.0}, **{"on.ibug": "p2"})
+    (table,) = further_table(Section("p", [Group("a", [first]), Group("b", [second])]), ["model"])
+    assert table.head == ["model", "NME on ibug, % (p1)", "NME on ibug, % (p2)", "mean corruption error, % of base"]
+    assert table.rows == [["a", "4.00", "-", "90.00"], ["b", "-", "5.00", "-"]]
