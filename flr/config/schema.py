@@ -84,6 +84,37 @@ class Train:
 
 
 @dataclass(frozen=True)
+class TrainDetector:
+    """Train the face detector on rendered scenes, and write it as an ONNX file.
+
+    No photo takes part. The scenes are drawn once and stored under paths.cache_dir.
+
+    Attributes:
+        name: Name of the run in MLflow. null makes one from the seed.
+        seed: Seed of the scenes, the patches and the weights.
+        threshold: Lowest score of a face that the file states.
+        data: Scenes and batches.
+        model: Network.
+        optim: Optimizer.
+        schedule: Learning rate over the training.
+        trainer: Lightning's Trainer.
+        tracking: MLflow store and experiment.
+        paths: Folders of outputs and caches.
+    """
+
+    name: str | None
+    seed: Seed
+    threshold: Annotated[float, Ge(0)]
+    data: Any
+    model: Any
+    optim: Any
+    schedule: Any
+    trainer: Any
+    tracking: Any
+    paths: Any
+
+
+@dataclass(frozen=True)
 class Search:
     """How a study searches.
 
@@ -388,4 +419,5 @@ COMMANDS: Mapping[str, type] = {
     "export": Export,
     "tune": Tune,
     "app": App,
+    "train_detector": TrainDetector,
 }

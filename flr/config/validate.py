@@ -27,7 +27,7 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "callbacks": ("flr.training.callbacks", "pytorch_lightning.callbacks"),
     "crop": ("flr.data.crops.CropSettings",),
     "crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
-    "data": ("flr.data.datamodule.FaceData",),
+    "data": ("flr.data.datamodule.FaceData", "flr.detection.patches.SceneData"),
     "data.crop": ("flr.data.crops.CropSettings",),
     "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
     "data.download": ("flr.data.download.Download",),
@@ -38,7 +38,7 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
         for name in ("Overlay", "Paint", "Blur", "Mask")
         for module in ("", f"{name.lower()}.")
     ),
-    "model": ("flr.models", "torch.nn"),
+    "model": ("flr.models", "torch.nn", "flr.detection.network"),
     "objective": ("flr.objectives",),
     "optim": ("torch.optim",),
     "paths": ("flr.config.schema.Paths",),

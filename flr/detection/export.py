@@ -1,0 +1,93 @@
+"""Write a trained detector as an ONNX file with weights in 16 bit."""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from flr.data.synthetic.renderer import render
+from flr.detection.network import FaceNet
+from flr.files import writing
+from flr.inference.face_network import METADATA_KEY, DetectorMetadata, FaceNetwork
+from flr.inference.votes import find_votes, merge
+from flr.landmarks.geometry import tight_box
+
+_CALIBRATION_SEED, _CALIBRATION_FACES = 3_000_000, 300
+
+
+def export(net: FaceNet, path: Path, threshold: float, trained: Mapping[str, Any]) -> Path:
+    """Write a detector's file, with its box calibrated on rendered faces.
+
+    Args:
+        net: The trained network.
+        path: The file.
+        threshold: See `flr.inference.face_network.DetectorMetadata`.
+        trained: As of it.
+    """
+    model = _graph(net)
+    _halve_weights(model)
+    with writing(path) as aside:
+        offset = (0.0, 0.0, 1.0, 1.0)  # until it is measured
+        for last in (False, True):
+            metadata = DetectorMetadata(1, threshold, offset, dict(trained))
+            onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(asdict(metadata))})
+            onnx.checker.check_model(model)
+            aside.write_bytes(model.SerializeToString())
+            if not last:
+                offset = calibrate(FaceNetwork(aside))
+    return path
+
+
+def _graph(net: FaceNet) -> onnx.ModelProto:
+    image = torch.zeros(1, 1, 96, 128)
+    sizes = {2: torch.export.Dim("height", min=16, max=8192), 3: torch.export.Dim("width", min=16, max=8192)}
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the exporter's notes on packages that are not needed
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            exported = torch.onnx.export(
+                net.cpu().float().eval(), (image,), dynamo=True, input_names=["image"], output_names=["maps"],
+                dynamic_shapes=(sizes,), verbose=False,
+            )  # fmt: skip
+    finally:
+        logging.disable(disabled)
+    assert exported is not None
+    return exported.model_proto
+
+
+def _halve_weights(model: onnx.ModelProto) -> None:
+    """Store the weights as float16; the graph casts them back, which ONNX Runtime does once, when it loads the file."""
+    graph, casts = model.graph, []
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            name, values = tensor.name, numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+            casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for node in graph.node:
+        node.ClearField("metadata_props")  # the exporter's stack traces, which name files of this machine
+        node.ClearField("doc_string")
+
+
+def calibrate(network: FaceNetwork) -> tuple[float, float, float, float]:
+    """Return the median place of the tight box in the detected square, on rendered faces; see `DetectorMetadata.offset`."""
+    offsets = []
+    for index in range(_CALIBRATION_FACES):
+        face = render(_CALIBRATION_SEED, index, 160, face=0.4)
+        found = merge(find_votes(face.image, network))
+        if len(found):
+            x, y, size, _ = found[0]
+            tight = tight_box(face.points[None].astype(np.float64), np.ones((1, 68), bool))[0]
+            offsets.append((tight - np.tile([x - size / 2, y - size / 2], 2)) / size)
+    left, top, right, bottom = np.median(offsets, 0).tolist() if offsets else (0.0, 0.0, 1.0, 1.0)
+    return left, top, right, bottom

@@ -1,0 +1,78 @@
+"""The detector's file: a network of `flr.detection`, run by ONNX Runtime."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import onnxruntime
+from annotated_types import Ge
+from pydantic import AllowInfNan, TypeAdapter, ValidationError
+
+from flr.errors import UserError
+from flr.files import opened
+
+METADATA_KEY = "flr_detector"
+MAX_BYTES = 2**26
+
+Finite = Annotated[float, AllowInfNan(False)]
+
+
+@dataclass(frozen=True)
+class DetectorMetadata:
+    """Metadata of a detector's file, stored as JSON.
+
+    The graph maps ``image`` (1, 1, H, W) float32, grey levels of 0 to 255, to ``maps`` (1, 4, h, w), see
+    `flr.inference.votes.Network`.
+
+    Attributes:
+        version: Version of this format.
+        threshold: Lowest score of a face, see `flr.inference.votes.merge`.
+        offset: The tight box of the 68 points in units of the detected square, see `flr.data.boxes.Haar.offset`.
+        trained: How the network was trained: seed, commit, scenes.
+    """
+
+    version: Literal[1]
+    threshold: Annotated[Finite, Ge(0)]
+    offset: tuple[Finite, Finite, Finite, Finite]
+    trained: dict[str, str | int | float]
+
+
+class FaceNetwork:
+    """Find faces with a detector's file. Several threads may call it at once.
+
+    Args:
+        path: The file, which may come from anyone: nothing outside it is read, and no code of it is run.
+        threads: Threads of one image; 0 for one per core.
+
+    Raises:
+        UserError: Not a detector's file, or a damaged one.
+    """
+
+    def __init__(self, path: Path, threads: Annotated[int, Ge(0)] = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # errors are reported below
+        options.intra_op_num_threads = threads
+        options.enable_mem_pattern = False  # each level has its own shape
+        hint = "name a file that python -m flr.train_detector wrote"
+        try:
+            with opened(path, MAX_BYTES) as file:
+                model = file.read()
+            with tempfile.TemporaryDirectory() as empty:  # the only folder that the file's references can reach
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+                self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            text = self.session.get_modelmeta().custom_metadata_map[METADATA_KEY]
+            self.metadata = TypeAdapter(DetectorMetadata).validate_json(text, strict=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {hint}") from error
+        except KeyError as error:
+            raise UserError(f"{path}: an .onnx file without the metadata of a detector; {hint}") from error
+        except ValidationError as error:
+            raise UserError(f"{path}: metadata: {error.errors()[0]['msg']:.200}; {hint}") from error
+        except Exception as error:  # of a dozen classes without a common base
+            raise UserError(f"{path}: ONNX Runtime does not load it ({error!s:.200}); {hint}") from error
+
+    def __call__(self, grey: np.ndarray) -> np.ndarray:
+        """Return the maps (4, h, w) of a level, as `flr.inference.votes.Network`."""
+        return self.session.run(None, {"image": grey[None, None].astype(np.float32)})[0][0]
