@@ -14,16 +14,17 @@ import torch
 from onnx import numpy_helper
 
 from flr.data.synthetic.renderer import render
-from flr.detection.network import FaceNet
+from flr.detection.network import DetectorNet
 from flr.files import writing
 from flr.inference.face_network import METADATA_KEY, DetectorMetadata, FaceNetwork
 from flr.inference.votes import find_votes, merge
 from flr.landmarks.geometry import tight_box
+from flr.landmarks.scheme import IBUG68
 
 _CALIBRATION_SEED, _CALIBRATION_FACES = 3_000_000, 300
 
 
-def export(net: FaceNet, path: Path, threshold: float, trained: Mapping[str, Any]) -> Path:
+def export(net: DetectorNet, path: Path, threshold: float, trained: Mapping[str, Any]) -> Path:
     """Write a detector's file, with its box calibrated on rendered faces.
 
     Args:
@@ -35,18 +36,18 @@ def export(net: FaceNet, path: Path, threshold: float, trained: Mapping[str, Any
     model = _graph(net)
     _halve_weights(model)
     with writing(path) as aside:
-        offset = (0.0, 0.0, 1.0, 1.0)  # until it is measured
+        offsets: dict[str, tuple[float, float, float, float]] = {}
         for last in (False, True):
-            metadata = DetectorMetadata(1, threshold, offset, dict(trained))
+            metadata = DetectorMetadata(1, threshold, offsets, dict(trained))
             onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(asdict(metadata))})
             onnx.checker.check_model(model)
             aside.write_bytes(model.SerializeToString())
             if not last:
-                offset = calibrate(FaceNetwork(aside))
+                offsets = calibrate(FaceNetwork(aside))
     return path
 
 
-def _graph(net: FaceNet) -> onnx.ModelProto:
+def _graph(net: DetectorNet) -> onnx.ModelProto:
     image = torch.zeros(1, 1, 96, 128)
     sizes = {2: torch.export.Dim("height", min=16, max=8192), 3: torch.export.Dim("width", min=16, max=8192)}
     disabled = logging.root.manager.disable
@@ -79,15 +80,15 @@ def _halve_weights(model: onnx.ModelProto) -> None:
         node.ClearField("doc_string")
 
 
-def calibrate(network: FaceNetwork) -> tuple[float, float, float, float]:
-    """Return the median place of the tight box in the detected square, on rendered faces; see `DetectorMetadata.offset`."""
-    offsets = []
+def calibrate(network: FaceNetwork) -> dict[str, tuple[float, float, float, float]]:
+    """Return the median place of the tight box in the detected square, on rendered faces; see `DetectorMetadata.offsets`."""
+    schemes = (IBUG68.name, *IBUG68.reductions)
+    offsets: dict[str, list[np.ndarray]] = {scheme: [] for scheme in schemes}
     for index in range(_CALIBRATION_FACES):
         face = render(_CALIBRATION_SEED, index, 160, face=0.4)
-        found = merge(find_votes(face.image, network))
-        if len(found):
-            x, y, size, _ = found[0]
-            tight = tight_box(face.points[None].astype(np.float64), np.ones((1, 68), bool))[0]
-            offsets.append((tight - np.tile([x - size / 2, y - size / 2], 2)) / size)
-    left, top, right, bottom = np.median(offsets, 0).tolist() if offsets else (0.0, 0.0, 1.0, 1.0)
-    return left, top, right, bottom
+        for x, y, size, _ in merge(find_votes(face.image, network))[:1]:
+            for scheme in schemes:
+                points = IBUG68.reduce(face.points.astype(np.float64), scheme)[None]
+                tight = tight_box(points, np.ones(points.shape[:2], bool))[0]
+                offsets[scheme].append((tight - np.tile([x - size / 2, y - size / 2], 2)) / size)
+    return {scheme: tuple(np.median(rows, 0).tolist()) for scheme, rows in offsets.items() if rows}

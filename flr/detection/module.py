@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from flr.detection.network import FaceNet
+from flr.detection.network import DetectorNet
 from flr.detection.scenes import FACE, IGNORED
 from flr.inference.votes import SMALLEST, find_votes, merge
 
@@ -19,7 +19,7 @@ _FALSE_ALARMS = 0.05  # false alarms a scene at which the recall is measured
 
 
 class DetectorModule(pl.LightningModule):
-    """Train a `FaceNet` on patches; validate it on scenes, decoded as in use.
+    """Train a `DetectorNet` on patches; validate it on scenes, decoded as in use.
 
     Args:
         net: The network.
@@ -29,7 +29,7 @@ class DetectorModule(pl.LightningModule):
 
     def __init__(
         self,
-        net: FaceNet,
+        net: DetectorNet,
         optim: Callable[[Any], Optimizer],
         schedule: Callable[[Optimizer, int], LRScheduler],
     ) -> None:

@@ -22,7 +22,7 @@ def _convolution(channels: int, out: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(layer, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 
-class FaceNet(nn.Module):
+class DetectorNet(nn.Module):
     """Map (B, 1, H, W) grey levels of 0 to 255 to (B, 4, H / 8, W / 8).
 
     The channels are the logit of a face, its centre x and y from the cell's middle in cells, and the binary logarithm of

@@ -84,7 +84,7 @@ def _augment(rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
 
 
 def targets(boxes: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return (6, cells, cells) float32: heat, its weight, the weight of the box, and the box as `FaceNet` codes it.
+    """Return (6, cells, cells) float32: heat, its weight, the weight of the box, and the box as `DetectorNet` codes it.
 
     Args:
         boxes: (M, 4) centre x, y and size in patch pixels, counted from the patch's edge, and state.

@@ -45,7 +45,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
     precision.trainer_of(cfg, logger=False, enable_checkpointing=False)  # rejects wrong values before a run is created
     tracker.open()
     code, diff = provenance.code_state()
-    run_id = tracker.start(cfg.name or f"detector seed {cfg.seed}", {"model": "FaceNet", "data": "scenes", **code})
+    run_id = tracker.start(cfg.name or f"detector seed {cfg.seed}", {"model": "DetectorNet", "data": "scenes", **code})
     folder = output / "runs" / run_id
     tracker.set_queue_dir(folder / "queue")
     print(f"run {run_id}", flush=True)

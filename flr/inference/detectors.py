@@ -1,10 +1,12 @@
-"""Detectors of faces: OpenCV's Haar cascade or YuNet, the boxes of a file, or the whole image as one face.
+"""Detectors of faces: the built-in one, OpenCV's Haar cascade or YuNet, the boxes of a file, or the whole image as one face.
 
 A detector returns the boxes that a model expects, which depend on the boxes that the model was trained with: for
 ``policy.source=truth`` the tight box of its points, which is not the detector's own box.
 """
 
 import csv
+import functools
+import hashlib
 import io
 import threading
 from pathlib import Path
@@ -18,9 +20,13 @@ from flr.data.boxes import Haar, Offset, from_detection
 from flr.data.crops import CropSettings
 from flr.errors import UserError
 from flr.files import opened
+from flr.inference.face_network import FaceNetwork
+from flr.inference.votes import find_votes, merge
 from flr.landmarks.geometry import fit_similarity, tight_box, transform
 from flr.landmarks.scheme import Scheme
 
+BUILTIN = Path(__file__).parent.parent / "assets" / "detector.onnx"
+BUILTIN_SHA256 = "0"
 MAX_COORDINATE = 1e6  # pixels: no box reaches further, and no side is shorter than the inverse
 
 Detections = tuple[np.ndarray, np.ndarray]  # (M, 4) boxes as the model expects them, (M,) scores, the best face first
@@ -39,6 +45,82 @@ class Detector(Protocol):
     """Find the faces of an image (H, W) or (H, W, 3) RGB uint8, whose path or frame number is `name`."""
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections: ...
+
+
+class BuiltinDetector:
+    """The detector that comes with flr, trained on rendered scenes alone (see `flr.inference.votes`).
+
+    Args:
+        model: File of another detector that ``flr train_detector`` wrote; null for the built-in one.
+        work: Side in pixels to which the longer side of an image is scaled, by at most 2 if that enlarges it. Faces from 15
+            pixels of the scaled image are found, most of those from 22 pixels. The time grows with the square.
+        score: Lowest score of a face; null for that of the file. A higher one gives fewer faces and fewer false ones.
+        threads: Threads for one image; 0 for one per core.
+    """
+
+    def __init__(
+        self, model: str | None = None, work: Annotated[int, Ge(32), Le(8192)] = 320,
+        score: Annotated[float, Ge(0)] | None = None, threads: Annotated[int, Ge(0)] = 1,
+    ) -> None:  # fmt: skip
+        self.network = FaceNetwork(Path(model), threads) if model else builtin_network(threads)
+        self.work = work
+        self.score = self.network.metadata.threshold if score is None else score
+
+    def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
+        """Find faces as a `Detector`.
+
+        Raises:
+            UserError: The position of the model's points in a detected box is not known.
+        """
+        squares, scores = self.find(image)
+        return self._tight_boxes(squares, model), scores
+
+    def find(self, image: np.ndarray) -> Detections:
+        """Find the faces of an image (H, W) or (H, W, 3) RGB uint8.
+
+        Returns:
+            (M, 4) squares about as large as the larger side of the tight box of 68 points; (M,) scores, the best first.
+        """
+        factor = min(self.work / max(image.shape[:2]), 2.0)
+        height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+        scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        grey = scaled if scaled.ndim == 2 else cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)
+        faces = merge(find_votes(grey, self.network))
+        faces = faces[faces[:, 3] >= self.score]
+        scale = np.array([image.shape[1] / width, image.shape[0] / height])
+        middle, half = (faces[:, :2] + 0.5) * scale - 0.5, faces[:, 2:3] * scale.mean() / 2
+        return np.concatenate([middle - half, middle + half], 1), faces[:, 3]
+
+    def _tight_boxes(self, squares: np.ndarray, model: BoxTarget) -> np.ndarray:
+        """Return where the tight boxes (M, 4) of a model's points should be in detected squares (M, 4)."""
+        offsets, scheme = self.network.metadata.offsets, model.scheme
+        known = scheme.name if scheme.name in offsets else next((to for to in scheme.reductions if to in offsets), None)
+        if known is None or model.crop.policy.source not in ("truth", "haar"):
+            raise UserError(
+                f"no detector is known to find the boxes of policy {model.crop.policy} for {scheme.name}; give boxes "
+                "(detector=boxes), or take the image as one face (detector=whole)"
+            )
+        boxes = from_detection(squares, offsets[known])
+        if known == scheme.name:
+            return boxes
+        # From the tight box of the reduced points to that of all points, as on the mean face.
+        reduced = np.asarray(scheme.reduce(model.mean_face, known))
+        low, side = reduced.min(0), np.ptp(reduced, axis=0)
+        place = np.concatenate([(model.mean_face.min(0) - low) / side, (model.mean_face.max(0) - low) / side])
+        return boxes[:, [0, 1, 0, 1]] + np.tile(boxes[:, 2:] - boxes[:, :2], 2) * place
+
+
+@functools.cache
+def builtin_network(threads: int = 1) -> FaceNetwork:
+    """Load the built-in detector once.
+
+    Raises:
+        UserError: The file of the installation is missing or not the one that this version was tested with.
+    """
+    digest = hashlib.sha256(BUILTIN.read_bytes()).hexdigest() if BUILTIN.is_file() else "missing"
+    if digest != BUILTIN_SHA256:
+        raise UserError(f"{BUILTIN}: not the file of this version of flr ({digest[:16]}); install flr again")
+    return FaceNetwork(BUILTIN, threads)
 
 
 class HaarFaces:

@@ -29,13 +29,13 @@ class DetectorMetadata:
     Attributes:
         version: Version of this format.
         threshold: Lowest score of a face, see `flr.inference.votes.merge`.
-        offset: The tight box of the 68 points in units of the detected square, see `flr.data.boxes.Haar.offset`.
+        offsets: By scheme, the tight box of its points in units of the detected square, see `flr.data.boxes.Haar.offset`.
         trained: How the network was trained: seed, commit, scenes.
     """
 
     version: Literal[1]
     threshold: Annotated[Finite, Ge(0)]
-    offset: tuple[Finite, Finite, Finite, Finite]
+    offsets: dict[str, tuple[Finite, Finite, Finite, Finite]]
     trained: dict[str, str | int | float]
 
 
