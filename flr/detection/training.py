@@ -53,7 +53,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
     try:
         _record(cfg, overrides, tracker, folder, diff)
         trainer = precision.trainer_of(
-            cfg, logger=tracker, default_root_dir=str(folder), reload_dataloaders_every_n_epochs=1,
+            cfg, logger=tracker, default_root_dir=str(folder), reload_dataloaders_every_n_epochs=1, enable_progress_bar=sys.stderr.isatty(),
             callbacks=[ModelCheckpoint(str(folder / "checkpoints"), "last", enable_version_counter=False)],
         )  # fmt: skip
         trainer.fit(module, data)
