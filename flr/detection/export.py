@@ -13,11 +13,11 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+from flr.data.finders.network import METADATA_KEY, DetectorMetadata, FaceNetwork
+from flr.data.finders.votes import find_votes, merge
 from flr.data.synthetic.renderer import render
 from flr.detection.network import DetectorNet
 from flr.files import writing
-from flr.inference.face_network import METADATA_KEY, DetectorMetadata, FaceNetwork
-from flr.inference.votes import find_votes, merge
 from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import IBUG68
 
@@ -30,7 +30,7 @@ def export(net: DetectorNet, path: Path, threshold: float, trained: Mapping[str,
     Args:
         net: The trained network.
         path: The file.
-        threshold: See `flr.inference.face_network.DetectorMetadata`.
+        threshold: See `flr.data.finders.network.DetectorMetadata`.
         trained: As of it.
     """
     model = _graph(net)

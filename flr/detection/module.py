@@ -11,9 +11,9 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from flr.data.finders.votes import SMALLEST, find_votes, merge
 from flr.detection.network import DetectorNet
 from flr.detection.scenes import FACE, IGNORED
-from flr.inference.votes import SMALLEST, find_votes, merge
 
 _FALSE_ALARMS = 0.05  # false alarms a scene at which the recall is measured
 
@@ -60,7 +60,7 @@ class DetectorModule(pl.LightningModule):
             self.scenes += 1
 
     def maps(self, level: np.ndarray) -> np.ndarray:
-        """Run the network on a level, as `flr.inference.votes.Network`."""
+        """Run the network on a level, as `flr.data.finders.votes.Network`."""
         image = torch.from_numpy(level)[None, None].to(self.device, torch.float32)
         return self.net(image)[0].float().cpu().numpy()
 

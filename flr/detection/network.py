@@ -26,7 +26,7 @@ class DetectorNet(nn.Module):
     """Map (B, 1, H, W) grey levels of 0 to 255 to (B, 4, H / 8, W / 8).
 
     The channels are the logit of a face, its centre x and y from the cell's middle in cells, and the binary logarithm of
-    its size over `flr.inference.votes.UNIT`. The size is the larger side of the tight box of its points.
+    its size over `flr.data.finders.votes.UNIT`. The size is the larger side of the tight box of its points.
 
     Args:
         stem: Channels at half and at a quarter of the resolution.

@@ -12,9 +12,9 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flr.data.finders.votes import LARGEST, SMALLEST, STRIDE, UNIT
 from flr.detection.scenes import EMPTY, FACE, NO_FACE, Scenes, open_scenes
 from flr.detection.textures import log_uniform
-from flr.inference.votes import LARGEST, SMALLEST, STRIDE, UNIT
 
 PATCH = 96  # pixels
 _CELLS = PATCH // STRIDE

@@ -5,28 +5,22 @@ A detector returns the boxes that a model expects, which depend on the boxes tha
 """
 
 import csv
-import functools
-import hashlib
 import io
-import threading
 from pathlib import Path
 from typing import Annotated, Protocol
 
-import cv2
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from flr.data.boxes import Haar, Offset, from_detection
+from flr.data.boxes import TIGHT_SOURCES, Haar, Offset, from_detection
 from flr.data.crops import CropSettings
+from flr.data.finders.builtin import Builtin
+from flr.data.finders.yunet import YuNetFinder, open_yunet
 from flr.errors import UserError
 from flr.files import opened
-from flr.inference.face_network import FaceNetwork
-from flr.inference.votes import find_votes, merge
 from flr.landmarks.geometry import fit_similarity, tight_box, transform
 from flr.landmarks.scheme import Scheme
 
-BUILTIN = Path(__file__).parent.parent / "assets" / "detector.onnx"
-BUILTIN_SHA256 = "0"
 MAX_COORDINATE = 1e6  # pixels: no box reaches further, and no side is shorter than the inverse
 
 Detections = tuple[np.ndarray, np.ndarray]  # (M, 4) boxes as the model expects them, (M,) scores, the best face first
@@ -48,12 +42,11 @@ class Detector(Protocol):
 
 
 class BuiltinDetector:
-    """The detector that comes with flr, trained on rendered scenes alone (see `flr.inference.votes`).
+    """The detector that comes with flr, trained on rendered scenes alone (see `flr.data.finders.builtin.Builtin`).
 
     Args:
         model: File of another detector that ``flr train_detector`` wrote; null for the built-in one.
-        work: Side in pixels to which the longer side of an image is scaled, by at most 2 if that enlarges it. Faces from 15
-            pixels of the scaled image are found, most of those from 22 pixels. The time grows with the square.
+        work: Side in pixels to which the longer side of an image is scaled. Most faces from 22 pixels there are found.
         score: Lowest score of a face; null for that of the file. A higher one gives fewer faces and fewer false ones.
         threads: Threads for one image; 0 for one per core.
     """
@@ -62,9 +55,8 @@ class BuiltinDetector:
         self, model: str | None = None, work: Annotated[int, Ge(32), Le(8192)] = 320,
         score: Annotated[float, Ge(0)] | None = None, threads: Annotated[int, Ge(0)] = 1,
     ) -> None:  # fmt: skip
-        self.network = FaceNetwork(Path(model), threads) if model else builtin_network(threads)
-        self.work = work
-        self.score = self.network.metadata.threshold if score is None else score
+        self.finder, self.threads = Builtin(model, work, score), threads
+        self.offsets = self.finder.network(threads).metadata.offsets
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
         """Find faces as a `Detector`.
@@ -72,55 +64,25 @@ class BuiltinDetector:
         Raises:
             UserError: The position of the model's points in a detected box is not known.
         """
-        squares, scores = self.find(image)
-        return self._tight_boxes(squares, model), scores
-
-    def find(self, image: np.ndarray) -> Detections:
-        """Find the faces of an image (H, W) or (H, W, 3) RGB uint8.
-
-        Returns:
-            (M, 4) squares about as large as the larger side of the tight box of 68 points; (M,) scores, the best first.
-        """
-        factor = min(self.work / max(image.shape[:2]), 2.0)
-        height, width = (max(1, round(side * factor)) for side in image.shape[:2])
-        scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-        grey = scaled if scaled.ndim == 2 else cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)
-        faces = merge(find_votes(grey, self.network))
-        faces = faces[faces[:, 3] >= self.score]
-        scale = np.array([image.shape[1] / width, image.shape[0] / height])
-        middle, half = (faces[:, :2] + 0.5) * scale - 0.5, faces[:, 2:3] * scale.mean() / 2
-        return np.concatenate([middle - half, middle + half], 1), faces[:, 3]
-
-    def _tight_boxes(self, squares: np.ndarray, model: BoxTarget) -> np.ndarray:
-        """Return where the tight boxes (M, 4) of a model's points should be in detected squares (M, 4)."""
-        offsets, scheme = self.network.metadata.offsets, model.scheme
-        known = scheme.name if scheme.name in offsets else next((to for to in scheme.reductions if to in offsets), None)
-        if known is None or model.crop.policy.source not in ("truth", "haar"):
-            raise UserError(
-                f"no detector is known to find the boxes of policy {model.crop.policy} for {scheme.name}; give boxes "
-                "(detector=boxes), or take the image as one face (detector=whole)"
-            )
-        boxes = from_detection(squares, offsets[known])
-        if known == scheme.name:
-            return boxes
-        # From the tight box of the reduced points to that of all points, as on the mean face.
-        reduced = np.asarray(scheme.reduce(model.mean_face, known))
-        low, side = reduced.min(0), np.ptp(reduced, axis=0)
-        place = np.concatenate([(model.mean_face.min(0) - low) / side, (model.mean_face.max(0) - low) / side])
-        return boxes[:, [0, 1, 0, 1]] + np.tile(boxes[:, 2:] - boxes[:, :2], 2) * place
+        scheme = model.scheme
+        known = next((to for to in (scheme.name, *scheme.reductions) if to in self.offsets), None)
+        if known is None or model.crop.policy.source not in TIGHT_SOURCES:
+            raise _unknown_box(model)
+        squares, scores = self.finder.find(image, self.threads)
+        boxes = from_detection(squares, self.offsets[known])
+        if known != scheme.name:  # from the tight box of the reduced points to that of all points, as on the mean face
+            reduced = np.asarray(scheme.reduce(model.mean_face, known))
+            low, side = reduced.min(0), np.ptp(reduced, axis=0)
+            ends = (model.mean_face.min(0) - low) / side, (model.mean_face.max(0) - low) / side
+            boxes = boxes[:, [0, 1, 0, 1]] + np.tile(boxes[:, 2:] - boxes[:, :2], 2) * np.concatenate(ends)
+        return boxes, scores
 
 
-@functools.cache
-def builtin_network(threads: int = 1) -> FaceNetwork:
-    """Load the built-in detector once.
-
-    Raises:
-        UserError: The file of the installation is missing or not the one that this version was tested with.
-    """
-    digest = hashlib.sha256(BUILTIN.read_bytes()).hexdigest() if BUILTIN.is_file() else "missing"
-    if digest != BUILTIN_SHA256:
-        raise UserError(f"{BUILTIN}: not the file of this version of flr ({digest[:16]}); install flr again")
-    return FaceNetwork(BUILTIN, threads)
+def _unknown_box(model: BoxTarget) -> UserError:
+    return UserError(
+        f"no detector is known to find the boxes of policy {model.crop.policy} for {model.scheme.name}; give boxes "
+        "(detector=boxes), or take the image as one face (detector=whole)"
+    )
 
 
 class HaarFaces:
@@ -145,10 +107,7 @@ class HaarFaces:
             UserError: The position of the model's points in a detected box is not known.
         """
         if model.offset is None:
-            raise UserError(
-                f"no detector is known to find the boxes of policy {model.crop.policy} for {model.scheme.name}; give boxes "
-                "(detector=boxes), or take the image as one face (detector=whole)"
-            )
+            raise _unknown_box(model)
         boxes = self.haar.detect(image, self.smallest)
         order = np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")
         return from_detection(boxes[order], model.offset), np.ones(len(boxes))
@@ -168,15 +127,8 @@ class YuNet:
     def __init__(
         self, model: str, score: Annotated[float, Gt(0), Le(1)] = 0.7, overlap: Annotated[float, Gt(0), Le(1)] = 0.3
     ) -> None:
-        self.path, self._lock = Path(model).absolute(), threading.Lock()
-        if not self.path.is_file():
-            raise UserError(
-                f"detector.model={model}: no such file; OpenCV's model zoo has face_detection_yunet as .onnx"
-            )
-        try:
-            self.network = cv2.FaceDetectorYN.create(str(self.path), "", (320, 320), score, overlap)
-        except cv2.error as error:
-            raise UserError(f"detector.model={model}: not a YuNet model that OpenCV can read") from error
+        self.finder = YuNetFinder(model, score, overlap)
+        open_yunet(str(Path(model).absolute()), model, score, overlap)  # reports a wrong file before any image is read
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
         """Find faces as a `Detector`.
@@ -184,19 +136,11 @@ class YuNet:
         Raises:
             UserError: The model's scheme has no eyes, nose and mouth corners to fit on those of YuNet.
         """
-        bgr = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-        try:
-            with self._lock:
-                self.network.setInputSize((bgr.shape[1], bgr.shape[0]))
-                rows = self.network.detect(bgr)[1]
-        except cv2.error as error:
-            raise UserError(f"{self.path}: not a YuNet model ({error.err})") from error
-        if rows is None:
-            return np.zeros((0, 4)), np.zeros(0)
-        five = rows[:, 4:14].reshape(-1, 5, 2).astype(np.float64)  # in the order of celeba5
+        rows = self.finder.rows(image)
+        five = rows[:, 4:14].reshape(-1, 5, 2)  # in the order of celeba5
         mean_five = np.asarray(model.scheme.reduce(model.mean_face, "celeba5"))
         fitted = transform(fit_similarity(np.broadcast_to(mean_five, five.shape), five), model.mean_face)
-        return tight_box(fitted, np.ones(fitted.shape[:2], bool)), rows[:, 14].astype(np.float64)
+        return tight_box(fitted, np.ones(fitted.shape[:2], bool)), rows[:, 14]
 
 
 class FileBoxes:

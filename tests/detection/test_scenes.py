@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flr.data.finders.votes import LARGEST, STRIDE, UNIT
 from flr.detection.patches import PATCH, PatchBatches, targets
 from flr.detection.scenes import EMPTY, FACE, IGNORED, NO_FACE, SIDE, Scenes, draw_scene, open_scenes
 from flr.detection.textures import TexturePool
-from flr.inference.votes import LARGEST, STRIDE, UNIT
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,9 @@ def test_scenes_are_a_function_of_seed_and_index(scenes: Scenes) -> None:
 
 
 def test_scenes_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes: Scenes) -> None:
-    monkeypatch.setattr("flr.detection.scenes._draw_block", lambda seed, start, stop: (scenes.images[:2], scenes.boxes[:2]))
+    monkeypatch.setattr(
+        "flr.detection.scenes._draw_block", lambda seed, start, stop: (scenes.images[:2], scenes.boxes[:2])
+    )
     first = open_scenes(1, 2, tmp_path, 1)
     monkeypatch.setattr("flr.detection.scenes._draw_block", None)
     np.testing.assert_array_equal(open_scenes(1, 2, tmp_path, 1).images, first.images)

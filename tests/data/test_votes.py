@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flr.inference.votes import LARGEST, PAD, SMALLEST, STRIDE, UNIT, find_votes, merge
+from flr.data.finders.votes import LARGEST, PAD, SMALLEST, STRIDE, UNIT, find_votes, merge
 
 
 class Answering:

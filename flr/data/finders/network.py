@@ -1,5 +1,7 @@
 """The detector's file: a network of `flr.detection`, run by ONNX Runtime."""
 
+import functools
+import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from flr.files import opened
 
 METADATA_KEY = "flr_detector"
 MAX_BYTES = 2**26
+BUILTIN = Path(__file__).parent.parent.parent / "assets" / "detector.onnx"
+BUILTIN_SHA256 = "0"
 
 Finite = Annotated[float, AllowInfNan(False)]
 
@@ -24,11 +28,11 @@ class DetectorMetadata:
     """Metadata of a detector's file, stored as JSON.
 
     The graph maps ``image`` (1, 1, H, W) float32, grey levels of 0 to 255, to ``maps`` (1, 4, h, w), see
-    `flr.inference.votes.Network`.
+    `flr.data.finders.votes.Network`.
 
     Attributes:
         version: Version of this format.
-        threshold: Lowest score of a face, see `flr.inference.votes.merge`.
+        threshold: Lowest score of a face, see `flr.data.finders.votes.merge`.
         offsets: By scheme, the tight box of its points in units of the detected square, see `flr.data.boxes.Haar.offset`.
         trained: How the network was trained: seed, commit, scenes.
     """
@@ -46,6 +50,10 @@ class FaceNetwork:
         path: The file, which may come from anyone: nothing outside it is read, and no code of it is run.
         threads: Threads of one image; 0 for one per core.
 
+    Attributes:
+        metadata: Of the file.
+        digest: SHA-256 of the file.
+
     Raises:
         UserError: Not a detector's file, or a damaged one.
     """
@@ -59,6 +67,7 @@ class FaceNetwork:
         try:
             with opened(path, MAX_BYTES) as file:
                 model = file.read()
+            self.digest = hashlib.sha256(model).hexdigest()
             with tempfile.TemporaryDirectory() as empty:  # the only folder that the file's references can reach
                 options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
                 self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -74,5 +83,20 @@ class FaceNetwork:
             raise UserError(f"{path}: ONNX Runtime does not load it ({error!s:.200}); {hint}") from error
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the maps (4, h, w) of a level, as `flr.inference.votes.Network`."""
+        """Return the maps (4, h, w) of a level (H, W) uint8, as `flr.data.finders.votes.Network`."""
         return self.session.run(None, {"image": grey[None, None].astype(np.float32)})[0][0]
+
+
+@functools.lru_cache(4)
+def open_network(model: str | None, threads: int = 1) -> FaceNetwork:
+    """Load a detector's file, or the built-in one where `model` is None; a second call returns the same network.
+
+    Raises:
+        UserError: As of `FaceNetwork`, or the built-in file is missing or not the one that this version was tested with.
+    """
+    if model is not None:
+        return FaceNetwork(Path(model), threads)
+    network = FaceNetwork(BUILTIN, threads)
+    if network.digest != BUILTIN_SHA256:
+        raise UserError(f"{BUILTIN}: not the file of this version of flr; install flr again")
+    return network
