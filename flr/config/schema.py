@@ -92,6 +92,7 @@ class TrainDetector:
     Attributes:
         name: Name of the run in MLflow. null makes one from the seed.
         seed: Seed of the scenes, the patches and the weights.
+        weights: Checkpoint of such a training whose weights this one starts from; null for random ones.
         threshold: Lowest score of a face that the file states.
         data: Scenes and batches.
         model: Network.
@@ -104,6 +105,7 @@ class TrainDetector:
 
     name: str | None
     seed: Seed
+    weights: str | None
     threshold: Annotated[float, Ge(0)]
     data: Any
     model: Any

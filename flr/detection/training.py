@@ -13,6 +13,7 @@ from flr.config.compose import flat, plain
 from flr.config.instantiate import build
 from flr.detection.export import export
 from flr.detection.module import DetectorModule
+from flr.errors import UserError
 from flr.files import write_json, writing
 from flr.system import keep_memory
 from flr.tracking import provenance
@@ -42,6 +43,8 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
     pl.seed_everything(cfg.seed, verbose=False)
     data = build(cfg.data, seed=cfg.seed, cache=cfg.paths.cache_dir)
     module = DetectorModule(build(cfg.model), build(cfg.optim), build(cfg.schedule))
+    if cfg.weights is not None:
+        _load_weights(module, Path(cfg.weights))
     precision.trainer_of(cfg, logger=False, enable_checkpointing=False)  # rejects wrong values before a run is created
     tracker.open()
     code, diff = provenance.code_state()
@@ -54,7 +57,8 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
         _record(cfg, overrides, tracker, folder, diff)
         trainer = precision.trainer_of(
             cfg, logger=tracker, default_root_dir=str(folder), reload_dataloaders_every_n_epochs=1, enable_progress_bar=sys.stderr.isatty(),
-            callbacks=[ModelCheckpoint(str(folder / "checkpoints"), "last", enable_version_counter=False)],
+            callbacks=[ModelCheckpoint(str(folder / "checkpoints"), "last", enable_version_counter=False,
+                                       save_on_train_epoch_end=True)],
         )  # fmt: skip
         trainer.fit(module, data)
         if trainer.interrupted or trainer.state.status != "finished":
@@ -71,6 +75,16 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
         raise
     finally:
         tracker.end(status)
+
+
+def _load_weights(module: DetectorModule, path: Path) -> None:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(checkpoint["state_dict"])
+    except OSError as error:
+        raise UserError(f"weights={path}: cannot be read ({error.strerror}); name a last.ckpt of a run") from error
+    except Exception as error:  # of a dozen classes without a common base
+        raise UserError(f"weights={path}: not a checkpoint of this network; name a last.ckpt of a run") from error
 
 
 def _record(cfg: DictConfig, overrides: list[str], tracker: Tracker, folder: Path, diff: str) -> None:
