@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from flr.cli import quiet, run_command
 from flr.config.compose import task_overrides
-from flr.config.schema import TrainDetector
+from flr.config.detector_schema import TrainDetector
 from flr.config.validate import check
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from flr.config.detector_schema import TrainDetector
+
 # Keys of a training config that change nothing but rounding in its result.
 RESULT_NEUTRAL_KEYS = ("run", "name", "again", "accept_data", "paths", "tracking", "callbacks.progress", "callbacks.pictures",
                        "data.root", "data.workers", "data.download", "trainer.accelerator", "trainer.devices",
@@ -81,39 +83,6 @@ class Train:
     paths: Any
     again: bool = False  # configs of older runs lack it
     accept_data: bool = False
-
-
-@dataclass(frozen=True)
-class TrainDetector:
-    """Train the face detector on rendered scenes, and write it as an ONNX file.
-
-    No photo takes part. The scenes are drawn once and stored under paths.cache_dir.
-
-    Attributes:
-        name: Name of the run in MLflow. null makes one from the seed.
-        seed: Seed of the scenes, the patches and the weights.
-        weights: Checkpoint of such a training whose weights this one starts from; null for random ones.
-        threshold: Lowest score of a face that the file states.
-        data: Scenes and batches.
-        model: Network.
-        optim: Optimizer.
-        schedule: Learning rate over the training.
-        trainer: Lightning's Trainer.
-        tracking: MLflow store and experiment.
-        paths: Folders of outputs and caches.
-    """
-
-    name: str | None
-    seed: Seed
-    weights: str | None
-    threshold: Annotated[float, Ge(0)]
-    data: Any
-    model: Any
-    optim: Any
-    schedule: Any
-    trainer: Any
-    tracking: Any
-    paths: Any
 
 
 @dataclass(frozen=True)

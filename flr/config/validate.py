@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from flr.config.compose import plain
 from flr.config.describe import describe_type
 from flr.config.renamed import current_target
-from flr.config.schema import Net, Train
+from flr.config.schema import COMMANDS, Net, Train
 from flr.errors import UserError, nearest
 
 # What each node may build, by the longest path that leads to it. The resolved object's own module is checked too, since a
@@ -184,7 +184,11 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _title(target: Callable[..., Any]) -> str:
-    return target.__name__ if target.__module__ == Train.__module__ else f"{target.__module__}.{target.__qualname__}"
+    return (
+        target.__name__
+        if target in COMMANDS.values() or target.__module__ == Train.__module__
+        else f"{target.__module__}.{target.__qualname__}"
+    )
 
 
 def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:

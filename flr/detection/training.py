@@ -25,7 +25,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
     """Train, track and export a detector.
 
     Args:
-        cfg: A checked config of `flr.config.schema.TrainDetector`.
+        cfg: A checked config of `flr.config.detector_schema.TrainDetector`.
         overrides: What the user typed to get it.
 
     Returns:
@@ -45,7 +45,9 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
     module = DetectorModule(build(cfg.model), build(cfg.optim), build(cfg.schedule))
     if cfg.weights is not None:
         _load_weights(module, Path(cfg.weights))
-    precision.trainer_of(cfg, logger=False, enable_checkpointing=False)  # rejects wrong values before a run is created
+    # A first Trainer, so that what Lightning rejects leaves no run behind.
+    if precision.trainer_of(cfg, logger=False, enable_checkpointing=False).world_size > 1:
+        raise UserError("trainer.devices: the detector trains on one device; set trainer.devices=1")
     tracker.open()
     code, diff = provenance.code_state()
     run_id = tracker.start(cfg.name or f"detector seed {cfg.seed}", {"model": "DetectorNet", "data": "scenes", **code})
