@@ -106,7 +106,7 @@ class Landmarker(ABC):
         return boxes
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        """Return the boxes (M, 4) of an image's faces as this model expects them, the best first.
+        """Return the boxes (M, 4) of an image's faces as this model expects them, the largest first.
 
         The built-in detector finds them; a model of ``policy.source=picture`` takes the whole image as one face.
 
@@ -115,7 +115,8 @@ class Landmarker(ABC):
         """
         validate_image(image, 0)
         detector = WholeImage() if self.crop.policy.source == "picture" else BuiltinDetector()
-        return detector(image, "", self)[0]
+        boxes = detector(image, "", self)[0]
+        return boxes[np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")]
 
 
 def _validate_boxes(boxes: np.ndarray, images: int) -> np.ndarray:

@@ -30,7 +30,7 @@ class Landmarks(PythonModel):
             context: MLflow's.
             model_input: The image.
             params: ``boxes``, flat: left, top, right, bottom of each of N faces. Without them the
-                built-in detector finds the faces, the best first, and their points are refined once as in `flr.predict`; N
+                built-in detector finds the faces, the largest first, and their points are refined once as in `flr.predict`; N
                 is 0 where it finds none.
         """
         boxes = np.asarray((params or {}).get("boxes", ()), np.float64)

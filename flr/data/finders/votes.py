@@ -15,6 +15,7 @@ SMALLEST, LARGEST = 15.0, 56.0  # faces that one level can find, pixels: the lar
 PAD = 16  # black pixels around each level, so that faces at the edge have cells around them
 _LEAST = 0.05  # probability of a cell that votes
 _MOST = 1500  # votes of an image, the best ones
+_FULL = 4 * np.log(0.95 / _LEAST)  # votes of four levels that are certain
 _VOTING, _AVERAGED, _SAME = 0.3, 0.3, 0.25  # overlaps of boxes that vote for, are averaged into, and repeat a box
 _INSIDE = 0.6  # share of the smaller box that lies in a box that it repeats
 _MIDDLE, _TRUST = 0.0, 0.45  # binary logarithm of the size that a level tells best over UNIT, and its deviation
@@ -64,8 +65,8 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def merge(votes: np.ndarray) -> np.ndarray:
     """Turn votes into faces (M, 4) float64: centre x, y, size and score, the best first.
 
-    The score of a box is the sum over the levels of the highest logit, counted from that of the least probability, among the
-    votes that overlap it.
+    The score of a box is the sum over the levels of the strongest vote that overlaps it, where a vote is the logarithm of its
+    probability over the least one; 1 is four levels that are certain.
     """
     if not len(votes):
         return np.zeros((0, 4))
@@ -84,7 +85,7 @@ def merge(votes: np.ndarray) -> np.ndarray:
             continue
         weight = (union[k] > _AVERAGED) * trust
         face = weight @ votes[:, :3] / weight.sum()
-        faces.append((*face, score[k]))
+        faces.append((*face, score[k] / _FULL))
         for box in (votes[k : k + 1, :3], face[None]):
             of_union, of_smaller = overlaps(box, votes)
             taken |= (of_union[0] > _SAME) | (of_smaller[0] > _INSIDE)
