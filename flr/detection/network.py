@@ -41,9 +41,7 @@ class DetectorNet(nn.Module):
             *(Residual(width) for _ in range(depth)),
         )  # fmt: skip
         self.head = nn.Conv2d(width, 4, 1)
-        nn.init.zeros_(self.head.bias)
-        with torch.no_grad():
-            self.head.bias[0] = -4.0  # faces are rare
+        self.head.bias = nn.Parameter(torch.tensor([-4.0, 0, 0, 0]))  # faces are rare
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x * (4 / 255) - 2))

@@ -79,7 +79,7 @@ def _augment(rng: np.random.Generator, patch: np.ndarray) -> np.ndarray:
         levels += rng.normal(0, rng.uniform(2, 12), levels.shape).astype(np.float32)
     if rng.random() < 0.15:
         length = int(rng.choice([3, 5]))
-        levels = cv2.blur(levels, (length, 1) if rng.random() < 0.5 else (1, length))
+        levels = np.asarray(cv2.blur(levels, (length, 1) if rng.random() < 0.5 else (1, length)), np.float32)
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
