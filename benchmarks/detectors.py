@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.common import record
 from flr.config.compose import CONF
 from flr.config.instantiate import build
-from flr.data.boxes import OFFSETS
+from flr.data.boxes import OFFSETS, BoxPolicy
 from flr.data.crops import CropSettings
 from flr.data.pose import head_pose
 from flr.data.readers import ibug
@@ -43,7 +43,7 @@ Photo = tuple[str, np.ndarray, np.ndarray]  # name, image, (N, 3) centre and siz
 class Target:
     """What a detector needs to know of a model: boxes are tight boxes of 68 points."""
 
-    scheme, crop, offset = IBUG68, CropSettings(), OFFSETS["ibug68"]
+    scheme, crop, offset = IBUG68, CropSettings(128, 1, BoxPolicy()), OFFSETS["ibug68"]
 
     def __init__(self, mean_face: np.ndarray) -> None:
         self.mean_face = mean_face

@@ -15,7 +15,8 @@ SMALLEST, LARGEST = 15.0, 56.0  # faces that one level can find, pixels: the lar
 PAD = 16  # black pixels around each level, so that faces at the edge have cells around them
 _LEAST = 0.05  # probability of a cell that votes
 _MOST = 1500  # votes of an image, the best ones
-_FULL = 4 * np.log(0.95 / _LEAST)  # votes of four levels that are certain
+_CERTAIN = np.log(0.95 / _LEAST)  # vote of a level that is certain
+_LEVELS = 4  # that see a face, where it is not too small for the finer ones
 _VOTING, _AVERAGED, _SAME = 0.3, 0.3, 0.25  # overlaps of boxes that vote for, are averaged into, and repeat a box
 _INSIDE = 0.6  # share of the smaller box that lies in a box that it repeats
 _MIDDLE, _TRUST = 0.0, 0.45  # binary logarithm of the size that a level tells best over UNIT, and its deviation
@@ -66,7 +67,8 @@ def merge(votes: np.ndarray) -> np.ndarray:
     """Turn votes into faces (M, 4) float64: centre x, y, size and score, the best first.
 
     The score of a box is the sum over the levels of the strongest vote that overlaps it, where a vote is the logarithm of its
-    probability over the least one; 1 is four levels that are certain.
+    probability over the least one. It is divided by what the levels that can see a box of this size would give if they were
+    certain, so that 1 is a certain face of any size.
     """
     if not len(votes):
         return np.zeros((0, 4))
@@ -85,8 +87,10 @@ def merge(votes: np.ndarray) -> np.ndarray:
             continue
         weight = (union[k] > _AVERAGED) * trust
         face = weight @ votes[:, :3] / weight.sum()
-        faces.append((*face, score[k] / _FULL))
+        levels = np.clip(1 + 2 * np.log2(max(face[2] / SMALLEST, 1)), 1, _LEVELS)
+        faces.append((*face, score[k] / (_CERTAIN * levels)))
         for box in (votes[k : k + 1, :3], face[None]):
             of_union, of_smaller = overlaps(box, votes)
             taken |= (of_union[0] > _SAME) | (of_smaller[0] > _INSIDE)
-    return np.array(faces)
+    found = np.array(faces)
+    return found[np.argsort(-found[:, 3], kind="stable")]
