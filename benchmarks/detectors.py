@@ -1,11 +1,11 @@
 """Faces found, false alarms and time of detectors of faces, on photos of 300-W and on the group photos among dlib's examples.
 
-    python -m benchmarks.detectors [part=test] [root=DIR] [sheet=DIR] [DETECTOR ...]
+    python -m benchmarks.detectors [part=test] [root=DIR] [sheet=DIR] [sizes=16,24,48] [DETECTOR ...]
 
 A DETECTOR is a choice of `detector=` with its keys, as `builtin`, `builtin,work=640` or `yunet,model=FILE`; by default builtin and haar.
 `part` is test (helen, 330 photos, which choose nothing), train (the training photos) or groups. A face is found where its centre lies in
 the box and their sizes differ by less than a factor 1.8; a false alarm overlaps no labelled face, though it may be a face without label:
-`sheet` writes the false alarms as images to look at. Time is that of one thread at 640 x 480. `size` shrinks each photo until its face has
+`sheet` writes the false alarms as images to look at. Time is that of one thread at 640 x 480. `sizes` shrinks each photo until its face has
 that many pixels and lays it on a grey image of 640 x 480.
 """
 
@@ -35,7 +35,7 @@ from flr.detection.module import judge
 from flr.inference.detectors import Detector
 from flr.landmarks.scheme import IBUG68
 
-SIZES = (16, 24, 32, 48, 96)  # pixels of faces on 640 x 480
+WORDS = ("part", "root", "sheet", "sizes")
 YAWS = (0, 15, 30, 45, 91)  # degrees
 Photo = tuple[str, np.ndarray, np.ndarray]  # name, image, (N, 3) centre and size of its faces
 
@@ -114,8 +114,8 @@ def measure(detector: Detector, photos: list[Photo], target: Target, sheet: Path
 
 def main() -> None:
     cv2.setNumThreads(1)
-    words = dict(word.split("=", 1) for word in sys.argv[1:] if word.partition("=")[0] in ("part", "root", "sheet"))
-    names = [word for word in sys.argv[1:] if word.partition("=")[0] not in ("part", "root", "sheet")]
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if word.partition("=")[0] in WORDS)
+    names = [word for word in sys.argv[1:] if word.partition("=")[0] not in WORDS]
     part, root = words.get("part", "test"), Path(words.get("root", "data"))
     table = ibug.read(root / "300w")
     unit = (table.points - table.points.mean(1, keepdims=True)) / np.ptp(table.points, axis=1).max(-1)[:, None, None]
@@ -127,7 +127,7 @@ def main() -> None:
     else:
         photos = [(str(table.name[row]), table.load(row), squares(table.tight[row][None])) for row in rows]
     shown = Table(title=f"{part}: {len(photos)} photos")
-    sized = SIZES if part == "test" else ()
+    sized = [int(size) for size in words["sizes"].split(",")] if "sizes" in words else []
     turned = [f"yaw {a} to {b}" for a, b in pairwise(YAWS)] if part != "groups" else []
     for column in (
         "detector",
