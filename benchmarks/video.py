@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.common import record
 from benchmarks.jitter import RATE, path
 from flr.data.synthetic.renderer import render
-from flr.inference.detectors import HaarFaces
+from flr.inference.detectors import BuiltinDetector
 from flr.inference.export import make_metadata, write_model
 from flr.inference.faces import FaceTracker
 from flr.inference.onnx import OnnxPredictor
@@ -86,7 +86,7 @@ def exported(checkpoint: Path, folder: Path) -> OnnxPredictor:
 
 def follow(net: OnnxPredictor, frames: list[np.ndarray], every: int, truth: np.ndarray) -> dict[str, float]:
     """What following a face over frames in memory takes, ms a frame; and how well it is followed: the error in percent of its width."""
-    timed, detector = Timed(net), Timed(HaarFaces())
+    timed, detector = Timed(net), Timed(BuiltinDetector())
     tracker = FaceTracker(timed, detector, every, smooth=OneEuro)  # type: ignore[arg-type]
     took, off, faces = [], [], set[int | None]()
     for i, frame in enumerate(frames):
@@ -109,7 +109,7 @@ def whole(net: OnnxPredictor, source: Path, to: Path) -> float:
     """Milliseconds a frame from the file to the annotated file."""
 
     def frames() -> Iterator[np.ndarray]:
-        tracker = FaceTracker(net, HaarFaces(), smooth=OneEuro)
+        tracker = FaceTracker(net, BuiltinDetector(), smooth=OneEuro)
         for frame in Video(str(source)):
             faces = tracker(frame.image, "", frame.seconds)
             points = np.array([face.points for face in faces]).reshape(-1, 68, 2)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from flr.config.detector_schema import TrainDetector
+
 # Keys of a training config that change nothing but rounding in its result.
 RESULT_NEUTRAL_KEYS = ("run", "name", "again", "accept_data", "paths", "tracking", "callbacks.progress", "callbacks.pictures",
                        "data.root", "data.workers", "data.download", "trainer.accelerator", "trainer.devices",
@@ -398,4 +400,5 @@ COMMANDS: Mapping[str, type] = {
     "export": Export,
     "tune": Tune,
     "app": App,
+    "train_detector": TrainDetector,
 }

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from flr.config.compose import plain
 from flr.config.describe import describe_type
 from flr.config.renamed import current_target
-from flr.config.schema import Net, Train
+from flr.config.schema import COMMANDS, Net, Train
 from flr.errors import UserError, nearest
 
 # What each node may build, by the longest path that leads to it. The resolved object's own module is checked too, since a
@@ -26,10 +26,10 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
     "augment.transforms": ("albumentations",),
     "callbacks": ("flr.training.callbacks", "pytorch_lightning.callbacks"),
     "crop": ("flr.data.crops.CropSettings",),
-    "crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
-    "data": ("flr.data.datamodule.FaceData",),
+    "crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar", "flr.data.finders"),
+    "data": ("flr.data.datamodule.FaceData", "flr.detection.patches.SceneData"),
     "data.crop": ("flr.data.crops.CropSettings",),
-    "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar"),
+    "data.crop.policy": ("flr.data.boxes.BoxPolicy", "flr.data.boxes.Haar", "flr.data.finders"),
     "data.download": ("flr.data.download.Download",),
     "data.reader": ("flr.data.readers",),
     "detector": ("flr.inference.detectors",),
@@ -38,7 +38,7 @@ TRUSTED: Mapping[str, tuple[str, ...]] = {
         for name in ("Overlay", "Paint", "Blur", "Mask")
         for module in ("", f"{name.lower()}.")
     ),
-    "model": ("flr.models", "torch.nn"),
+    "model": ("flr.models", "torch.nn", "flr.detection.network"),
     "objective": ("flr.objectives",),
     "optim": ("torch.optim",),
     "paths": ("flr.config.schema.Paths",),
@@ -194,7 +194,11 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _title(target: Callable[..., Any]) -> str:
-    return target.__name__ if target.__module__ == Train.__module__ else f"{target.__module__}.{target.__qualname__}"
+    return (
+        target.__name__
+        if target in COMMANDS.values() or target.__module__ == Train.__module__
+        else f"{target.__module__}.{target.__qualname__}"
+    )
 
 
 def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -14,6 +14,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from flr.augment.draws import uniform
+from flr.data.finders.builtin import Builtin
+from flr.data.finders.yunet import YuNetFinder
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.files import writing
@@ -31,7 +33,26 @@ OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "kaggle15": (0.163, 0.272, 0.842, 0.869),
     "celeba5": (0.313, 0.379, 0.701, 0.797),
 }
+TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are or stand for the tight box of the points
 LARGEST_SIDE = 1024  # images are shrunk to this for the detector, which finds no more in larger ones
+
+
+class Finder(Protocol):
+    """A detector for crops. See `Haar` for `missed` and `offset`; `identity` holds what its boxes depend on."""
+
+    @property
+    def missed(self) -> str: ...
+    @property
+    def offset(self) -> Offset: ...
+    @property
+    def identity(self) -> tuple[str | float | int | None, ...]: ...
+    def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
+        """Return `offset` for a scheme, about; detections are matched to faces by it."""
+        ...
+
+    def detect(self, image: np.ndarray) -> np.ndarray:
+        """Return the boxes (M, 4) of the faces of an image (H, W) or (H, W, 3) RGB, uint8."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,15 @@ class Haar:
 
     def __str__(self) -> str:
         return f"haar-{self.step:g}-{self.neighbours}-missed:{self.missed}"
+
+    @property
+    def identity(self) -> tuple[float, ...]:
+        """See `Finder`."""
+        return self.step, self.neighbours, LARGEST_SIDE
+
+    def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
+        """See `Finder`."""
+        return OFFSETS.get(scheme, (0.0, 0.0, 1.0, 1.0))
 
     def detect(self, image: np.ndarray, smallest: float = 0.0) -> np.ndarray:
         """(M, 4) float64 boxes of the faces found in an image (H, W) or (H, W, 3) RGB, uint8.
@@ -93,22 +123,29 @@ class BoxPolicy:
 
     Attributes:
         source: ``truth``, the tight box of the labelled points; ``file``, the box that the dataset gives; ``haar``,
-            a detector's; ``picture``, all of the image.
+            the Haar cascade's; ``detector``, that of `detector`; ``picture``, all of the image.
         scale: the crop's side over the box's.
         shape: ``square`` takes the larger side both ways (HRNet), ``stretch`` each side on its own (PIPNet).
         jitter: each box is moved by up to this share of its sides, and grown or shrunk by as much; a fixed draw by the
             face's name, so that it is a protocol and no augmentation.
-        haar: the detector's settings.
+        haar: the settings of ``haar``.
+        detector: the detector of ``detector``, with its settings.
     """
 
-    source: Literal["truth", "file", "haar", "picture"] = "truth"
+    source: Literal["truth", "file", "haar", "detector", "picture"] = "truth"
     scale: Annotated[float, Gt(0), Le(20)] = 1.25
     shape: Literal["square", "stretch"] = "square"
     jitter: Annotated[float, Ge(0), Lt(1)] = 0.0
     haar: Haar = field(default_factory=Haar)
+    detector: Builtin | YuNetFinder | Haar = field(default_factory=Builtin)
+
+    @property
+    def finder(self) -> Finder | None:
+        """The detector whose boxes are taken; None where there is none."""
+        return {"haar": self.haar, "detector": self.detector}.get(self.source)
 
     def __str__(self) -> str:
-        source = str(self.haar) if self.source == "haar" else self.source
+        source = str(self.finder or self.source)
         return f"{source}-{self.shape}-{self.scale:g}" + (f"-jitter:{self.jitter:g}" if self.jitter else "")
 
     def crop(self, box: np.ndarray, size: int) -> np.ndarray:
@@ -144,8 +181,8 @@ def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -
             box = np.where(np.isnan(box), [-0.5, -0.5, 0.5, 0.5], box)  # not decoded: the crop store says so
     else:
         box = _given(table, policy.source, policy.shape == "square")
-    if policy.source == "haar":
-        box, missed, offset = _detected(table, policy.haar, box, cache, workers)
+    if policy.finder is not None:
+        box, missed, offset = _detected(table, policy, policy.finder, box, cache, workers)
     return Boxes(_shaken(box, table.name, policy.jitter), missed, offset)
 
 
@@ -170,36 +207,36 @@ def _given(table: FaceTable, source: str, square: bool) -> np.ndarray:
 
 
 def _detected(
-    table: FaceTable, haar: Haar, truth: np.ndarray, cache: Path, workers: int
+    table: FaceTable, policy: BoxPolicy, finder: Finder, truth: np.ndarray, cache: Path, workers: int
 ) -> tuple[np.ndarray, np.ndarray, Offset]:
     """The detector's boxes, mapped to where the tight box of the points should be; which are missed; and the map."""
     # A detected box is much larger than the tight box of 5 points in it.
-    usual = OFFSETS.get(table.scheme.name, (0.0, 0.0, 1.0, 1.0))
+    usual = finder.usual_offset(table.scheme.name)
 
     def best(image: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """(n, 4) the detection that overlaps each face most, NaN where none overlaps enough."""
-        boxes = haar.detect(image)
+        boxes = finder.detect(image)
         overlaps = [overlap(from_detection(boxes, usual), truth[row]) for row in rows]
         hits = [len(overlap) > 0 and overlap.max() >= FOUND for overlap in overlaps]
         return np.array([boxes[o.argmax()] if hit else [np.nan] * 4 for o, hit in zip(overlaps, hits, strict=True)])
 
-    found = _of_pictures(table, repr((haar.step, haar.neighbours, FOUND, usual, LARGEST_SIDE)), best, cache, workers)
+    found = _of_pictures(table, repr((*finder.identity, FOUND, usual)), best, cache, workers)
     missed = np.isnan(found).any(1)
-    offset = haar.offset
+    offset = finder.offset
     if offset is None:
         seen = (table.split == "train") & ~missed
         if not seen.any():
             raise UserError(
-                f"{table.form}: Haar finds none of its {int((table.split == 'train').sum())} training faces, so its box "
-                "has no offset to the points; set data.crop.policy.haar.offset=[LEFT,TOP,RIGHT,BOTTOM]"
+                f"{table.form}: {finder} finds none of its {int((table.split == 'train').sum())} training faces, so its box "
+                f"has no offset to the points; set data.crop.policy.{policy.source}.offset=[LEFT,TOP,RIGHT,BOTTOM]"
             )
         side = (found[seen, 2:] - found[seen, :2]).repeat(2, 1)
         middle = np.median((truth[seen] - found[seen][:, [0, 1, 0, 1]]) / side, 0)
         offset = (float(middle[0]), float(middle[1]), float(middle[2]), float(middle[3]))
     box = from_detection(found, offset)
-    if haar.missed == "truth":
+    if finder.missed == "truth":
         box = np.where(missed[:, None], truth, box)
-    elif haar.missed == "picture":
+    elif finder.missed == "picture":
         box = np.where(missed[:, None], _of_pictures(table, "picture", _whole, cache, workers), box)
     return box, missed, offset
 

@@ -166,7 +166,7 @@ def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cac
             aside / "meta.json",
             {
                 "form": table.form, "settings": repr(settings), "pad": pad, "shape": shape, "offset": boxes.offset,
-                "missed": missed if settings.policy.source == "haar" else {}, "faults": bad,
+                "missed": missed if settings.policy.finder else {}, "faults": bad,
             },
         )  # fmt: skip
 

@@ -77,7 +77,7 @@ def stress_test(stored: StoredModel, kinds: list[str], seed: int, split: str, de
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
         for key, crops, to_crop in _corrupted(stored, batch, kinds, seed):
-            points, spread = predictor.run(crops)
+            points, spread, _ = predictor.run(crops)
             found = transform(invert(to_crop), points)
             errors.setdefault(key, []).append(point_errors(found, table.points[batch], table.labelled[batch]))
             scale = np.sqrt(np.abs(np.linalg.det(to_crop[..., :2])))[:, None]

@@ -1,4 +1,4 @@
-"""Detectors of faces: OpenCV's Haar cascade or YuNet, the boxes of a file, or the whole image as one face.
+"""Detectors of faces: the built-in one, OpenCV's Haar cascade or YuNet, the boxes of a file, or the whole image as one face.
 
 A detector returns the boxes that a model expects, which depend on the boxes that the model was trained with: for
 ``policy.source=truth`` the tight box of its points, which is not the detector's own box.
@@ -6,16 +6,16 @@ A detector returns the boxes that a model expects, which depend on the boxes tha
 
 import csv
 import io
-import threading
 from pathlib import Path
 from typing import Annotated, Protocol
 
-import cv2
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from flr.data.boxes import Haar, Offset, from_detection
+from flr.data.boxes import TIGHT_SOURCES, Haar, Offset, from_detection
 from flr.data.crops import CropSettings
+from flr.data.finders.builtin import Builtin
+from flr.data.finders.yunet import YuNetFinder, open_yunet
 from flr.errors import UserError
 from flr.files import opened
 from flr.landmarks.geometry import fit_similarity, tight_box, transform
@@ -41,6 +41,50 @@ class Detector(Protocol):
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections: ...
 
 
+class BuiltinDetector:
+    """The detector that comes with flr, trained on rendered scenes alone (see `flr.data.finders.builtin.Builtin`).
+
+    Args:
+        model: File of another detector that ``flr train_detector`` wrote; null for the built-in one.
+        work: Side in pixels to which the longer side of an image is scaled. Most faces from 22 pixels there are found.
+        score: Lowest score of a face; null for that of the file. A higher one gives fewer faces and fewer false ones.
+        threads: Threads for one image; 0 for one per core.
+    """
+
+    def __init__(
+        self, model: str | None = None, work: Annotated[int, Ge(32), Le(8192)] = 320,
+        score: Annotated[float, Ge(0)] | None = None, threads: Annotated[int, Ge(0)] = 1,
+    ) -> None:  # fmt: skip
+        self.finder, self.threads = Builtin(model, work, score), threads
+        self.offsets = self.finder.network(threads).metadata.offsets
+
+    def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
+        """Find faces as a `Detector`.
+
+        Raises:
+            UserError: The position of the model's points in a detected box is not known.
+        """
+        scheme = model.scheme
+        known = next((to for to in (scheme.name, *scheme.reductions) if to in self.offsets), None)
+        if known is None or model.crop.policy.source not in TIGHT_SOURCES:
+            raise _unknown_box(model)
+        squares, scores = self.finder.find(image, self.threads)
+        boxes = from_detection(squares, self.offsets[known])
+        if known != scheme.name:  # from the tight box of the reduced points to that of all points, as on the mean face
+            reduced = np.asarray(scheme.reduce(model.mean_face, known))
+            low, side = reduced.min(0), np.ptp(reduced, axis=0)
+            ends = (model.mean_face.min(0) - low) / side, (model.mean_face.max(0) - low) / side
+            boxes = boxes[:, [0, 1, 0, 1]] + np.tile(boxes[:, 2:] - boxes[:, :2], 2) * np.concatenate(ends)
+        return boxes, scores
+
+
+def _unknown_box(model: BoxTarget) -> UserError:
+    return UserError(
+        f"no detector is known to find the boxes of policy {model.crop.policy} for {model.scheme.name}; give boxes "
+        "(detector=boxes), or take the image as one face (detector=whole)"
+    )
+
+
 class HaarFaces:
     """OpenCV's frontal-face cascade (see `flr.data.boxes.Haar`).
 
@@ -63,10 +107,7 @@ class HaarFaces:
             UserError: The position of the model's points in a detected box is not known.
         """
         if model.offset is None:
-            raise UserError(
-                f"no detector is known to find the boxes of policy {model.crop.policy} for {model.scheme.name}; give boxes "
-                "(detector=boxes), or take the image as one face (detector=whole)"
-            )
+            raise _unknown_box(model)
         boxes = self.haar.detect(image, self.smallest)
         order = np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")
         return from_detection(boxes[order], model.offset), np.ones(len(boxes))
@@ -86,15 +127,8 @@ class YuNet:
     def __init__(
         self, model: str, score: Annotated[float, Gt(0), Le(1)] = 0.7, overlap: Annotated[float, Gt(0), Le(1)] = 0.3
     ) -> None:
-        self.path, self._lock = Path(model).absolute(), threading.Lock()
-        if not self.path.is_file():
-            raise UserError(
-                f"detector.model={model}: no such file; OpenCV's model zoo has face_detection_yunet as .onnx"
-            )
-        try:
-            self.network = cv2.FaceDetectorYN.create(str(self.path), "", (320, 320), score, overlap)
-        except cv2.error as error:
-            raise UserError(f"detector.model={model}: not a YuNet model that OpenCV can read") from error
+        self.finder = YuNetFinder(model, score, overlap)
+        open_yunet(str(Path(model).absolute()), model, score, overlap)  # reports a wrong file before any image is read
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
         """Find faces as a `Detector`.
@@ -102,19 +136,11 @@ class YuNet:
         Raises:
             UserError: The model's scheme has no eyes, nose and mouth corners to fit on those of YuNet.
         """
-        bgr = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-        try:
-            with self._lock:
-                self.network.setInputSize((bgr.shape[1], bgr.shape[0]))
-                rows = self.network.detect(bgr)[1]
-        except cv2.error as error:
-            raise UserError(f"{self.path}: not a YuNet model ({error.err})") from error
-        if rows is None:
-            return np.zeros((0, 4)), np.zeros(0)
-        five = rows[:, 4:14].reshape(-1, 5, 2).astype(np.float64)  # in the order of celeba5
+        rows = self.finder.rows(image)
+        five = rows[:, 4:14].reshape(-1, 5, 2)  # in the order of celeba5
         mean_five = np.asarray(model.scheme.reduce(model.mean_face, "celeba5"))
         fitted = transform(fit_similarity(np.broadcast_to(mean_five, five.shape), five), model.mean_face)
-        return tight_box(fitted, np.ones(fitted.shape[:2], bool)), rows[:, 14].astype(np.float64)
+        return tight_box(fitted, np.ones(fitted.shape[:2], bool)), rows[:, 14]
 
 
 class FileBoxes:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flr.data.boxes import Offset
+from flr.data.boxes import TIGHT_SOURCES, Offset
 from flr.data.crops import CropSettings, crop
 from flr.errors import UserError
-from flr.inference.detectors import MAX_COORDINATE, HaarFaces, WholeImage
+from flr.inference.detectors import MAX_COORDINATE, BuiltinDetector, WholeImage
 from flr.landmarks.geometry import invert, tight_box, transform
 from flr.landmarks.scheme import Scheme
 from flr.metrics.conformal import radii
@@ -114,7 +114,7 @@ class Landmarker(ABC):
     @property
     def refines(self) -> bool:
         """Whether a face's box follows from its points."""
-        return self.crop.policy.source in ("truth", "haar")
+        return self.crop.policy.source in TIGHT_SOURCES
 
     def boxes(self, points: np.ndarray) -> np.ndarray:
         """Return the tight boxes (N, 4) of points (N, K, 2), with positive sides even where the points are poor."""
@@ -125,15 +125,15 @@ class Landmarker(ABC):
     def detect(self, image: np.ndarray) -> np.ndarray:
         """Return the boxes (M, 4) of an image's faces as this model expects them, the largest first.
 
-        OpenCV's Haar cascade finds them; a model of ``policy.source=picture`` takes the whole image as one face.
+        The built-in detector finds them; a model of ``policy.source=picture`` takes the whole image as one face.
 
         Raises:
             UserError: The position of the points in a detected box is not known.
         """
-        policy = self.crop.policy
         validate_image(image, 0)
-        detector = WholeImage() if policy.source == "picture" else HaarFaces(policy.haar.step, policy.haar.neighbours)
-        return detector(image, "", self)[0]
+        detector = WholeImage() if self.crop.policy.source == "picture" else BuiltinDetector()
+        boxes = detector(image, "", self)[0]
+        return boxes[np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")]
 
 
 def _validate_boxes(boxes: np.ndarray, images: int) -> np.ndarray:

@@ -66,7 +66,8 @@ class Predictor(Landmarker):
         module = reassemble(config, scheme, crop, checkpoint, path)
         if tta is not None:
             module.tta = tta
-        offset = OFFSETS.get(scheme.name) if crop.policy.source == "truth" else config.offset
+        # The stored offset is that of the detector of the training's crops.
+        offset = OFFSETS.get(scheme.name) if crop.policy.source in ("truth", "detector") else config.offset
         # 16-mixed is for devices that have it, and no evaluation on another one would take it either.
         half = trainer.get("precision") == "bf16-mixed"
         return cls(module, crop, tuple(config.pixels), offset, half, device, config.doubt)

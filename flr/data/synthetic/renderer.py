@@ -1,5 +1,6 @@
 """Draws one face: the order of the painting steps, and the interface."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -53,32 +54,72 @@ def render(seed: int, index: int, size: int = 128, channels: int = 1, face: floa
         face: largest side of the points' tight box as a share of the image, about.
     """
     d = Draws(seed, index)
-    shape, view = sample_shape(d), sample_view(d)
-    grid, terms = shape.surface()
-    points = place(view, shape, grid, size, face, d)
-    flat = points[:68, :2].copy()
-    box = np.array([flat.min(0), flat.max(0)])
-    span = float((box[1] - box[0]).max())
-
-    light, tone = skin.sample_light(d), skin.sample_tone(d)
-    hair, beard = scene.Hair(d, shape.child), scene.Beard(d, shape.child)
-    brightness = float((light.ambient + 0.6 * light.colour).sum()) / 3
-    lit = tone * brightness
+    person = Person(d, size, face)
     canvas = scene.background(size, channels == 1, d)
-    cover = np.zeros((size, size), np.uint8)
-    scene.paint_hair_back(canvas, hair, shape, view, brightness, d)
-    scene.paint_trunk(canvas, shape, view, lit, d)
-    stand = d.uniform()
-    if hair.kind < 3:
-        scene.paint_ears(canvas, shape, view, lit * 0.9, (-1, 1), stand)
-    head = _paint_head(canvas, grid, terms, shape, view, light, tone, hair, beard, d)
-    if abs(view.yaw) > 0.12 and hair.kind < 3:
-        scene.paint_ears(canvas, shape, view, lit, (-1 if view.yaw > 0 else 1,), stand)
-    _paint_features(canvas, points, head, shape, view, beard, hair.colour * brightness, d)
-    scene.paint_glasses(canvas, cover, shape, view, d)
-    scene.paint_hair_front(canvas, cover, hair, shape, view, brightness, d)
-    scene.paint_occluder(canvas, cover, lit, box, d)
-    return Face(develop(canvas, span, channels, d), flat, _visible(points[:68], head, cover))
+    head, cover = person.paint(canvas)
+    points = person.points[:68]
+    return Face(develop(canvas, person.span, channels, d), points[:, :2].copy(), _visible(points, head, cover))
+
+
+class Person:
+    """A head with hair, neck and clothes, drawn from `d` and framed in a square image.
+
+    Args:
+        d: The face's random numbers.
+        size: Side of the image that the head is framed in, pixels.
+        face: See `render`.
+    """
+
+    def __init__(self, d: Draws, size: int, face: float) -> None:
+        self.d, self.shape, self.view = d, sample_shape(d), sample_view(d)
+        self.grid, self.terms = self.shape.surface()
+        # (70, 3): the points and the irises, pixels, and their depth.
+        self.points = place(self.view, self.shape, self.grid, size, face, d)
+        self.light, self.tone = skin.sample_light(d), skin.sample_tone(d)
+        self.hair, self.beard = scene.Hair(d, self.shape.child), scene.Beard(d, self.shape.child)
+
+    @property
+    def box(self) -> np.ndarray:
+        """(2, 2) the points' tight box: left top, right bottom."""
+        return np.array([self.points[:68, :2].min(0), self.points[:68, :2].max(0)])
+
+    @property
+    def span(self) -> float:
+        """Larger side of the tight box, pixels."""
+        return float(np.ptp(self.box, 0).max())
+
+    def paint(
+        self, canvas: np.ndarray, clothe: Callable[[np.ndarray, np.ndarray], None] | None = None
+    ) -> tuple[skin.Head, np.ndarray]:
+        """Draw the person into a canvas (H, W) or (H, W, 3), uint8, in place.
+
+        Args:
+            canvas: The image.
+            clothe: Called with the canvas and a copy from before the trunk was drawn, to change the clothes.
+
+        Returns:
+            The head's surface; (H, W) uint8, not 0 where something covers the face.
+        """
+        shape, view, d, hair, box = self.shape, self.view, self.d, self.hair, self.box
+        brightness = float((self.light.ambient + 0.6 * self.light.colour).sum()) / 3
+        lit = self.tone * brightness
+        cover = np.zeros(canvas.shape[:2], np.uint8)
+        scene.paint_hair_back(canvas, hair, shape, view, brightness, d)
+        before = canvas.copy() if clothe else canvas
+        scene.paint_trunk(canvas, shape, view, lit, d)
+        if clothe:
+            clothe(canvas, before)
+        stand = d.uniform()
+        if hair.kind < 3:
+            scene.paint_ears(canvas, shape, view, lit * 0.9, (-1, 1), stand)
+        head = _paint_head(canvas, self.grid, self.terms, shape, view, self.light, self.tone, hair, self.beard, d)
+        if abs(view.yaw) > 0.12 and hair.kind < 3:
+            scene.paint_ears(canvas, shape, view, lit, (-1 if view.yaw > 0 else 1,), stand)
+        _paint_features(canvas, self.points, head, shape, view, self.beard, hair.colour * brightness, d)
+        scene.paint_glasses(canvas, cover, shape, view, d)
+        scene.paint_hair_front(canvas, cover, hair, shape, view, brightness, d)
+        scene.paint_occluder(canvas, cover, lit, box, d)
+        return head, cover
 
 
 def _paint_head(

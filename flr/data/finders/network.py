@@ -1,0 +1,102 @@
+"""The detector's file: a network of `flr.detection`, run by ONNX Runtime."""
+
+import functools
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import onnxruntime
+from annotated_types import Ge
+from pydantic import AllowInfNan, TypeAdapter, ValidationError
+
+from flr.errors import UserError
+from flr.files import opened
+
+METADATA_KEY = "flr_detector"
+MAX_BYTES = 2**26
+BUILTIN = Path(__file__).parent.parent.parent / "assets" / "detector.onnx"
+BUILTIN_SHA256 = "6b179156c03fcead1ee7fa7b7db1ce259d15ad438004f5cdd32d11db4c57c388"
+
+Finite = Annotated[float, AllowInfNan(False)]
+
+
+@dataclass(frozen=True)
+class DetectorMetadata:
+    """Metadata of a detector's file, stored as JSON.
+
+    The graph maps ``image`` (1, 1, H, W) float32, grey levels of 0 to 255, to ``maps`` (1, 4, h, w), see
+    `flr.data.finders.votes.Network`.
+
+    Attributes:
+        version: Version of this format.
+        threshold: Lowest score of a face, see `flr.data.finders.votes.merge`.
+        offsets: By scheme, the tight box of its points in units of the detected square, see `flr.data.boxes.Haar.offset`.
+        trained: How the network was trained: seed, commit, scenes.
+    """
+
+    version: Literal[1]
+    threshold: Annotated[Finite, Ge(0)]
+    offsets: dict[str, tuple[Finite, Finite, Finite, Finite]]
+    trained: dict[str, str | int | float]
+
+
+class FaceNetwork:
+    """Find faces with a detector's file. Several threads may call it at once.
+
+    Args:
+        path: The file, which may come from anyone: nothing outside it is read, and no code of it is run.
+        threads: Threads of one image; 0 for one per core.
+
+    Attributes:
+        metadata: Of the file.
+        digest: SHA-256 of the file.
+
+    Raises:
+        UserError: Not a detector's file, or a damaged one.
+    """
+
+    def __init__(self, path: Path, threads: Annotated[int, Ge(0)] = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # errors are reported below
+        options.intra_op_num_threads = threads
+        options.enable_mem_pattern = False  # each level has its own shape
+        hint = "name a file that python -m flr.train_detector wrote"
+        try:
+            with opened(path, MAX_BYTES) as file:
+                model = file.read()
+            self.digest = hashlib.sha256(model).hexdigest()
+            with tempfile.TemporaryDirectory() as empty:  # the only folder that the file's references can reach
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+                self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            text = self.session.get_modelmeta().custom_metadata_map[METADATA_KEY]
+            self.metadata = TypeAdapter(DetectorMetadata).validate_json(text, strict=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {hint}") from error
+        except KeyError as error:
+            raise UserError(f"{path}: an .onnx file without the metadata of a detector; {hint}") from error
+        except ValidationError as error:
+            raise UserError(f"{path}: metadata: {error.errors()[0]['msg']:.200}; {hint}") from error
+        except Exception as error:  # of a dozen classes without a common base
+            raise UserError(f"{path}: ONNX Runtime does not load it ({error!s:.200}); {hint}") from error
+
+    def __call__(self, grey: np.ndarray) -> np.ndarray:
+        """Return the maps (4, h, w) of a level (H, W) uint8, as `flr.data.finders.votes.Network`."""
+        return self.session.run(None, {"image": grey[None, None].astype(np.float32)})[0][0]
+
+
+@functools.lru_cache(4)
+def open_network(model: str | None, threads: int = 1) -> FaceNetwork:
+    """Load a detector's file, or the built-in one where `model` is None; a second call returns the same network.
+
+    Raises:
+        UserError: As of `FaceNetwork`, or the built-in file is missing or not the one that this version was tested with.
+    """
+    if model is not None:
+        return FaceNetwork(Path(model), threads)
+    network = FaceNetwork(BUILTIN, threads)
+    if network.digest != BUILTIN_SHA256:
+        raise UserError(f"{BUILTIN}: not the file of this version of flr; install flr again")
+    return network

@@ -1,0 +1,96 @@
+"""Faces from the maps of a network that looks at an image in several sizes.
+
+Each level of a pyramid votes for the faces in its range of sizes. A face is seen by several levels, most other things by one,
+so the votes of the levels are summed; a maximum over the levels finds about half as many faces at equal false alarms.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+STRIDE = 8  # image pixels a cell of the maps
+UNIT = 32.0  # pixels: the face whose size is coded as 0
+SMALLEST, LARGEST = 15.0, 56.0  # faces that one level can find, pixels: the larger side of the points' tight box
+PAD = 16  # black pixels around each level, so that faces at the edge have cells around them
+_LEAST = 0.05  # probability of a cell that votes
+_MOST = 1500  # votes of an image, the best ones
+_CERTAIN = np.log(0.95 / _LEAST)  # vote of a level that is certain
+_LEVELS = 4  # that see a face, where it is not too small for the finer ones
+_VOTING, _AVERAGED, _SAME = 0.3, 0.3, 0.25  # overlaps of boxes that vote for, are averaged into, and repeat a box
+_INSIDE = 0.6  # share of the smaller box that lies in a box that it repeats
+_MIDDLE, _TRUST = 0.0, 0.45  # binary logarithm of the size that a level tells best over UNIT, and its deviation
+
+# Maps a level (H, W) uint8 to (4, h, w) float32: the logit of a face, x and y from the cell's middle in cells, log2 of its size
+# over UNIT.
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+def find_votes(grey: np.ndarray, network: Network) -> np.ndarray:
+    """Run the network on a pyramid with the factor sqrt 2.
+
+    Args:
+        grey: (H, W) uint8, in which the smallest faces to find are as large as `SMALLEST`.
+        network: See `Network`.
+
+    Returns:
+        (N, 6) float64: centre x, y and size in pixels of `grey`, probability, level and log2 of the size over UNIT there.
+    """
+    height, width = grey.shape
+    levels, votes = [grey], []
+    while True:
+        k = len(levels) - 1
+        maps = network(cv2.copyMakeBorder(levels[k], PAD, PAD, PAD, PAD, cv2.BORDER_CONSTANT))
+        rows, columns = np.nonzero(maps[0] > np.log(_LEAST / (1 - _LEAST)))
+        logit, dx, dy, size = maps[:, rows, columns].astype(np.float64)
+        scale = np.array(grey.shape[::-1]) / levels[k].shape[::-1]
+        x = ((columns + 0.5 + dx) * STRIDE - PAD) * scale[0] - 0.5  # from edges to pixel centres
+        y = ((rows + 0.5 + dy) * STRIDE - PAD) * scale[1] - 0.5
+        side = UNIT * 2**size * np.sqrt(scale.prod())
+        votes.append(np.stack([x, y, side, 1 / (1 + np.exp(-logit)), np.full(len(x), k), size], 1))
+        smaller = (round(width * 2 ** (-(k + 1) / 2)), round(height * 2 ** (-(k + 1) / 2)))
+        if min(smaller) < SMALLEST * 1.5:
+            return np.concatenate(votes)
+        levels.append(np.asarray(cv2.resize(levels[max(k - 1, 0)], smaller, interpolation=cv2.INTER_AREA)))
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N, M) intersections of squares (N, 3+) and (M, 3+): over the union, and over the smaller one."""
+    low = np.maximum((a[:, :2] - a[:, 2:3] / 2)[:, None], b[:, :2] - b[:, 2:3] / 2)
+    high = np.minimum((a[:, :2] + a[:, 2:3] / 2)[:, None], b[:, :2] + b[:, 2:3] / 2)
+    common = (high - low).clip(0).prod(2)
+    area_a, area_b = a[:, None, 2] ** 2, b[:, 2] ** 2
+    return common / (area_a + area_b - common), common / np.minimum(area_a, area_b)
+
+
+def merge(votes: np.ndarray) -> np.ndarray:
+    """Turn votes into faces (M, 4) float64: centre x, y, size and score, the best first.
+
+    The score of a box is the sum over the levels of the strongest vote that overlaps it, where a vote is the logarithm of its
+    probability over the least one. It is divided by what the levels that can see a box of this size would give if they were
+    certain, so that 1 is a certain face of any size.
+    """
+    if not len(votes):
+        return np.zeros((0, 4))
+    votes = votes[np.argsort(-votes[:, 3], kind="stable")[:_MOST]]
+    union = overlaps(votes, votes)[0]
+    probability = votes[:, 3].clip(_LEAST, 0.95)
+    strength = np.log(probability / _LEAST)
+    trust = votes[:, 3] * np.exp(-0.5 * ((votes[:, 5] - _MIDDLE) / _TRUST) ** 2)
+    score = np.zeros(len(votes))
+    for level in np.unique(votes[:, 4]):
+        of_level = votes[:, 4] == level
+        score += ((union[:, of_level] > _VOTING) * strength[of_level]).max(1)
+    taken, faces = np.zeros(len(votes), bool), []
+    for k in np.argsort(-score, kind="stable"):
+        if taken[k]:
+            continue
+        weight = (union[k] > _AVERAGED) * trust
+        face = weight @ votes[:, :3] / weight.sum()
+        levels = np.clip(1 + 2 * np.log2(max(face[2] / SMALLEST, 1)), 1, _LEVELS)
+        faces.append((*face, score[k] / (_CERTAIN * levels)))
+        for box in (votes[k : k + 1, :3], face[None]):
+            of_union, of_smaller = overlaps(box, votes)
+            taken |= (of_union[0] > _SAME) | (of_smaller[0] > _INSIDE)
+    found = np.array(faces)
+    return found[np.argsort(-found[:, 3], kind="stable")]

@@ -1,0 +1,1 @@
+"""The face detector: scenes of rendered people, its network and its training. No photo takes part."""

@@ -1,0 +1,59 @@
+"""Votes over a pyramid: where a face is, that a face seen by several levels scores more, and that none is found twice."""
+
+import numpy as np
+import pytest
+
+from flr.data.finders.votes import LARGEST, PAD, SMALLEST, STRIDE, UNIT, find_votes, merge
+
+
+class Answering:
+    """A network that knows the faces (x, y, size) of an image, and sees those in its range of sizes."""
+
+    def __init__(self, faces: list[tuple[float, float, float]], width: int) -> None:
+        self.faces, self.width, self.levels = faces, width, 0
+
+    def __call__(self, level: np.ndarray) -> np.ndarray:
+        self.levels += 1
+        scale = (level.shape[1] - 2 * PAD) / self.width
+        maps = np.zeros((4, -(-level.shape[0] // STRIDE), -(-level.shape[1] // STRIDE)), np.float32)
+        maps[0] = -8
+        for x, y, size in self.faces:
+            if SMALLEST <= size * scale <= LARGEST:
+                at = (np.array([x, y]) + 0.5) * scale + PAD
+                column, row = (at / STRIDE).astype(int)
+                maps[:, row, column] = (3, *(at / STRIDE - (column + 0.5, row + 0.5)), np.log2(size * scale / UNIT))
+        return maps
+
+
+@pytest.mark.parametrize("face", [(150, 110, 30), (160, 120, 100), (200, 100, 200), (3, 5, 40)])
+def test_a_face_is_found_where_it_is(face: tuple[float, float, float]) -> None:
+    network = Answering([face], 320)
+    found = merge(find_votes(np.zeros((240, 320), np.uint8), network))
+    assert len(found) == 1
+    np.testing.assert_allclose(found[0, :3], face, atol=2)
+
+
+def test_a_small_face_scores_as_a_large_one_though_fewer_levels_see_it() -> None:
+    few, many = (60, 60, 16), (220, 140, 64)  # only the first level is fine enough for the small one
+    found = merge(find_votes(np.zeros((240, 320), np.uint8), Answering([few, many], 320)))
+    assert sorted(np.rint(found[:, 2])) == [16, 64]
+    assert 0.7 < found[1, 3] / found[0, 3] <= 1
+
+
+def test_a_vote_of_one_level_alone_scores_less() -> None:
+    network = Answering([(160, 120, 100)], 320)
+    votes = find_votes(np.zeros((240, 320), np.uint8), network)
+    assert merge(votes[:1])[0, 3] < 0.5 * merge(votes)[0, 3]
+
+
+def test_neighbours_stay_two_faces_and_an_empty_image_has_none() -> None:
+    pair = [(100.0, 100.0, 50.0), (145.0, 100.0, 50.0)]
+    assert len(merge(find_votes(np.zeros((240, 320), np.uint8), Answering(pair, 320)))) == 2
+    assert merge(find_votes(np.zeros((240, 320), np.uint8), Answering([], 320))).shape == (0, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 320), (320, 1), (20, 20), (240, 320)])
+def test_images_of_any_shape_have_a_pyramid(shape: tuple[int, int]) -> None:
+    network = Answering([], shape[1])
+    assert merge(find_votes(np.zeros(shape, np.uint8), network)).shape == (0, 4)
+    assert network.levels == (7 if shape == (240, 320) else 1)
