@@ -210,7 +210,7 @@ class Predict:
     source: str | int
     detector: Any
     out: str | None
-    save: list[Literal["pictures", "crops", "csv", "coco", "pts"]]
+    save: list[Literal["pictures", "crops", "csv", "coco", "pts", "labelstudio", "cvat"]]
     draw: list[Literal["boxes", "points", "lines", "indices"]] | None
     overwrite: bool
     tta: bool | None
@@ -245,7 +245,7 @@ class Prepare:
     augment: Any
     seed: Seed
     download: bool
-    export: Literal["csv", "coco", "pts", "xml"] | None
+    export: Literal["csv", "coco", "pts", "xml", "labelstudio", "cvat"] | None
     rounded: bool
     out: str | None
     paths: Any

@@ -32,6 +32,7 @@ class StoredModel:
         path: The checkpoint.
         training: The ``flr`` part of the checkpoint.
         step: Step at which it was written.
+        store: Tracking store of the run; empty for a checkpoint without a run.
     """
 
     module: LandmarkModule
@@ -41,6 +42,7 @@ class StoredModel:
     path: Path
     training: Mapping[str, Any]
     step: int
+    store: str
 
 
 def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
@@ -54,7 +56,8 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
         UserError: There is no such run, or its model does not fit the data.
     """
     path = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
-    checkpoint = load_checkpoint(path)
+    checkpoint, folder = load_checkpoint(path), RunFolder(path.parent.parent)
+    store = folder.store(str(cfg.tracking.uri)) if (folder.path / "run.json").is_file() else ""
     config = as_config(checkpoint["flr"]["config"])
     config.paths = cfg.paths
     if cfg.data.get("_target_"):
@@ -69,8 +72,7 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
     module, data = restore(config, checkpoint, path, Augment())
     if cfg.tta is not None:
         module.tta = cfg.tta
-    folder, step = RunFolder(path.parent.parent), int(checkpoint["global_step"])
-    return StoredModel(module, data, config, folder, path, checkpoint["flr"], step)
+    return StoredModel(module, data, config, folder, path, checkpoint["flr"], int(checkpoint["global_step"]), store)
 
 
 def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, scheme: str | None) -> Any:
@@ -99,8 +101,7 @@ def evaluate(stored: StoredModel, split: str, refine: int, output: Path, device:
         The result and its folder.
     """
     result = score(tester(stored.config, device), stored.module, stored.data, None, split, refine)
-    has_run = (stored.folder.path / "run.json").is_file()
-    where = stored.folder.path if has_run else output.absolute()
+    where = stored.folder.path if stored.store else output.absolute()
     repeated = _repeats_own_test(stored, split, refine)
     if not repeated:
         protocol = stored.data.protocol
@@ -108,13 +109,13 @@ def evaluate(stored: StoredModel, split: str, refine: int, output: Path, device:
         name += ["tta"] * stored.module.tta + [f"refine{refine}"] * (refine > 0)
         where = where / "evaluations" / "-".join(name)
     write_result(result, where, str(stored.path))
-    if has_run:
+    if stored.store:
         note = stored.folder.note()
         tracker: Tracker = build(
-            stored.config.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"]
+            stored.config.tracking, artifacts=Path(), uri=stored.store, experiment=note["experiment"]
         )
         tracker.attach(note["run_id"])
-        with translate_auth_errors(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
+        with translate_auth_errors(stored.store, f"writing to run {note['run_id']}; the result is in {where}"):
             log_result(result, tracker, where, stored.step, prefix="" if repeated else f"{where.name}/")
             tracker.save()
     return result, where

@@ -67,9 +67,13 @@ class OfflineQueue:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
             queue.items = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last one
-            paths = [Path(item["path"]).resolve() for item in queue.items if "path" in item]
-            if not all(path.is_relative_to(folder.parent.resolve()) for path in paths):
-                raise ValueError("it names a file outside the run's folder")
+            for item in queue.items:
+                path = Path(item.get("path", folder)).resolve()
+                if not path.is_relative_to(folder.parent.resolve()):
+                    if run_id not in path.parts:
+                        raise ValueError("it names a file outside the run's folder")
+                    # The output folder was moved.
+                    item["path"] = str(folder.parent.joinpath(*path.parts[path.parts.index(run_id) + 1 :]))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"cannot be read ({first_line(error)}); remove {folder} to give it up") from error
         return queue

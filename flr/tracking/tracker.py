@@ -18,7 +18,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from flr.errors import UserError
-from flr.tracking.connection import PREFIX, SQLITE, connect, database_lock, first_line, translate_auth_errors
+from flr.tracking.connection import PREFIX, SQLITE, connect, database_lock, first_line, knows_run, translate_auth_errors
 from flr.tracking.provenance import process_alive, process_tag
 from flr.tracking.queue import OfflineQueue
 from flr.tracking.registry import MODEL_NAME
@@ -91,7 +91,9 @@ class Tracker(Logger):
             folder = file.parent.parent
             try:
                 note = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-                if note["uri"] != self.uri:
+                if note["uri"] != self.uri and (
+                    knows_run(note["uri"], note["run_id"]) or not knows_run(self.uri, note["run_id"])
+                ):
                     continue
                 with FileLock(folder / "run.lock", timeout=0):
                     if not OfflineQueue.from_file(self.client, self.uri, note["run_id"], file).flush():
@@ -153,7 +155,7 @@ class Tracker(Logger):
 
     def attach(self, run_id: str) -> None:
         """Write to a run without changing its status."""
-        self.client, self.run_id = connect(self.uri), run_id
+        self.client, self.run_id = connect(self.uri, create=False), run_id
         self._queue = OfflineQueue(self.client, self.uri, run_id)
 
     def _read_history(self) -> None:

@@ -129,8 +129,7 @@ class TrainingSession:
     def validate(self) -> None:
         """Refuse what cannot be trained, and settle what the config leaves to the device."""
         cfg, trainer = self.cfg, self.cfg.trainer
-        if trainer.max_epochs is not None and trainer.max_epochs < 1:
-            raise UserError(f"trainer.max_epochs={trainer.max_epochs} trains nothing; set 1 or more")
+        precision.check_trainer(trainer)
         if str(trainer.precision) not in PRECISIONS:
             raise UserError(f"trainer.precision={trainer.precision}: set one of {', '.join(PRECISIONS)}")
         if any(word in str(trainer.strategy) for word in ("spawn", "fork", "notebook")):
