@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from flr import MAX_PIXELS
 from flr.data import jpeg
@@ -54,6 +53,8 @@ class Files:
     def _header(self, name: str) -> tuple[int, tuple[int, int]]:
         """The EXIF orientation and the stored width and height that an image's header states."""
         try:
+            from PIL import Image  # exported models run without it
+
             with opened(self.root / name) as file, Image.open(file) as image:
                 value = image.getexif().get(EXIF_ORIENTATION, 1)
                 return (value if value in range(1, 9) else 1), image.size

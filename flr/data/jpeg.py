@@ -4,7 +4,6 @@ import io
 import re
 
 import numpy as np
-from PIL import Image
 
 END = b"\xff\xd9"
 SCAN, PROGRESSIVE = 0xDA, (0xC2, 0xC6, 0xCA, 0xCE)
@@ -39,15 +38,20 @@ def may_be_cut(data: bytes, image: np.ndarray) -> bool:
 
 
 def is_cut(data: bytes) -> bool:
-    """Return whether the last scan of a whole JPEG lacks data: then more data before its end marker change the pixels."""
+    """Return whether the last scan of a whole JPEG lacks data: then more data before its end marker change the pixels.
+
+    Without Pillow, which only the full installation has, nothing is found.
+    """
     try:
         images = [_decode(content) for content in (data, data[: -len(END)] + MORE + END)]
-    except (OSError, ValueError, SyntaxError):
+    except (ImportError, OSError, ValueError, SyntaxError):
         return False
     return not np.array_equal(*images)
 
 
 def _decode(data: bytes) -> np.ndarray:
     """Decode with Pillow, which does not print libjpeg's warnings as OpenCV does."""
+    from PIL import Image  # exported models run without it
+
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image)

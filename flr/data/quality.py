@@ -243,7 +243,7 @@ def findings(card: Mapping[str, Any]) -> list[str]:
     """What a person should know before training on this."""
     lines = []
     same, twice = card["duplicates"]["same_picture"], card["duplicates"]["labelled_twice"]
-    alike, faces = card["duplicates"]["look_alike"], sum(card["faces"].values())
+    alike = card["duplicates"]["look_alike"]
     if card["left_out"]:
         named, more = card["left_out"][:NAMED], len(card["left_out"]) - NAMED
         lines.append(
@@ -287,6 +287,12 @@ def findings(card: Mapping[str, Any]) -> list[str]:
     for part, count in card["not_detected"].items():
         if count:
             lines.append(f"the detector misses {count} {part} face(s); they are handled as the box policy says")
+    return lines + _shape_findings(card)
+
+
+def _shape_findings(card: Mapping[str, Any]) -> list[str]:
+    """What is unusual in where the points are."""
+    lines, faces = [], sum(card["faces"].values())
     if card["outside"]["points"]:
         lines.append(
             f"{card['outside']['points']} point(s) of {card['outside']['faces']} face(s) lie outside their images"
