@@ -5,6 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from flr.training.callbacks import BestCheckpoint
 
@@ -20,3 +21,8 @@ def test_without_a_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert best.save_last_weights(trainer)
     trainer.save_checkpoint.assert_called_once_with(str(tmp_path / "best.ckpt"), weights_only=True)
     assert not best.save_last_weights(trainer)
+
+
+def test_a_run_of_an_earlier_version_knows_its_best() -> None:
+    earlier = ModelCheckpoint("folder", "best", monitor="val/nme", save_on_train_epoch_end=False)
+    assert BestCheckpoint("folder").state_key == earlier.state_key

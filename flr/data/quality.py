@@ -360,5 +360,9 @@ def undefined_normaliser(table: FaceTable, rows: np.ndarray, split: str) -> str:
     defined = [
         name for name in scheme.normalisers if np.isfinite(scheme.distance(table.points[rows], labelled, name)).all()
     ]
-    fix = f"label it, or set normaliser: {' or '.join(defined)} in the scheme" if defined else "label more points"
+    fix = (
+        f"label it, or set normaliser: {' or '.join(defined)} in the scheme"
+        if defined
+        else "label more points, or use a scheme of more points"
+    )
     return f"the normaliser {scheme.normaliser} of all {len(rows)} {split} faces is undefined: {why}; {fix}"

@@ -86,6 +86,11 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
         )  # fmt: skip
 
+    @property
+    def state_key(self) -> str:
+        """Keep the key of earlier checkpoints, so that a resumed run knows its best."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
     def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
         """Refuse a metric that is NaN or infinite, which Lightning would keep as the best of the first epoch."""
         return current is not None and bool(torch.isfinite(current)) and super().check_monitor_top_k(trainer, current)

@@ -2,12 +2,14 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from flr.sweeps.record import SweepRecord
 from flr.tracking.queue import OfflineQueue
 from tests.conftest import create_database, fill_once
 
@@ -54,3 +56,14 @@ def test_items_of_a_deleted_run_wait_for_it(queue: OfflineQueue, client: MlflowC
     assert queue.offline and queue.items
     client.restore_run(queue.run_id)
     assert queue.flush() and client.get_run(queue.run_id).data.metrics == {"val/nme": 2.0}
+
+
+def test_a_finished_run_without_a_test_is_no_finished_job(queue: OfflineQueue, client: MlflowClient) -> None:
+    client.set_terminated(queue.run_id, "FINISHED")
+    job = {"run": queue.run_id, "job": "seed=0", "reused": False}
+    record = SimpleNamespace(tracker=SimpleNamespace(client=client))
+    row = SweepRecord._row(record, job, "", True)  # type: ignore[arg-type]
+    assert (row.exit_code, row.reason) == (1, "no test/nme")
+    client.log_metric(queue.run_id, "test/nme", 5.0)
+    row = SweepRecord._row(record, job, "", True)  # type: ignore[arg-type]
+    assert (row.exit_code, row.reason, row.test) == (0, "", 5.0)

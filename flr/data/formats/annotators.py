@@ -117,8 +117,9 @@ def read_label_studio(
         UserError: It is not such a file, or does not fit the scheme.
     """
     for number, task in enumerate(load_json(path)):
-        where = f"{path}: task {task.get('id', number)}"
+        where = f"{path}: task {number}"
         try:
+            where = f"{path}: task {task.get('id', number)}"
             image = _image_of(root, task["data"])
             done = [each for each in task.get("annotations") or () if not each.get("was_cancelled")]
             made = done or task.get("predictions") or [{"result": []}]
@@ -136,9 +137,7 @@ def read_label_studio(
 
 def _image_of(root: Path, data: Mapping[str, Any]) -> str:
     """Return the image under the root that a task shows."""
-    address = next(
-        value for key, value in data.items() if isinstance(value, str) and (key == "image" or len(data) == 1)
-    )
+    address = data["image"] if "image" in data or len(data) > 1 else next(iter(data.values()))
     parts = urlsplit(address)
     if parts.path == LOCAL:
         return parse_qs(parts.query)["d"][0]
@@ -251,6 +250,8 @@ def _read_shape(shape: "Element", face: tuple[np.ndarray, np.ndarray, np.ndarray
         return
     for mark in shape.findall("points") if shape.tag == "skeleton" else [shape]:
         values = [[to_number(word) - CENTRE for word in pair.split(",")] for pair in mark.attrib["points"].split(";")]
+        if any(len(pair) != 2 for pair in values):
+            raise ValueError(f"points='{mark.attrib['points'][:40]}'")
         if mark is shape and len(values) == len(scheme) > 1:
             points[:] = values
         elif mark.get("outside") != "1":
