@@ -1,4 +1,4 @@
-"""Six datasets of the field in their publishers' own forms: every face where it is drawn, splits, subsets, faults."""
+"""Datasets of the field in their publishers' own forms: every face where it is drawn, splits, subsets, faults."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from flr.data.readers import aflw, face_synthetics, lapa, vw300, w300lp, wholebody
+from flr.data.readers import aflw, face_synthetics, lapa, merl_rav, vw300, w300lp, wholebody
 from flr.data.table import FaceTable
 from flr.landmarks.scheme import get_scheme
 from tests.data.support import asymmetry, offset, stop
@@ -21,6 +21,7 @@ READERS: dict[str, tuple[Callable[[Path], object], Callable[..., FaceTable]]] = 
     "aflw": (field.write_aflw, aflw.read),
     "w300lp": (field.write_w300lp, w300lp.read),
     "wholebody": (field.write_wholebody, wholebody.read),
+    "merl_rav": (field.write_merl_rav, merl_rav.read),
     "vw300": (field.write_vw300, lambda root, **options: vw300.read(root, every=1, **options)),
 }
 
@@ -53,17 +54,18 @@ def test_every_point_is_where_it_is_drawn(roots: dict[str, Path], name: str) -> 
 
 COUNTS = {
     "lapa": {"train": 4, "val": 2, "test": 2}, "face_synthetics": {"train": 8}, "aflw": {"train": 5, "test": 3},
-    "w300lp": {"train": 12, "test": 3}, "wholebody": {"train": 4, "test": 1}, "vw300": {"train": 5, "test": 7},
+    "w300lp": {"train": 12, "test": 3}, "wholebody": {"train": 4, "test": 1}, "vw300": {"train": 5, "test": 7}, "merl_rav": {"train": 8, "test": 4},
 }  # fmt: skip
 SUBSETS = {
     "aflw": {"frontal": 7},
     "w300lp": {"yaw30": 1, "yaw60": 1, "yaw90": 1},
     "vw300": {"category1": 4, "category3": 3},
+    "merl_rav": {"frontal": 6, "left": 6},
 }
-GROUPS = {"lapa": 2, "face_synthetics": 8, "aflw": 7, "w300lp": 7, "wholebody": 4, "vw300": 3}
+GROUPS = {"lapa": 2, "face_synthetics": 8, "aflw": 7, "w300lp": 7, "wholebody": 4, "vw300": 3, "merl_rav": 6}
 FORMS = {
     "lapa": "lapa[train:4|val:2|test:2]", "face_synthetics": "face_synthetics[8]", "aflw": "aflw[train:5|test:3]",
-    "w300lp": "w300lp-3d[train:12|test:3]", "wholebody": "wholebody", "vw300": "vw300-1[3]",
+    "w300lp": "w300lp-3d[train:12|test:3]", "wholebody": "wholebody", "vw300": "vw300-1[3]", "merl_rav": "merl_rav[train:8|test:4]",
 }  # fmt: skip
 
 
@@ -160,3 +162,13 @@ def test_a_file_of_coco_wholebody_is_enough(roots: dict[str, Path], tmp_path: Pa
     (tmp_path / "val2017").symlink_to(roots["wholebody"] / "val2017")
     assert len(wholebody.read(tmp_path, smallest=0)) == 2
     assert json.loads((tmp_path / place).read_text())["annotations"][2]["face_valid"] is False
+
+
+def test_hidden_points_of_merl_rav(roots: dict[str, Path]) -> None:
+    table = merl_rav.read(roots["merl_rav"])
+    partly = np.flatnonzero(~table.labelled.all(1))
+    assert len(partly) == 4 and (~table.labelled[partly]).sum(1).tolist() == [3] * 4
+    assert (
+        np.flatnonzero((table.labelled & ~table.visible)[partly[0]]).tolist() == [3]
+        and (table.points[partly, 3] > 0).all()
+    )

@@ -1,4 +1,4 @@
-"""Six datasets of the field as their archives unpack, with drawn faces: a bright dot under each landmark, nothing else."""
+"""Datasets of the field as their archives unpack, with drawn faces: a bright dot under each landmark, nothing else."""
 
 import json
 from collections.abc import Mapping
@@ -121,3 +121,15 @@ def write_vw300(root: Path, videos: Mapping[str, int] = {"001": 5, "114": 4, "41
             writer.write(ibug.picture(points, seed=i))
             ibug.write_pts(root / video / "annot" / f"{i + 1:06d}.pts", points)
         writer.release()
+
+
+def write_merl_rav(root: Path) -> None:
+    """Write a set whose second face of each part has points that the face hides, and one that something else hides."""
+    for pose in ("frontal", "left"):
+        for part, count in (("trainset", 4), ("testset", 2)):
+            for i, points in enumerate(ibug.faces(count, seed=ibug.folder_seed(pose + part, 0))):
+                name = f"merl_rav_organized/{pose}/{part}/image{part[1]}{pose[0]}{i // 2:03d}_{i % 2 + 1}"
+                _save(root, f"{name}.jpg", points, i)
+                if i == 1:
+                    points[:3], points[3] = -1, -points[3]
+                ibug.write_pts(root / f"{name}.pts", points - 1)  # these files do not count from 1
