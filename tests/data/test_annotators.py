@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
 
 from flr.data.export import export
 from flr.data.readers.table import read
 from flr.errors import UserError
 from flr.landmarks.scheme import SCHEMES, Scheme
+from tests.data.support import Change, changed_file, changes
 from tests.fakes import ibug
 from tests.fakes import table as fake
 
@@ -128,3 +130,22 @@ def test_annotations_of_mmpose_are_read_in_the_scheme_s_order(tmp_path: Path, sc
     assert table.labelled[0].tolist() == [k != 3 for k in range(len(scheme))] == table.visible[0].tolist()
     assert np.allclose(table.points[0][table.labelled[0]], points[table.labelled[0]], atol=1e-5)
     assert table.box[0].tolist() == [2, 2, 38, 38]
+
+
+@pytest.fixture(scope="module")
+def written(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {form: tmp_path_factory.mktemp(form) / "out" for form in ("labelstudio", "cvat")}
+    for form, folder in folders.items():
+        export(read(source), form, folder)  # type: ignore[arg-type]
+    return folders
+
+
+@pytest.mark.parametrize("form", ["labelstudio", "cvat"])
+@given(change=changes())
+def test_any_bytes_are_read_or_refused_in_one_line(written: dict[str, Path], form: str, change: Change) -> None:
+    (path,) = written[form].glob("labels_train.*")
+    with changed_file(path, change):
+        try:
+            assert len(read(written[form]))
+        except UserError as error:
+            assert "\n" not in str(error)
