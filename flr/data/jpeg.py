@@ -43,10 +43,10 @@ def is_cut(data: bytes) -> bool:
     Without Pillow, which only the full installation has, nothing is found.
     """
     try:
-        images = [_decode(content) for content in (data, data[: -len(END)] + MORE + END)]
+        image, with_more = _decode(data), _decode(data[: -len(END)] + MORE + END)
     except (ImportError, OSError, ValueError, SyntaxError):
         return False
-    return not np.array_equal(*images)
+    return not np.array_equal(image, with_more)
 
 
 def _decode(data: bytes) -> np.ndarray:

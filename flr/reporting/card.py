@@ -46,15 +46,10 @@ def write_card(data: FaceData, folder: Path | None, cards: Path) -> tuple[dict[s
 
 def sheets(data: FaceData) -> Iterator[tuple[str, bytes]]:
     """Yield the images of a card by file name: faces, augmented faces if there is augmentation, poses."""
-    table, margin, size = data.prepare(), data.store.margin, data.crop.size
+    table = data.prepare()
     rows = np.flatnonzero(table.labelled.any(1))
     some = rows[np.linspace(0, len(rows) - 1, min(FACES, len(rows))).astype(int)]
-    crops = data.store.images[some, margin : margin + size, margin : margin + size]
-    faces = [
-        draw_face(crop, data.labels[row], None, table.labelled[row], SIDE, str(table.split[row]))
-        for crop, row in zip(crops, some, strict=True)
-    ]
-    yield "faces.jpg", jpeg(sheet(faces, columns=8))
+    yield "faces.jpg", jpeg(sheet(_faces(data, some), columns=8))
     if data.augment != Augment():
         count, draws = AUGMENTED
         chosen = some[np.linspace(0, len(some) - 1, min(count, len(some))).astype(int)]
@@ -70,17 +65,23 @@ def sheets(data: FaceData) -> Iterator[tuple[str, bytes]]:
         yield "augmented.jpg", jpeg(sheet(faces, columns=draws))
     place = {name: row for row, name in enumerate(table.name.tolist())}
     for title, names in data.card["examples"].items():
-        rows = [place[name] for name in names]
-        crops = [data.store.images[row, margin : margin + size, margin : margin + size] for row in rows]
-        if rows:
-            yield f"{title}.jpg", jpeg(sheet([
-                draw_face(crop, data.labels[row], None, table.labelled[row], SIDE, str(table.split[row]))
-                for crop, row in zip(crops, rows, strict=True)
-            ], columns=8))  # fmt: skip
+        found = np.array([place[name] for name in names], int)
+        if len(found):
+            yield f"{title}.jpg", jpeg(sheet(_faces(data, found), columns=8))
     angles = head_pose(table.points, table.labelled, table.scheme)
     if angles is not None:
         parts = {part: angles[table.split == part] for part in data.card["pose"]}
         yield "pose.png", png(pose_figure(parts))
+
+
+def _faces(data: FaceData, rows: np.ndarray) -> list[np.ndarray]:
+    """Draw faces (n,) of a dataset with their points and splits."""
+    table, margin, size = data.prepare(), data.store.margin, data.crop.size
+    crops = data.store.images[rows, margin : margin + size, margin : margin + size]
+    return [
+        draw_face(crop, data.labels[row], None, table.labelled[row], SIDE, str(table.split[row]))
+        for crop, row in zip(crops, rows, strict=True)
+    ]
 
 
 def facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -70,9 +70,8 @@ def exhausted(trainer: DictConfig, checkpoint: Mapping[str, Any]) -> str:
     if 0 <= steps <= checkpoint["global_step"]:
         return f"its {checkpoint['global_step']} steps are done; set +trainer.max_steps above that"
     elapsed = checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
-    if time is not None and elapsed >= (
-        Timer(OmegaConf.to_object(time) if OmegaConf.is_config(time) else time).time_remaining() or 0.0
-    ):
+    limit = cast(Any, OmegaConf.to_object(time) if OmegaConf.is_config(time) else time)
+    if limit is not None and elapsed >= (Timer(limit).time_remaining() or 0.0):
         return f"its trainer.max_time={time} is used up; set a longer +trainer.max_time"
     return ""
 

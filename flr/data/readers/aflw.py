@@ -76,7 +76,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         with opened(path, LARGEST) as file:
             found = loadmat(file, variable_names=[*COLUMNS, "nameList", "ra"])
         names = [str(cell.item()) for cell in found["nameList"].ravel()]
-        arrays = {key: np.asarray(found[key], np.float64) for key in COLUMNS}
+        arrays: dict[str, np.ndarray] = {key: np.asarray(found[key], np.float64) for key in COLUMNS}
         arrays["ra"] = np.asarray(found["ra"], np.int64).ravel() - 1
         for key, columns in COLUMNS.items():
             if arrays[key].shape != (len(names), columns):
