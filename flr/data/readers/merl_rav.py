@@ -53,8 +53,8 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
                 poses.append(pose)
                 found.append(np.full((len(IBUG68), 2), np.nan) if points is None else points)
     values = np.array(found).reshape(-1, len(IBUG68), 2)
-    labelled: np.ndarray = ~(values == -1).all(-1)
-    hidden: np.ndarray = (values < 0).all(-1)
+    labelled = ~np.all(values == -1, axis=-1)
+    hidden = np.all(values < 0, axis=-1)
     groups = [Path(image).stem.partition("_")[0] for image in images]
     kept = {split: splits.count(split) - sum(splits[i] == split for i in bad) for split in SPLITS.values()}
     return from_files(
