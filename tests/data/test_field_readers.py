@@ -62,7 +62,7 @@ SUBSETS = {
     "vw300": {"category1": 4, "category3": 3},
     "merl_rav": {"frontal": 6, "left": 6},
 }
-GROUPS = {"lapa": 2, "face_synthetics": 8, "aflw": 7, "w300lp": 7, "wholebody": 4, "vw300": 3, "merl_rav": 6}
+GROUPS = {"lapa": 2, "face_synthetics": 8, "aflw": 7, "w300lp": 7, "wholebody": 5, "vw300": 3, "merl_rav": 6}
 FORMS = {
     "lapa": "lapa[train:4|val:2|test:2]", "face_synthetics": "face_synthetics[8]", "aflw": "aflw[train:5|test:3]",
     "w300lp": "w300lp-3d[train:12|test:3]", "wholebody": "wholebody", "vw300": "vw300-1[3]", "merl_rav": "merl_rav[train:8|test:4]",

@@ -40,9 +40,10 @@ def read_records(
         for key, file in files.items():
             yield FaceRecord(images[key][0], file, split, *no_labels(len(scheme)))
         return
-    orders = _orders(_by_id(document, "categories", path), path, scheme)
+    categories = _by_id(document, "categories", path)
+    orders = _orders(categories, path, scheme)
     faces, skipped = _by_id(document, "annotations", path), 0
-    # mmpose's files write 1 for every point that has a label; 1 means hidden only in a file that has 2 as well.
+    # mmpose's files, whose categories name no points, write 1 for every point that has a label.
     hides = any(isinstance(face.get("keypoints"), list) and 2 in face["keypoints"][2::3] for _, face in faces.values())
     for key, (where, face) in faces.items():
         image, category = (_get(face, of, (int, str), where) for of in ("image_id", "category_id"))
@@ -58,7 +59,7 @@ def read_records(
         (points, hidden, box), fault = no_labels(len(scheme)), ""
         try:
             points, hidden = _keypoints(face.get("keypoints"), order)
-            hidden &= hides
+            hidden &= hides or bool(categories[category][1]["keypoints"])
             box = _bbox(face)
         except ValueError as error:
             fault = f"{path.name} annotation {key}: {error}"
@@ -217,7 +218,7 @@ def coco_text(table: FaceTable, size: np.ndarray) -> Iterator[str]:
 
 def center_and_scale(low: np.ndarray, side: np.ndarray) -> dict[str, Any]:
     """Return the centre of a box, and its larger side in units of 200 pixels: mmpose reads a face's crop from these."""
-    return {"center": (low + side / 2).round(3).tolist(), "scale": round(float(side.max()) / 200, 6)}
+    return {"center": (low + side / 2).round(3).tolist(), "scale": round(float(side.max()) / 200, 4)}
 
 
 def _listed(items: Iterable[Any]) -> Iterator[str]:
