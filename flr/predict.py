@@ -41,7 +41,10 @@ def main(cfg: DictConfig) -> None:
     # An interrupted prediction resumes only with the settings that the results depend on. Tables are made at the end.
     keys = ["source", "tta", "detector", "draw", *(["every", "patience", "smooth"] if is_video else [])]
     settings = {key: str(cfg[key]) for key in keys} | ({} if is_video else {"refine": str(refine)})
-    settings |= {"effect": str(cfg.get("effect")), "save": str(sorted(set(cfg.save) - {"csv", "coco"}))}
+    settings |= {
+        "effect": str(cfg.get("effect")),
+        "save": str(sorted(set(cfg.save) - {"csv", "coco", "labelstudio", "cvat"})),
+    }
     folder = Path(cfg.out or Path(cfg.paths.output_dir) / "predictions" / source.name).absolute()
     PredictionPipeline(
         model=model,

@@ -10,6 +10,7 @@ from flr.cli import quiet, run_command
 from flr.config.instantiate import build
 from flr.config.schema import Prepare
 from flr.config.validate import check
+from flr.errors import UserError
 
 if TYPE_CHECKING:
     from flr.data.datamodule import FaceData
@@ -22,8 +23,7 @@ def main(cfg: DictConfig) -> None:
     check(cfg, Prepare, trusted=False)
     # These import torch, which the first line and errors of the config do not wait for.
     from flr.data.export import export
-    from flr.data.quality import refuse_nonsense
-    from flr.reporting.card import print_card, write_card
+    from flr.reporting.card import print_card, verdict, write_card
 
     data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
     if cfg.download:
@@ -32,10 +32,14 @@ def main(cfg: DictConfig) -> None:
     table = data.prepare(refuse=False)
     seconds = time.perf_counter() - start
     card, folder = write_card(data, Path(cfg.out) if cfg.out else None, Path(cfg.paths.output_dir) / "cards")
+    problems = data.problems()
+    print(verdict(card, problems), flush=True)
     print_card(card)
     print(f"{len(table)} faces in {seconds:.1f} s, {len(table) / seconds:,.0f} a second")
     print(f"card {folder / 'card.html'}")
-    refuse_nonsense(card, str(data.name))
+    wrong_labels = data.label_problem(table)
+    if wrong_labels or (problems and not cfg.export):  # what cannot be trained on may still be written in another form
+        raise UserError(wrong_labels or problems[0])
     if cfg.export:
         export(table, cfg.export, folder / f"export-{cfg.export}", rounded=cfg.rounded)
         print(f"export {folder / f'export-{cfg.export}'}")

@@ -26,11 +26,13 @@ def test_a_set_gets_a_card(workspace: Workspace, tmp_path: Path) -> None:
     assert card["faces"]["test"] == 6 and card["faces"]["train"] + card["faces"]["val"] == 20
     assert len(card["left_out"]) == 12 and card["root"] == str(tmp_path / "set")
     assert "26 faces in" in done.stdout and "a second" in done.stdout and str(folder / "card.html") in done.stdout
-    (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: 12 face(s) skipped: "))
+    (note,) = (line for line in done.stdout.splitlines() if line.startswith("warning: 12 face(s) skipped: "))
+    first = done.stdout.splitlines()[1]
+    assert first.startswith("ready to train: 0 errors, ") and first.endswith("test 6 faces; 12 skipped")
     assert note.count("extra_") == 10 and note.endswith("; and 2 more, see card.json")
     page = (folder / "card.html").read_text()
     assert "<b>" not in page and page.count("<li>") == 12  # what comes from the set is escaped
-    assert page.count("data:image/") == 2 and "http" not in page  # faces and poses, self-contained
+    assert page.count("data:image/") == 3 and "http" not in page  # faces, poses and points outside, self-contained
     html.parser.HTMLParser().feed(page)
     faces = cv2.imread(str(folder / "faces.jpg"))
     assert faces.shape[1] > 1000 and faces.std() > 10
@@ -69,8 +71,8 @@ def test_nonsense_gets_a_card_and_is_refused_everywhere(workspace: Workspace, tm
         points = np.loadtxt(path, skiprows=3, max_rows=68) - 1
         fake.write_pts(path, points[:, ::-1])  # y, x
     words = ["data=ibug", f"data.root={tmp_path / 'set'}", "data.crop.size=32"]
-    line = workspace.refuse("flr.prepare", *words)
-    assert "mirror image" in line
+    assert "mirror image" in workspace.refuse("flr.prepare", *words)
+    assert "mirror image" in workspace.run("flr.prepare", *words, code=2).stdout.splitlines()[2], "its first error"
     assert card_of(workspace, "ibug")[1]["symmetry"]["deviation"] > 0.4
     assert "mirror image" in workspace.refuse("flr.train", *TINY, *words)
 

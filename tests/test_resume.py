@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from flr.training.resume import exhausted
 from tests.conftest import SMALL_SET, TINY, Workspace
 
 EPOCHS = ("trainer.max_epochs=8", "augment=standard", "seed=3", "model.widths=[16,16,16,16]")
@@ -77,3 +79,13 @@ def test_what_a_resumed_run_refuses(trained: tuple[Workspace, str]) -> None:
     assert "no such folder" in workspace.refuse("flr.train", "run=0123456789abcdef")
     assert "not the folder of a run" in workspace.refuse("flr.train", f"run={os.getcwd()}")
     assert workspace.client().get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(("trainer", "said"), [
+    ({"max_steps": 8}, "its 8 steps are done"), ({"max_time": "00:00:01:00"}, "max_time=00:00:01:00 is used up"),
+    ({"max_time": {"minutes": 1}}, "is used up"), ({"max_steps": 9, "max_time": "00:00:02:00"}, ""), ({}, ""),
+])  # fmt: skip
+def test_a_limit_that_is_reached_is_named(trainer: dict, said: str) -> None:
+    state = {"global_step": 8, "callbacks": {"Timer": {"time_elapsed": {"train": 61.0}}}}
+    found = exhausted(OmegaConf.create(trainer), state)
+    assert said in found and bool(said) == bool(found)

@@ -222,7 +222,7 @@ class Predict:
     source: str | int
     detector: Any
     out: str | None
-    save: list[Literal["pictures", "crops", "csv", "coco", "pts"]]
+    save: list[Literal["pictures", "crops", "csv", "coco", "pts", "labelstudio", "cvat"]]
     draw: list[Literal["boxes", "points", "lines", "indices", "radius90"]] | None
     overwrite: bool
     tta: bool | None
@@ -257,7 +257,7 @@ class Prepare:
     augment: Any
     seed: Seed
     download: bool
-    export: Literal["csv", "coco", "pts", "xml"] | None
+    export: Literal["csv", "coco", "pts", "xml", "labelstudio", "cvat"] | None
     rounded: bool
     out: str | None
     paths: Any

@@ -34,7 +34,7 @@ OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "celeba5": (0.313, 0.379, 0.701, 0.797),
 }
 TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are or stand for the tight box of the points
-LARGEST_SIDE = 1024  # images are shrunk to this for the detector, which finds no more in larger ones
+LARGEST_SIDE = 1024  # images are shrunk to this for the detector, unless it is to find small faces
 
 
 class Finder(Protocol):
@@ -85,15 +85,16 @@ class Haar:
         """See `Finder`."""
         return OFFSETS.get(scheme, (0.0, 0.0, 1.0, 1.0))
 
-    def detect(self, image: np.ndarray, smallest: float = 0.0) -> np.ndarray:
+    def detect(self, image: np.ndarray, smallest: float = 0.0, work: int = LARGEST_SIDE) -> np.ndarray:
         """(M, 4) float64 boxes of the faces found in an image (H, W) or (H, W, 3) RGB, uint8.
 
         Args:
             image: the image.
             smallest: faces below this share of its shorter side are not looked for.
+            work: longer side of the image that is searched; a larger image is shrunk to it.
         """
         grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        factor = min(1.0, LARGEST_SIDE / max(grey.shape))
+        factor = min(1.0, work / max(grey.shape))
         if min(grey.shape) * factor < 1:
             return np.zeros((0, 4))  # a line, too thin for any face
         if factor < 1:

@@ -16,19 +16,22 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from flr.data.boxes import BoxPolicy, face_boxes, faces_of_pictures
+from flr.data.images import Files
 from flr.data.table import FaceTable, leave_out
 from flr.errors import UserError
 from flr.files import write_json, writing_folder
 from flr.landmarks.geometry import box_crop, compose, transform, warp
 from flr.system import parallel_map
 
-VERSION = 4  # of what is stored; raise it when the pixels of a crop would change
+VERSION = 5  # of what is stored; raise it when the pixels of a crop would change
 
 CHUNK = 1024  # faces moved at once
-# What is seen of a face's picture: its size in pixels, a digest of its pixels (see `STRIDE`), and a thumbnail of the face.
+# What is seen of a face's picture: its size in pixels, a digest of its pixels (see `STRIDE`), a thumbnail of the face, and
+# the EXIF orientation of the file.
 THUMBNAIL = 8
 STRIDE = 4  # every fourth pixel either way tells an image from any other, and takes a sixteenth of the time
-SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("digest", "u8"), ("thumbnail", "u1", THUMBNAIL**2)])
+SEEN = np.dtype([("width", "i4"), ("height", "i4"), ("digest", "u8"), ("thumbnail", "u1", THUMBNAIL**2),
+                 ("orientation", "u1")])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def _crop_all(
     reserve(path)
     pictures = np.zeros(len(table), SEEN)
 
-    def work(u: int) -> tuple[dict[int, tuple[int, int, int, np.ndarray]], dict[int, str]]:
+    def work(u: int) -> tuple[dict[int, tuple[int, int, int, np.ndarray, int]], dict[int, str]]:
         """Crop the faces of one image into the map."""
         rows: list[int] = units[u].tolist()
         try:
@@ -194,6 +197,8 @@ def _crop_all(
         height, width = image.shape[:2]
         digest = int.from_bytes(hashlib.blake2b(image[::STRIDE, ::STRIDE].tobytes(), digest_size=8).digest())
         grey, image = to_channels(image, 1), to_channels(image, settings.channels)
+        files = table.pictures
+        orientation = files.orientation(str(table.image[rows[0]])) if isinstance(files, Files) else 1
         seen, faults = {}, {}
         for row in rows:
             left, top, right, bottom = tight[row]
@@ -201,7 +206,7 @@ def _crop_all(
                 faults[row] = f"all its points lie outside its picture of {width} x {height} pixels"
             elif wanted[row]:
                 images[row] = crop(image, to_store[row], side, settings.channels)
-                seen[row] = width, height, digest, thumbnail(grey, tight[row])
+                seen[row] = width, height, digest, thumbnail(grey, tight[row]), orientation
         return seen, faults
 
     with tqdm(total=len(table), desc=f"Cropping {table.form.split('[')[0]}", unit="face", disable=None) as bar:

@@ -17,12 +17,13 @@ from flr.data.batches import AugmentedBatches, Batch, IndexBatches, PrefetchedBa
 from flr.data.crops import CropSettings, crop_labels, open_store
 from flr.data.download import Download
 from flr.data.protocol import Protocol
-from flr.data.quality import open_card, refuse_nonsense
+from flr.data.quality import mean_face, nonsense, open_card, undefined_normaliser
 from flr.data.splits import hold_out
-from flr.data.table import FaceTable, check_faces
+from flr.data.table import UNLABELLED, FaceTable, check_faces
 from flr.errors import UserError
 from flr.landmarks.geometry import compose, invert, transform
 from flr.landmarks.scheme import Scheme, get_scheme
+from flr.landmarks.symmetry import check_mirror
 from flr.system import cores
 
 
@@ -104,7 +105,7 @@ class FaceData(pl.LightningDataModule):
             refuse: whether labels that cannot be true stop it; else its card tells of them.
 
         Raises:
-            UserError: as the augmentation's check, the reader, `check_faces`, `hold_out`, `open_store` and `refuse_nonsense`.
+            UserError: as the augmentation's check, the reader, `check_faces`, `hold_out`, `open_store` and `label_problem`.
         """
         if self.table is not None:
             return self.table
@@ -119,12 +120,35 @@ class FaceData(pl.LightningDataModule):
             table = hold_out(table, share, part)
         table, self.store = open_store(table, self.crop, self.augment.margin, self.cache, self.workers, self.strict)
         self.card = open_card(table, self.store)
-        if refuse:
-            refuse_nonsense(self.card, str(self.name))
+        if refuse and (problem := self.label_problem(table)):
+            raise UserError(problem)
         self.table = table
         self.labels = crop_labels(table, self.store)
         self.normaliser = table.scheme.distance(table.points, table.labelled)
         return table
+
+    def label_problem(self, table: FaceTable) -> str:
+        """Say why nothing can be learned from a table; empty where nothing is known against it."""
+        if why := nonsense(self.card):
+            return f"data={self.name}: {why}"
+        if self.augment.mirror:
+            labels = table.labelled & (table.split == "train")[:, None]
+            option = f"data={self.name}: augment.mirror={self.augment.mirror:g}"
+            try:
+                check_mirror(mean_face(table.points, labels), table.scheme, option, "augment.mirror=0")
+            except UserError as error:
+                return str(error)
+        return ""
+
+    def problems(self) -> list[str]:
+        """Return all that stops a training on this dataset."""
+        found = [self.label_problem(self.prepare(refuse=False))]
+        for split in ("train", "val", "test"):
+            try:
+                self._batches(split, split == "train")
+            except UserError as error:
+                found.append(str(error))
+        return [line for line in found if line]
 
     @property
     def scheme(self) -> Scheme:
@@ -180,6 +204,8 @@ class FaceData(pl.LightningDataModule):
         rows = self.rows(split)
         if not len(rows):
             raise UserError(f"data={self.name} has no {split} faces; name a set or a root that has")
+        if not training and split != UNLABELLED and not np.isfinite(self.normaliser[rows]).any():
+            raise UserError(f"data={self.name}: {undefined_normaliser(self.prepare(), rows, split)}")
         epoch = (lambda: trainer.current_epoch if trainer else 0) if training else None
         weight = self.prepare().weight
         weight = None if weight is None else weight[rows]

@@ -7,7 +7,7 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -18,6 +18,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from flr.data.boxes import faces_of_pictures
+from flr.data.formats.annotators import cvat_text, label_studio_text, marked_images
 from flr.data.formats.coco import coco_text
 from flr.data.formats.dlib_xml import xml_text
 from flr.data.formats.label_csv import csv_rows
@@ -29,7 +30,8 @@ from flr.errors import UserError, nearest
 from flr.files import writing_folder
 from flr.system import cores, parallel_map
 
-Form = Literal["csv", "coco", "pts", "xml"]
+Form = Literal["csv", "coco", "pts", "xml", "labelstudio", "cvat"]
+SIZED = ("coco", "labelstudio", "cvat")  # forms that state the size of an image
 
 _RISKY = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff\ufffe\uffff]')  # what some file system or form does not take
 _OURS = (
@@ -50,7 +52,8 @@ def export(table: FaceTable, form: Form, folder: Path, rounded: bool = False) ->
     Args:
         table: N faces.
         form: ``csv``, labels.csv; ``coco``, keypoints JSON; ``xml``, dlib's, each a file a split; ``pts``, a folder a split
-            of images, one a face, with .pts beside them, and what those cannot hold in labels.csv.
+            of images, one a face, with .pts beside them, and what those cannot hold in labels.csv; ``labelstudio`` and
+            ``cvat``, for annotators (see `flr.data.formats.annotators`), without names, groups and subsets.
         folder: must not hold anything yet.
         rounded: points and boxes as whole pixels, which dlib's own tools ask for.
 
@@ -114,20 +117,22 @@ def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndar
     """Write each image once, or for ``pts`` once a face with its .pts.
 
     Returns:
-        (N,) str, where each face's image lies under `folder`; and (N, 2), its height and width, known for ``coco`` alone.
+        (N,) str, where each face's image lies under `folder`; and (N, 2), its height and width, for `SIZED` forms.
     """
     pictures = np.arange(len(table))[:, None] if form == "pts" else faces_of_pictures(table)
     files, names = table.pictures, [str(table.image[rows[0]]) for rows in pictures]
+    # A file whose labels are of its stored pixels is written as those, since it would be read upright.
+    linked = [isinstance(files, Files) and (files.turns(name) or files.orientation(name) == 1) for name in names]
     if form == "pts":
         names = [f"{split}/{name}" for split, name in zip(table.split, names, strict=True)]
-    places = _places(names, "" if isinstance(files, Files) else ".png", with_pts=form == "pts")
+    places = _places(names, ["" if link else ".png" for link in linked], with_pts=form == "pts")
     for parent in {os.path.dirname(place) for place in places}:
         (folder / parent).mkdir(parents=True, exist_ok=True)
 
     def work(u: int) -> tuple[int, int]:
         i, target = int(pictures[u][0]), folder / places[u]
-        image = table.load(i) if form == "coco" or not isinstance(files, Files) else None
-        if isinstance(files, Files):
+        image = table.load(i) if form in SIZED or not linked[u] else None
+        if isinstance(files, Files) and linked[u]:
             _link(files.root / str(table.image[i]), target)
         elif image is not None:
             pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -153,18 +158,18 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _places(names: Sequence[str], suffix: str, with_pts: bool) -> list[str]:
+def _places(names: Sequence[str], suffixes: Sequence[str], with_pts: bool) -> list[str]:
     """A path of its own for each image, its name as far as any file system and label file takes it.
 
     Args:
         names: of the images.
-        suffix: added to each.
+        suffixes: what is added to each.
         with_pts: whether each has a .pts beside it, so that they must differ in more than their suffix.
     """
     files, folders = {_key(name) for name in _OURS}, set[str]()
     again: Counter[str] = Counter()
     places = []
-    for u, name in enumerate(names):
+    for u, (name, suffix) in enumerate(zip(names, suffixes, strict=True)):
         parts = [_RISKY.sub("_", part).strip(" .") for part in name.replace("\\", "/").split("/")]
         clean = ("/".join(part for part in parts if part) or str(u)) + suffix
         clean = re.sub(r"\.pts$", "_pts", clean, flags=re.IGNORECASE)  # which its own points would overwrite
@@ -206,8 +211,15 @@ def _write_labels(table: FaceTable, form: Form, size: np.ndarray, folder: Path) 
     for split in SPLITS:
         rows = np.flatnonzero(table.split == split)
         if len(rows):
-            path = folder / f"labels_{split}.{'json' if form == 'coco' else 'xml'}"
+            path = folder / f"labels_{split}.{'xml' if form in ('xml', 'cvat') else 'json'}"
             with new_file(path) as file:
-                file.writelines(
-                    coco_text(table.take(rows), size[rows]) if form == "coco" else xml_text(table.take(rows))
-                )
+                file.writelines(_text(table.take(rows), form, size[rows]))
+
+
+def _text(table: FaceTable, form: Form, size: np.ndarray) -> Iterator[str]:
+    if form == "coco":
+        return coco_text(table, size)
+    if form == "xml":
+        return xml_text(table)
+    images = marked_images(table, size)
+    return cvat_text(table.scheme, images) if form == "cvat" else label_studio_text(table.scheme, images)

@@ -10,15 +10,16 @@ from scipy.spatial import cKDTree
 
 from flr.data.boxes import faces_of_pictures
 from flr.data.crops import CropStore
+from flr.data.images import Files
 from flr.data.pose import fault_of, head_pose
 from flr.data.table import FaceTable
-from flr.errors import UserError
 from flr.files import write_json
+from flr.landmarks.symmetry import ASYMMETRIC, mirror_deviation
 
-VERSION = 4  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 5  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
 ENOUGH = 30  # faces from which a mean face says something
-ASYMMETRIC, HOPELESS = 0.15, 0.4  # deviations of the mean face from its mirror image, in box sides
+HOPELESS = 0.4  # deviation of the mean face from its mirror image, box sides, that no face has
 NEIGHBOURS = 8  # faces of one image that each is held against
 ALIKE = 0.08  # distance of two thumbnails of one image, each of mean 0 and norm 1; two people are about 1 apart
 DIRECTIONS = 12
@@ -58,6 +59,7 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
         "subsets": {name: by_split(table.split[mask]) for name, mask in table.subsets.items()},
         "pictures": len(np.unique(table.image)),
         "picture_size": {"width": spread(seen["width"]), "height": spread(seen["height"])},
+        "turned": turned(table, seen),
         "face_side": spread(side[labels.any(1)].max(1)),
         "not_labelled": dict(
             zip(names, (~labels & (table.split != "unlabelled")[:, None]).sum(0).tolist(), strict=True)
@@ -70,6 +72,19 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
         "identities": identities(table),
         "symmetry": symmetry(table, labels),
         "pose": pose(table, labels),
+        "undefined": undefined(table),
+    }
+    without = np.isnan(table.scheme.distance(table.points, table.labelled)) & np.isin(table.split, ("val", "test"))
+    twins = card["duplicates"]
+    card["examples"] = {
+        "same image": [
+            str(table.name[table.image == name][0]) for group in twins["same_picture"]["examples"] for name in group
+        ],
+        "labelled twice": [name for pair in twins["labelled_twice"]["examples"] for name in pair],
+        "look alike": [name for pair in twins["look_alike"]["examples"] for name in pair],
+        "points outside": table.name[outside.any(1)][:SHOWN].tolist(),
+        "no normaliser": table.name[without][:SHOWN].tolist(),
+        "stored turned": table.name[seen["orientation"] > 1][:SHOWN].tolist(),
     }
     card["findings"] = findings(card)
     return card
@@ -79,6 +94,24 @@ def by_split(split: np.ndarray) -> dict[str, int]:
     """Faces of each split that has any."""
     counts = {name: int((split == name).sum()) for name in SPLITS}
     return {name: count for name, count in counts.items() if count}
+
+
+def turned(table: FaceTable, seen: np.ndarray) -> dict[str, Any]:
+    """Count the images that are stored turned, and those whose size is not the one that the label file states."""
+    files = table.pictures
+    if not isinstance(files, Files):
+        return {"images": 0, "read": "", "other_size": 0, "example": ""}
+    _, first = np.unique(table.image, return_index=True)
+    other = []
+    for i in first.tolist():
+        name, size = str(table.image[i]), (int(seen["width"][i]), int(seen["height"][i]))
+        if files.sizes.get(name, size) != size:
+            other.append(f"{name} ({size[0]} x {size[1]}, stated {files.sizes[name][0]} x {files.sizes[name][1]})")
+    count = int((seen["orientation"][first] > 1).sum())
+    read = "as labels of upright images" if files.upright else "as labels of the stored images"
+    if files.sizes:
+        read = f"by the width and height of their label file, else {read}"
+    return {"images": count, "read": read, "other_size": len(other), "example": other[0] if other else ""}
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -168,12 +201,13 @@ def identities(table: FaceTable) -> dict[str, Any]:
 def symmetry(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
     """The mean face against its own mirror image: about .04 with the right pairs, near 1 with wrong ones."""
     mean = mean_face(table.points, labels)
-    away = np.linalg.norm(mean - mean[table.scheme.mirror_order] * [-1, 1], axis=-1)
-    if not np.isfinite(away).any() or not table.scheme.pairs:
-        return {"faces": int(labels.any(1).sum()), "deviation": None, "point": None, "fault": None}
+    away = mirror_deviation(mean, table.scheme.mirror_order)
+    paired = bool(table.scheme.pairs)
+    if not np.isfinite(away).any():
+        return {"faces": int(labels.any(1).sum()), "paired": paired, "deviation": None, "point": None, "fault": None}
     worst = int(np.nanargmax(away))
     return {
-        "faces": int(labels.any(1).sum()), "deviation": round(float(away[worst]), 4),
+        "faces": int(labels.any(1).sum()), "paired": paired, "deviation": round(float(away[worst]), 4),
         "point": table.scheme.names[worst], "fault": fault_of(mean, table.scheme),
     }  # fmt: skip
 
@@ -209,7 +243,7 @@ def findings(card: Mapping[str, Any]) -> list[str]:
     """What a person should know before training on this."""
     lines = []
     same, twice = card["duplicates"]["same_picture"], card["duplicates"]["labelled_twice"]
-    alike, faces = card["duplicates"]["look_alike"], sum(card["faces"].values())
+    alike = card["duplicates"]["look_alike"]
     if card["left_out"]:
         named, more = card["left_out"][:NAMED], len(card["left_out"]) - NAMED
         lines.append(
@@ -236,18 +270,42 @@ def findings(card: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{found['faces']} of {found['of']} {part} faces are of {found['groups']} identities that are trained on too"
         )
+    turned = card["turned"]
+    if turned["images"]:
+        lines.append(
+            f"{turned['images']} image(s) are stored turned (EXIF orientation); their labels are read {turned['read']}"
+            + ("; see data.reader.upright" if card["form"].startswith("table") else "")
+        )
+    if turned["other_size"]:
+        lines.append(
+            f"{turned['other_size']} image(s) have another size than their label file states: {turned['example']}"
+        )
+    for part, (count, of) in card["undefined"].items():
+        lines.append(
+            f"{count} of {of} {part} faces have no normaliser, since points are missing; the NME is without them"
+        )
     for part, count in card["not_detected"].items():
         if count:
             lines.append(f"the detector misses {count} {part} face(s); they are handled as the box policy says")
+    return lines + _shape_findings(card)
+
+
+def _shape_findings(card: Mapping[str, Any]) -> list[str]:
+    """What is unusual in where the points are."""
+    lines, faces = [], sum(card["faces"].values())
     if card["outside"]["points"]:
         lines.append(
             f"{card['outside']['points']} point(s) of {card['outside']['faces']} face(s) lie outside their images"
         )
     deviation = card["symmetry"]["deviation"]
     if deviation is not None and deviation > ASYMMETRIC and card["symmetry"]["faces"] >= ENOUGH:
-        lines.append(
-            f"the mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}: "
+        hint = (
             "are the pairs, or left and right, mixed up?"
+            if card["symmetry"]["paired"]
+            else "which pairs does a mirror swap?"
+        )
+        lines.append(
+            f"the mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}: {hint}"
         )
     if card["symmetry"]["fault"] and card["symmetry"]["faces"] >= ENOUGH:
         lines.append(f"the mean face is {card['symmetry']['fault']}")
@@ -258,31 +316,53 @@ def findings(card: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def refuse_nonsense(card: Mapping[str, Any], name: str) -> None:
-    """Stop where a set's labels cannot be what they claim.
+def nonsense(card: Mapping[str, Any]) -> str:
+    """Say why a set's labels cannot be what they claim; empty where nothing is known against them.
 
-    Raises:
-        UserError: the mean face is nothing like its mirror image, or is upside down, nearly every face has points outside its image, or
-            the faces are a few pixels small.
+    The mean face is nothing like its mirror image, or is upside down; nearly every face has points outside its image; or the
+    faces are a few pixels small.
     """
     deviation, faces = card["symmetry"]["deviation"], sum(card["faces"].values())
-    why = ""
     if card["symmetry"]["faces"] < ENOUGH:
-        return
-    if deviation is not None and deviation > HOPELESS:
-        why = (
+        return ""
+    if deviation is not None and deviation > HOPELESS and card["symmetry"]["paired"]:
+        return (
             f"its mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}, which "
             "is no face; fix the order of its points or the scheme's pairs"
         )
-    elif card["symmetry"]["fault"]:
-        why = f"its mean face is {card['symmetry']['fault']}; fix the axes of its points, or their names"
-    elif card["outside"]["faces"] > 0.9 * faces:
-        why = (
+    if card["symmetry"]["fault"]:
+        return f"its mean face is {card['symmetry']['fault']}; fix the axes of its points, or their names"
+    if card["outside"]["faces"] > 0.9 * faces:
+        return (
             f"{card['outside']['faces']} of {faces} faces have points outside their images; fix the units of its labels"
         )
-    elif not card["face_side"]["median"]:
-        why = "the points of its faces span no area, so that no normaliser is defined; use a scheme of more points"
-    elif card["face_side"]["median"] < 4:
-        why = f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
-    if why:
-        raise UserError(f"data={name}: {why}")
+    if not card["face_side"]["median"]:
+        return "the points of its faces span no area, so that no normaliser is defined; use a scheme of more points"
+    if card["face_side"]["median"] < 4:
+        return f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
+    return ""
+
+
+def undefined(table: FaceTable) -> dict[str, tuple[int, int]]:
+    """Count the faces without a normaliser among those of a split or subset, where there are any."""
+    without = np.isnan(table.scheme.distance(table.points, table.labelled))
+    parts = {split: table.split == split for split in ("val", "test")}
+    parts |= {f"test {name}": mask & parts["test"] for name, mask in table.subsets.items()}
+    return {name: (int(without[mask].sum()), int(mask.sum())) for name, mask in parts.items() if without[mask].any()}
+
+
+def undefined_normaliser(table: FaceTable, rows: np.ndarray, split: str) -> str:
+    """Say why no face (n,) of a split has a normaliser, and which normaliser these faces do have."""
+    scheme, labelled = table.scheme, table.labelled[rows]
+    needed = [i for group in scheme.distances.get(scheme.normaliser, ()) for i in group]
+    missing = [scheme.names[i] for i in needed if not labelled[:, i].any()]
+    why = f"{', '.join(missing[:SHOWN])} has no label there" if missing else "no face there has all the points it needs"
+    defined = [
+        name for name in scheme.normalisers if np.isfinite(scheme.distance(table.points[rows], labelled, name)).all()
+    ]
+    fix = (
+        f"label it, or set normaliser: {' or '.join(defined)} in the scheme"
+        if defined
+        else "label more points, or use a scheme of more points"
+    )
+    return f"the normaliser {scheme.normaliser} of all {len(rows)} {split} faces is undefined: {why}; {fix}"

@@ -169,12 +169,12 @@ def from_files(
     split: Sequence[str] | np.ndarray, *, published: Sequence[np.ndarray], strict: bool, labelled: np.ndarray | None = None,
     visible: np.ndarray | None = None, box: np.ndarray | None = None, group: Sequence[str] | np.ndarray | None = None,
     name: Sequence[str] | np.ndarray | None = None, subsets: Mapping[str, np.ndarray] | None = None,
-    bad: Mapping[int, str] | None = None,
+    bad: Mapping[int, str] | None = None, upright: bool = False, sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> FaceTable:  # fmt: skip
     """The table of N faces whose images are files under `root`, less the faulty ones.
 
     `published` holds columns of N rows with what the files say of each face, before any arithmetic (see `digest_rows`);
-    the sizes of the image files join them.
+    the sizes of the image files join them. For `upright` and `sizes` see `flr.data.images.Files`.
 
     A face is at fault by `bad` (index -> reason), where its file is missing, empty, no file or outside `root`, where
     its name stands there twice, and by `check_faces`. What is left out here is: every point is labelled where it is
@@ -183,11 +183,15 @@ def from_files(
     Raises:
         UserError: see `check_faces`; `root` is named.
     """
-    files, count = Files(root), len(image)
+    files, count = Files(root, upright, sizes or {}), len(image)
     image = np.asarray(image, str)
     points = np.asarray(points, np.float32)
     labelled = np.isfinite(points).all(-1) if labelled is None else labelled
     size, version, faults = files.states(image.tolist())
+    sized = [files.sizes.get(name, (0, 0)) for name in image.tolist()] if sizes else [(0, 0)]
+    version += upright + np.array(
+        [2 * (width + (height << 20)) for width, height in sized]
+    )  # the pixels depend on these
     name = image if name is None else np.asarray(name, str)
     _, first = np.unique(name, return_index=True)
     faults |= {int(i): "it is listed twice" for i in np.setdiff1d(np.arange(count), first)}

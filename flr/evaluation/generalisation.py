@@ -82,7 +82,7 @@ def score_all(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
             cells.append(Cell(run, name, dataset, scheme, protocol, len(result.rows), *interval(result)))
             with stored_run.open_tracker(stored, Path(cfg.paths.output_dir)) as tracker:
                 if tracker and cfg.split == "test":
-                    tracker.log_metrics({f"on/{dataset}/nme": cells[-1].nme}, stored.step)
+                    tracker.log_metrics({f"on/{dataset}/nme": cells[-1].nme}, 0)
                     tracker.tag(**{f"on.{dataset}": protocol})
     if not cells:
         raise UserError(f"nothing could be scored: {'; '.join(skipped[:3])}; name other runs or datasets")

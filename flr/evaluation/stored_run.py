@@ -32,6 +32,7 @@ class StoredModel:
         folder: Folder of the run.
         path: The checkpoint.
         training: The ``flr`` part of the checkpoint.
+        store: Tracking store of the run; empty for a checkpoint without a run.
     """
 
     module: LandmarkModule
@@ -40,11 +41,12 @@ class StoredModel:
     folder: RunFolder
     path: Path
     training: Mapping[str, Any]
+    store: str
 
     @property
     def has_run(self) -> bool:
         """Whether the checkpoint is in the folder of its run."""
-        return (self.folder.path / "run.json").is_file()
+        return bool(self.store)
 
     @property
     def label(self) -> str:
@@ -63,7 +65,8 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
         UserError: There is no such run, or its model does not fit the data.
     """
     path = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
-    checkpoint = load_checkpoint(path)
+    checkpoint, folder = load_checkpoint(path), RunFolder(path.parent.parent)
+    store = folder.store(str(cfg.tracking.uri)) if (folder.path / "run.json").is_file() else ""
     config = as_config(checkpoint["flr"]["config"])
     config.paths = cfg.paths
     if cfg.data.get("_target_"):
@@ -78,7 +81,7 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
     module, data = restore(config, checkpoint, path, Augment())
     if cfg.tta is not None:
         module.tta = cfg.tta
-    return StoredModel(module, data, config, RunFolder(path.parent.parent), path, checkpoint["flr"])
+    return StoredModel(module, data, config, folder, path, checkpoint["flr"], store)
 
 
 def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, scheme: str | None) -> Any:
@@ -111,7 +114,7 @@ def evaluate(stored: StoredModel, split: str, refine: int, output: Path, device:
     write_result(result, where, str(stored.path))
     with open_tracker(stored, where) as tracker:
         if tracker:
-            log_result(result, tracker, where, stored.step, prefix)
+            log_result(result, tracker, where, prefix)
     return result, where
 
 
@@ -134,9 +137,9 @@ def open_tracker(stored: StoredModel, where: Path) -> Iterator[Tracker | None]:
         yield None
         return
     note = stored.folder.note()
-    tracker: Tracker = build(stored.config.tracking, artifacts=Path(), uri=note["uri"], experiment=note["experiment"])
+    tracker: Tracker = build(stored.config.tracking, artifacts=Path(), uri=stored.store, experiment=note["experiment"])
     tracker.attach(note["run_id"])
-    with translate_auth_errors(note["uri"], f"writing to run {note['run_id']}; the result is in {where}"):
+    with translate_auth_errors(stored.store, f"writing to run {note['run_id']}; the result is in {where}"):
         yield tracker
         tracker.save()
 

@@ -173,7 +173,7 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     with open_tracker(stored, folder) as tracker:
         # A run that was tested under some kinds only has no mean that could be compared.
         if tracker and set(result.nme) == set(KINDS):
-            tracker.log_metrics({prefix + name: value for name, value in (metrics | named).items()}, stored.step)
+            tracker.log_metrics({prefix + name: value for name, value in (metrics | named).items()}, 0)
             tracker.tag(stress_baseline=baseline.label if baseline else "")
         if tracker:
             for name in ("stress.json", "stress.csv", "stress.png"):

@@ -137,7 +137,14 @@ class Landmarker(ABC):
 
 
 def _validate_boxes(boxes: np.ndarray, images: int) -> np.ndarray:
-    boxes = np.asarray(boxes, np.float64)
+    try:
+        boxes = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"boxes hold {type(boxes).__name__} that are not numbers; give (N, 4) numbers in pixels"
+        ) from error
+    if not images and not boxes.size:
+        return np.zeros((0, 4))
     if boxes.shape != (images, 4):
         raise UserError(f"{images} image(s) and boxes of shape {boxes.shape}: give one box (N, 4) per image")
     for i, box in enumerate(boxes):

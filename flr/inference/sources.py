@@ -10,13 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from flr.data.images import IMAGE_SUFFIXES, read_image
+from flr.data.images import is_image, read_image
 from flr.errors import UserError
 from flr.inference.landmarker import MAX_SIDE
 from flr.inference.writer import JOURNAL
 
 STREAMS = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 MAX_NAME = 240  # bytes: the names of result files are longer, and file systems allow 255
+NAMED = 5  # skipped files that the note names
 DEFAULT_RATE = 25.0  # frames a second, where a video states no plausible rate
 
 
@@ -146,16 +147,16 @@ def open_source(source: str) -> Photos | Video:
             raise UserError(f"source={source}: no image in it or below; name another folder")
         return Photos(source, path, names)
     if path.is_file():
-        return Photos(source, path.parent, [path.name]) if path.suffix.lower() in IMAGE_SUFFIXES else Video(source)
+        return Photos(source, path.parent, [path.name]) if is_image(path) else Video(source)
     raise UserError(f"source={source}: no such file, folder or camera")
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-
-
 def _images_below(root: Path) -> Iterator[str]:
-    """Yield the images in a folder and below, without following links to folders, and without results of predictions."""
+    """Yield the images in a folder and below, without following links to folders, and without results of predictions.
+
+    Other files are counted and named, but for hidden ones.
+    """
+    others: list[str] = []
 
     def report(error: OSError) -> None:
         print(f"skipped {error.filename}: cannot be read ({error.strerror})", file=sys.stderr)
@@ -164,4 +165,12 @@ def _images_below(root: Path) -> Iterator[str]:
         if Path(folder) != root and JOURNAL in files:
             below.clear()  # else the next prediction would take the images of this one
             continue
-        yield from (str((Path(folder) / name).relative_to(root)) for name in files if _is_image(Path(folder) / name))
+        for name in sorted(files):
+            path = Path(folder) / name
+            if is_image(path):
+                yield str(path.relative_to(root))
+            elif not name.startswith("."):
+                others.append(str(path.relative_to(root)))
+    if others:
+        named = ", ".join(f"{name!a}" for name in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+        print(f"skipped {len(others)} file(s) that are not images: {named}", file=sys.stderr)

@@ -18,7 +18,8 @@ import numpy as np
 
 from flr.config.renamed import RENAMED
 from flr.data.boxes import BoxPolicy
-from flr.data.formats.coco import document_text
+from flr.data.formats.annotators import MarkedFace, MarkedImage, cvat_text, label_studio_text
+from flr.data.formats.coco import center_and_scale, document_text
 from flr.data.formats.label_csv import prediction_rows
 from flr.data.formats.pts import pts_text
 from flr.data.images import IMAGE_SUFFIXES
@@ -119,7 +120,7 @@ class PredictionWriter:
     def _delete_results(self) -> None:
         for kind in ("pictures", "crops", "pts", "masks"):
             shutil.rmtree(self.folder / kind, ignore_errors=True)
-        for name in ("points.csv", "points.json"):
+        for name in ("points.csv", "points.json", "points.labelstudio.json", "points.cvat.xml"):
             (self.folder / name).unlink(missing_ok=True)
 
     def __enter__(self) -> "PredictionWriter":
@@ -188,6 +189,16 @@ class PredictionWriter:
             self._write_csv()
         if "coco" in tables:
             self._write_coco()
+        for kind, place in (("labelstudio", "points.labelstudio.json"), ("cvat", "points.cvat.xml")):
+            if kind in tables:
+                with writing(self.folder / place) as aside, aside.open("w", encoding="utf-8") as file:
+                    images = self._marked_images()
+                    cvat = kind == "cvat"
+                    file.writelines(
+                        cvat_text(self.scheme, images)
+                        if cvat
+                        else label_studio_text(self.scheme, images, "predictions")
+                    )
         self._write(END)
 
     def _write_csv(self) -> None:
@@ -213,6 +224,12 @@ class PredictionWriter:
         )
         with writing(self.folder / "points.json") as aside, aside.open("w", encoding="utf-8") as file:
             file.writelines(document_text(self.scheme, images, annotations, f"prediction, {self.scheme.name}"))
+
+    def _marked_images(self) -> Iterator[MarkedImage]:
+        hidden = np.zeros(len(self.scheme), bool)
+        for row in self._used_rows():
+            faces = [MarkedFace(np.array(face["points"]), hidden, np.array(face["box"])) for face in row["faces"]]
+            yield MarkedImage(row["image"], row["width"], row["height"], faces)
 
     def _used_rows(self) -> Iterator[dict[str, Any]]:
         return (row for row in self.rows() if "skipped" not in row)
@@ -295,7 +312,7 @@ def _coco_annotation(face: Mapping[str, Any]) -> dict[str, Any]:
     keypoints = np.concatenate([points, flags[:, None]], 1).round(3).ravel().tolist()
     left, top, right, bottom = face["box"]
     return {
-        "category_id": 1, "iscrowd": 0,
+        "category_id": 1, "iscrowd": 0, **center_and_scale(np.array([left, top]), np.array([right - left, bottom - top])),
         "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
         "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
         "uncertain": face["uncertain"], "spread": face["spread"], "visible": visible,

@@ -3,7 +3,9 @@
 Sources: the 68 points of iBUG 300-W (https://ibug.doc.ic.ac.uk/resources/300-W/), the 76 of MUCT (Milborrow et al.
 2010, http://www.milbo.org/muct/), the 15 points of Kaggle's Facial Keypoints Detection table, the 5 points of CelebA;
 the 98 of WFLW (Wu et al. 2018, https://wywu.github.io/projects/LAB/WFLW.html) and the 29 of COFW (Burgos-Artizzu et al.
-2013): their files number the points and name none, so pairs and reductions are those that the field's code agrees on.
+2013), the 19 of AFLW (Koestinger et al. 2011, less the ears) and the 106 of LaPa (Liu et al. 2020,
+https://github.com/JDAI-CV/lapa-dataset): their files number the points and name none, so pairs and reductions are those that
+the field's code agrees on. The 70 of FaceSynthetics (Wood et al. 2021) are the 68 and the pupils.
 """
 
 from collections.abc import Iterable, Mapping
@@ -301,7 +303,82 @@ COFW29 = Scheme(
     reductions={"kaggle15": _29_TO_15, "celeba5": tuple(_29_TO_15[i] for i in _FROM_15_TO_5)},
 )  # fmt: skip
 
-SCHEMES = {scheme.name: scheme for scheme in (IBUG68, MUCT76, WFLW98, COFW29, KAGGLE15, CELEBA5)}
+AFLW19 = Scheme(
+    name="aflw19",
+    names=(
+        "right_brow_outer", "right_brow_middle", "right_brow_inner",
+        "left_brow_inner", "left_brow_middle", "left_brow_outer",
+        "right_eye_outer", "right_eye", "right_eye_inner", "left_eye_inner", "left_eye", "left_eye_outer",
+        "nose_right", "nose_tip", "nose_left", "mouth_right", "mouth", "mouth_left", "chin",
+    ),
+    pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9), (12, 14), (15, 17)),
+    regions={
+        "right_brow": span(0, 2), "left_brow": span(3, 5), "right_eye": span(6, 8), "left_eye": span(9, 11),
+        "nose": span(12, 14), "mouth": span(15, 17), "chin": (18,),
+    },
+    distances={"interocular": ((6,), (11,)), "interpupil": ((7,), (10,))},
+    normaliser="box",  # in profile one eye has no label
+    reductions={"celeba5": ((7,), (10,), (13,), (15,), (17,))},
+)  # fmt: skip
+
+IBUG70 = Scheme(
+    name="ibug70",
+    names=(*IBUG68.names, "right_pupil", "left_pupil"),
+    pairs=(*IBUG68.pairs, (68, 69)),
+    regions={**_REGIONS_68, "right_eye": (*span(36, 41), 68), "left_eye": (*span(42, 47), 69)},
+    distances={"interocular": ((36,), (45,)), "interpupil": ((68,), (69,))},
+    normaliser="interocular",
+    reductions={
+        "ibug68": tuple((i,) for i in range(68)),
+        "kaggle15": ((69,), (68,), *_TO_15[2:]),
+        "celeba5": tuple(((69,), (68,), *_TO_15[2:])[i] for i in _FROM_15_TO_5),
+    },
+)
+
+# The jaw and the brows are numbered as in WFLW.
+_MIRROR_106 = {
+    "jaw": _MIRROR_98["jaw"],
+    "brows": _MIRROR_98["brows"],
+    "nose": [(i, 120 - i) for i in range(55, 60)],
+    "eyes": [*((i, 145 - i) for i in range(66, 71)), *((i, 153 - i) for i in range(71, 74)), (74, 83), (104, 105)],
+    "mouth": [(84, 90), (85, 89), (86, 88), (91, 95), (92, 94), (96, 100), (97, 99), (101, 103)],
+}
+
+_REGIONS_106: dict[str, Group] = {
+    "jaw": span(0, 32), "right_brow": span(33, 41), "left_brow": span(42, 50), "nose": span(51, 65),
+    "right_eye": (*span(66, 74), 104), "left_eye": (*span(75, 83), 105),
+    "outer_lip": span(84, 95), "inner_lip": span(96, 103),
+}  # fmt: skip
+
+# Every other point of the jaw, the brows' upper edges, and the eyes without the middles of their lids.
+_106_TO_68 = (
+    *range(0, 33, 2), *span(33, 37), *span(42, 46), *span(51, 54), *span(58, 62), 66, 67, 69, 70, 71, 73, 75, 76, 78, 79, 80,
+    82, *span(84, 103),
+)  # fmt: skip
+
+_106_TO_15: tuple[Group, ...] = tuple((i,) for i in (105, 104, 75, 79, 70, 66, 42, 46, 37, 33, 54, 90, 84, 87, 93))
+
+LAPA106 = Scheme(
+    name="lapa106",
+    names=(
+        *(f"{region}_{i - group[0]}" for region, group in _REGIONS_106.items() for i in group if i < 104),
+        "right_pupil",
+        "left_pupil",
+    ),
+    pairs=tuple(pair for pairs in _MIRROR_106.values() for pair in pairs),
+    regions=_REGIONS_106,
+    distances={"interocular": ((66,), (79,)), "interpupil": ((104,), (105,))},
+    normaliser="interocular",
+    reductions={
+        "ibug68": tuple((i,) for i in _106_TO_68),
+        "kaggle15": _106_TO_15,
+        "celeba5": tuple(_106_TO_15[i] for i in _FROM_15_TO_5),
+    },
+)
+
+SCHEMES = {
+    scheme.name: scheme for scheme in (IBUG68, MUCT76, WFLW98, COFW29, AFLW19, LAPA106, IBUG70, KAGGLE15, CELEBA5)
+}
 
 
 def get_scheme(name: str) -> Scheme:

@@ -49,6 +49,30 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: not the folder of a run; name a run's id, its folder or a .ckpt file") from error
 
+    def store(self, given: str) -> str:
+        """Return the tracking store of the run: the given one, the one in its output folder, or the one it was made in.
+
+        Raises:
+            UserError: None of them knows the run.
+        """
+        from flr.tracking.connection import SQLITE, knows_run
+
+        note = self.note()
+        remembered = note["uri"]
+        if given == remembered:
+            return given
+        moved = (
+            [f"{SQLITE}{self.path.absolute().parents[1] / Path(remembered).name}"]
+            if remembered.startswith(SQLITE)
+            else []
+        )
+        for uri in (given, *moved, remembered):
+            if knows_run(uri, note["run_id"]):
+                return uri
+        raise UserError(
+            f"run={self.path}: neither {given} nor {remembered} answers and knows run {note['run_id']}; set tracking.uri"
+        )
+
 
 def find_run(run: str, uri: str, output: Path) -> RunFolder:
     """The folder of a run.
@@ -84,10 +108,10 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
         raise UserError(f"run={run}: it was deleted in MLflow; restore it there, or name another")
     if PREFIX + GRID in stored.data.tags:
         raise UserError(f"run={run}: a sweep, which trained no net itself; name one of its jobs")
-    local = Path(stored.data.tags.get(f"{PREFIX}folder", ""))
-    if (local / "run.json").is_file():
-        return RunFolder(local)
-    target = output.absolute() / "runs" / run
+    target, local = output.absolute() / "runs" / run, Path(stored.data.tags.get(f"{PREFIX}folder", ""))
+    for place in (target, local):
+        if (place / "run.json").is_file():
+            return RunFolder(place)
     target.mkdir(parents=True, exist_ok=True)
     names = {item.path for folder in (None, "checkpoints") for item in client.list_artifacts(run, folder)}
     for name in ("run.json", "config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):

@@ -17,6 +17,7 @@ from flr.data.batches import Batch
 from flr.errors import UserError
 from flr.landmarks.geometry import mirror, transform
 from flr.landmarks.scheme import Scheme
+from flr.landmarks.symmetry import check_mirror
 from flr.metrics.errors import LandmarkErrors
 from flr.objectives import Objective
 
@@ -65,16 +66,33 @@ class LandmarkModule(pl.LightningModule):
                 f"{net.output}; choose an objective= that takes {net.output}"
             )
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        self.objective, self.scheme, self.size, self.seed, self.tta = objective, scheme, size, seed, tta
+        self.objective, self.scheme, self.size, self.seed = objective, scheme, size, seed
         self.optim, self.schedule, self.ema, self.about = optim, schedule, ema, about or {}
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if ema else None
         self.mean_face: Tensor
         self.register_buffer("mean_face", torch.from_numpy(mean_face))
+        self.tta = tta
         self.errors, self.baseline = LandmarkErrors(), LandmarkErrors()
         self.evaluated: dict[str, np.ndarray] = {}
         self.data_changed = False  # since the checkpoint from which a training goes on
         self._average: WeightAverage | None = None
         self._steps: list[tuple[int, float, Tensor, Tensor]] = []
+
+    @property
+    def tta(self) -> bool:
+        """Whether evaluation averages each image with its mirror image.
+
+        Raises:
+            UserError: It is set, and the scheme's pairs are not those of the mean face (see `check_mirror`).
+        """
+        return self._tta
+
+    @tta.setter
+    def tta(self, value: bool) -> None:
+        if value:
+            mean = self.mean_face.cpu().numpy()
+            check_mirror(np.where(mean.any(1, keepdims=True), mean, np.nan), self.scheme, "tta=true", "tta=false")
+        self._tta = value
 
     @property
     def best_net(self) -> nn.Module:

@@ -1,7 +1,7 @@
 """The card of a prepared dataset: JSON, an HTML page, contact sheets, and a table for the terminal."""
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,10 @@ def write_card(data: FaceData, folder: Path | None, cards: Path) -> tuple[dict[s
 
 def sheets(data: FaceData) -> Iterator[tuple[str, bytes]]:
     """Yield the images of a card by file name: faces, augmented faces if there is augmentation, poses."""
-    table, margin, size = data.prepare(), data.store.margin, data.crop.size
+    table = data.prepare()
     rows = np.flatnonzero(table.labelled.any(1))
     some = rows[np.linspace(0, len(rows) - 1, min(FACES, len(rows))).astype(int)]
-    crops = data.store.images[some, margin : margin + size, margin : margin + size]
-    faces = [
-        draw_face(crop, data.labels[row], None, table.labelled[row], SIDE, str(table.split[row]))
-        for crop, row in zip(crops, some, strict=True)
-    ]
-    yield "faces.jpg", jpeg(sheet(faces, columns=8))
+    yield "faces.jpg", jpeg(sheet(_faces(data, some), columns=8))
     if data.augment != Augment():
         count, draws = AUGMENTED
         chosen = some[np.linspace(0, len(some) - 1, min(count, len(some))).astype(int)]
@@ -68,10 +63,25 @@ def sheets(data: FaceData) -> Iterator[tuple[str, bytes]]:
             for i in range(len(chosen)) for batch in augmented
         ]  # fmt: skip
         yield "augmented.jpg", jpeg(sheet(faces, columns=draws))
+    place = {name: row for row, name in enumerate(table.name.tolist())}
+    for title, names in data.card["examples"].items():
+        found = np.array([place[name] for name in names], int)
+        if len(found):
+            yield f"{title}.jpg", jpeg(sheet(_faces(data, found), columns=8))
     angles = head_pose(table.points, table.labelled, table.scheme)
     if angles is not None:
         parts = {part: angles[table.split == part] for part in data.card["pose"]}
         yield "pose.png", png(pose_figure(parts))
+
+
+def _faces(data: FaceData, rows: np.ndarray) -> list[np.ndarray]:
+    """Draw faces (n,) of a dataset with their points and splits."""
+    table, margin, size = data.prepare(), data.store.margin, data.crop.size
+    crops = data.store.images[rows, margin : margin + size, margin : margin + size]
+    return [
+        draw_face(crop, data.labels[row], None, table.labelled[row], SIDE, str(table.split[row]))
+        for crop, row in zip(crops, rows, strict=True)
+    ]
 
 
 def facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -119,6 +129,18 @@ def _spread(values: Mapping[str, float]) -> str:
     return f"{values['median']:,.0f} px ({values['min']:,.0f} to {values['max']:,.0f})"
 
 
+def verdict(card: Mapping[str, Any], problems: Sequence[str]) -> str:
+    """Say in a few lines whether one can train on a dataset: errors, warnings and counts."""
+    counts = f"{_counts(card['faces'])} faces; {len(card['left_out']):,} skipped"
+    errors, warnings = (f"{len(lines)} {word}{'s' * (len(lines) != 1)}" for lines, word in (
+        (problems, "error"), (card["findings"], "warning"))
+    )  # fmt: skip
+    first = f"{'not ready' if problems else 'ready'} to train: {errors}, {warnings}; {counts}"
+    return "\n".join(
+        [first, *(f"error: {line}" for line in problems), *(f"warning: {line}" for line in card["findings"])]
+    )
+
+
 def print_card(card: Mapping[str, Any]) -> None:
     """Print a card to the terminal."""
     # rich takes a tenth of a second.
@@ -131,10 +153,7 @@ def print_card(card: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts(card):
         table.add_row(name, Text(value))
-    console = Console()
-    console.print(table)
-    for line in card["findings"]:
-        console.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
+    Console().print(table)
 
 
 def page(card: Mapping[str, Any], images: Mapping[str, bytes]) -> str:

@@ -87,13 +87,12 @@ def _run(
     recorded = {
         name: x for name, x in metrics.items() if RECORDED.fullmatch(name) and x is not None and math.isfinite(x)
     }
-    stored = _stored(folder) if cfg.record else None
+    stored = _stored(folder, str(cfg.tracking.uri)) if cfg.record else None
     return Run(seed, recorded, protocol, fingerprint, stored.minutes if stored else 0.0, stored, precision)
 
 
-def _stored(folder: RunFolder) -> StoredRun:
-    note = folder.note()
-    run = get_run(connect(note["uri"], create=False), note["run_id"])
+def _stored(folder: RunFolder, uri: str) -> StoredRun:
+    run = get_run(connect(folder.store(uri), create=False), folder.note()["run_id"])
     check_recordable(run)
     return run
 
@@ -120,7 +119,7 @@ def evaluate(cfg: DictConfig) -> list[Run]:
         if config.seed in found:
             raise UserError(f"run={name}: of seed {config.seed}, as {found[config.seed][0]} is; name one run per seed")
         if cfg.record:
-            _stored(folder)
+            _stored(folder, str(cfg.tracking.uri))
         found[config.seed] = name, folder, path
     return [_score(cfg, seed, *run) for seed, run in found.items()]
 

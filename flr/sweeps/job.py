@@ -130,7 +130,7 @@ class Job(ChildRun):
         if any("protocol" in run.tags for run in same):
             data = fingerprint()
             same = [run for run in same if run.tags.get("protocol", data).endswith(data)]
-        finished = [run for run in same if run.status == "FINISHED"]
+        finished = [run for run in same if run.status == "FINISHED" and "test/nme" in run.metrics]
         if finished:
             self._register(finished[-1].run_id, reused=True)
             return finished[-1]

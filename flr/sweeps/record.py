@@ -151,8 +151,9 @@ class SweepRecord:
             tracker.tag(end="its process died")
             tracker.end("KILLED")
             run = get_run(client, run.run_id)
-        finished = run.status == "FINISHED"
-        reason = "" if finished else "; ".join(filter(None, (run.tags.get("end"), see_log)))
+        finished = run.status == "FINISHED" and "test/nme" in run.metrics
+        end = "no test/nme" if run.status == "FINISHED" else run.tags.get("end")
+        reason = "" if finished else "; ".join(filter(None, (end, see_log)))
         exit_code = 0 if finished else int(run.tags.get("exit", CRASHED))
         val = min((point.value for point in client.get_metric_history(run.run_id, "val/nme")), default=None)
         test = run.metrics.get("test/nme")

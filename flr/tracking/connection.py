@@ -20,6 +20,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from flr.errors import UserError, nearest
+from flr.tracking.moved import relocate
 
 MIN_SPACE = 64 << 20  # bytes that a new database and a small checkpoint need
 PREFIX = "flr."  # of the project's own tags
@@ -99,6 +100,8 @@ def _check_database(uri: str, create: bool) -> None:
         raise UserError(f"tracking.uri={uri}: a database of another application; name a file of its own")
     if free < MIN_SPACE:
         raise UserError(f"tracking.uri={uri}: only {free >> 20} MiB free there; free space or set paths.output_dir")
+    if "experiments" in tables:
+        relocate(path)
 
 
 def _configure_mlflow() -> None:
@@ -247,6 +250,15 @@ def get_run(client: MlflowClient, run_id: str) -> StoredRun:
             return _stored(client.get_run(run_id))
     except MlflowException as error:
         raise UserError(f"no run {run_id} in the tracking store; fix the id or set tracking.uri") from error
+
+
+def knows_run(uri: str, run_id: str) -> bool:
+    """Return whether a tracking store answers and has a run; no database is created."""
+    try:
+        get_run(connect(uri, create=False), run_id)
+    except UserError:
+        return False
+    return True
 
 
 def fetch(client: MlflowClient, run: StoredRun, path: str, folder: Path) -> Path:

@@ -14,8 +14,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
-from PIL import Image
-from sqlalchemy.exc import SQLAlchemyError
+from PIL import Image, UnidentifiedImageError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from flr.errors import UserError
 from flr.files import writing
@@ -24,11 +24,16 @@ from flr.tracking.connection import PREFIX, first_line
 from flr.tracking.registry import register
 
 PARAM_LIMIT = 6000  # MLflow's own, characters
+# MLflow's codes for an item that it will never take. BAD_REQUEST is also its word for a database that is damaged.
+REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 RETRY_SECONDS = 10.0  # until a store that did not answer is asked again, and at least ten times what asking took
 
 
 class OfflineQueue:
     """Items for a run, sent in their order. An outage of the store stops no training and loses no item.
+
+    An item that the store refuses for its own sake, or whose file is missing, is reported and dropped: it would block
+    all items behind it.
 
     Args:
         client: Client of the store.
@@ -62,9 +67,13 @@ class OfflineQueue:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
             queue.items = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last one
-            paths = [Path(item["path"]).resolve() for item in queue.items if "path" in item]
-            if not all(path.is_relative_to(folder.parent.resolve()) for path in paths):
-                raise ValueError("it names a file outside the run's folder")
+            for item in queue.items:
+                path = Path(item.get("path", folder)).resolve()
+                if not path.is_relative_to(folder.parent.resolve()):
+                    if run_id not in path.parts:
+                        raise ValueError("it names a file outside the run's folder")
+                    # The output folder was moved.
+                    item["path"] = str(folder.parent.joinpath(*path.parts[path.parts.index(run_id) + 1 :]))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"cannot be read ({first_line(error)}); remove {folder} to give it up") from error
         return queue
@@ -117,6 +126,9 @@ class OfflineQueue:
                 if self.folder is None:
                     self.items.clear()
                     raise
+                if self._is_refused(self.items[0], error):
+                    self._drop(error)
+                    continue
                 self._go_offline(error, time.monotonic() - began)
                 return False
             if self.folder and self.folder in Path(str(sent.get("path", ""))).parents:
@@ -131,6 +143,28 @@ class OfflineQueue:
             print(f"flr: the tracking store has taken all that waited for run {self.run_id}", file=sys.stderr)
             self._on_return()
         return True
+
+    def _is_refused(self, item: Mapping[str, Any], error: Exception) -> bool:
+        """Return whether a store that takes other items of this run will never take this one."""
+        if isinstance(error, OSError) and "path" in item:
+            return not Path(item["path"]).is_file() or isinstance(error, UnidentifiedImageError)
+        of_item = isinstance(error.__cause__, DataError | IntegrityError)
+        if not isinstance(error, MlflowException) or not (of_item or error.error_code in REFUSED):
+            return False
+        try:  # nothing is refused for its own sake while the run is deleted
+            return self.client.get_run(self.run_id).info.lifecycle_stage == "active"
+        except (MlflowException, SQLAlchemyError, OSError):
+            return False
+
+    def _drop(self, error: Exception) -> None:
+        """Take the first item apart, so that its other metrics or parameters are sent, or give it up."""
+        parts = _parts(self.items[0])
+        if len(parts) > 1:
+            self.items[:1] = parts
+            return
+        item = self.items.pop(0)
+        what = next((item[key] for key in ("path", "key", "name") if key in item), None) or _names(item)
+        print(f"flr: run {self.run_id} goes without {item['kind']} {what}: {first_line(error)}", file=sys.stderr)
 
     def _go_offline(self, error: Exception, seconds: float) -> None:
         """Write the items to the run's folder, and set the time of the next attempt by how long this one took."""
@@ -189,3 +223,19 @@ class OfflineQueue:
             print(f"flr: no model version of {name}, the registry does not take it ({reason})", file=sys.stderr)
         else:
             print(f"model models:/{name}/{number}")
+
+
+def _names(item: Mapping[str, Any]) -> str:
+    """Return the names of the metrics or parameters of an item."""
+    return ", ".join(dict.fromkeys(row[0] for row in item.get("rows", ())) or item.get("values", ()))
+
+
+def _parts(item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Split an item into one for each metric or parameter."""
+    match item:
+        case {"kind": "metrics", "rows": rows}:
+            names = dict.fromkeys(row[0] for row in rows)
+            return [{"kind": "metrics", "rows": [row for row in rows if row[0] == name]} for name in names]
+        case {"kind": "params", "values": values}:
+            return [{"kind": "params", "values": {key: value}} for key, value in values.items()]
+    return [dict(item)]

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from flr.errors import UserError
-from flr.tracking.connection import PREFIX, SQLITE, connect, database_lock, first_line, translate_auth_errors
+from flr.tracking.connection import PREFIX, SQLITE, connect, database_lock, first_line, knows_run, translate_auth_errors
 from flr.tracking.pages import VIEW_TAG, experiment_page, run_page, server_hint, view_state
 from flr.tracking.provenance import process_alive, process_tag, source_tags
 from flr.tracking.queue import OfflineQueue
@@ -92,7 +92,9 @@ class Tracker(Logger):
             folder = file.parent.parent
             try:
                 note = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-                if note["uri"] != self.uri:
+                if note["uri"] != self.uri and (
+                    knows_run(note["uri"], note["run_id"]) or not knows_run(self.uri, note["run_id"])
+                ):
                     continue
                 with FileLock(folder / "run.lock", timeout=0):
                     if not OfflineQueue.from_file(self.client, self.uri, note["run_id"], file).flush():
@@ -155,7 +157,7 @@ class Tracker(Logger):
 
     def attach(self, run_id: str) -> None:
         """Write to a run without changing its status."""
-        self.client, self.run_id = connect(self.uri), run_id
+        self.client, self.run_id = connect(self.uri, create=False), run_id
         self._queue = OfflineQueue(self.client, self.uri, run_id)
 
     def _read_history(self) -> None:

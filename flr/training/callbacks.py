@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.plugins import TorchCheckpointIO
 from tqdm import tqdm
 
@@ -100,6 +100,37 @@ class Stop(pl.Callback):
         nme = float(trainer.callback_metrics["val/nme"])
         if math.isfinite(nme) and self.hopeless(trainer.current_epoch, nme):
             trainer.should_stop = True
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the weights with the lowest finite ``val/nme`` as ``best.ckpt``.
+
+    Args:
+        folder: Folder of the checkpoints; None on a rank that takes it from rank 0.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        super().__init__(
+            folder, "best", monitor="val/nme", save_weights_only=True, enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )  # fmt: skip
+
+    @property
+    def state_key(self) -> str:
+        """Keep the key of earlier checkpoints, so that a resumed run knows its best."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Refuse a metric that is NaN or infinite, which Lightning would keep as the best of the first epoch."""
+        return current is not None and bool(torch.isfinite(current)) and super().check_monitor_top_k(trainer, current)
+
+    def save_last_weights(self, trainer: pl.Trainer) -> bool:
+        """Save the weights at the end of a training whose validation chose none; return whether that was so."""
+        if self.best_model_path:
+            return False
+        self.best_model_path = self.format_checkpoint_name({})
+        trainer.save_checkpoint(self.best_model_path, weights_only=True)
+        return True
 
 
 class WholeCheckpoints(TorchCheckpointIO):

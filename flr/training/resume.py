@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Timer
 
 from flr.config.compose import as_config, key_of, under
 from flr.config.schema import Train
@@ -17,7 +18,7 @@ from flr.tracking.connection import connect, get_run
 from flr.training.session import TrainingSession
 
 CHANGEABLE = (
-    "run", "accept_data", "trainer.max_epochs", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
+    "run", "accept_data", "trainer.max_epochs", "trainer.max_time", "trainer.max_steps", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
     "trainer.compile", "data.root", "data.workers", "paths", "tracking", "callbacks",
 )  # fmt: skip
 
@@ -44,19 +45,37 @@ def resumed_session(cfg: DictConfig, overrides: Sequence[str]) -> TrainingSessio
     else:
         values, first_overrides = checkpoint["flr"]["config"], checkpoint["flr"]["overrides"]
     config = as_config(values)
-    config.tracking.uri, config.tracking.experiment = note["uri"], note["experiment"]
+    config.tracking.uri, config.tracking.experiment = folder.store(str(cfg.tracking.uri)), note["experiment"]
+    if not Path(config.paths.output_dir).is_dir():  # the run was moved
+        config.paths = OmegaConf.merge(cfg.paths, {"output_dir": str(folder.path.parents[1])})
     config.accept_data = cfg.accept_data  # counts once
     for key in keys:
         if key != "run":
             OmegaConf.update(config, key, OmegaConf.select(cfg, key), force_add=True)
     check(config, Train, trusted=False)
     done, limit = (0 if checkpoint is None else checkpoint["epoch"] + 1), config.trainer.max_epochs
+    reason = (
+        f"its {done} epochs are done; set trainer.max_epochs above {done}"
+        if done and done >= (limit or done + 1)
+        else ""
+    )
+    reason = reason or (exhausted(config.trainer, checkpoint) if checkpoint else "")
     # A run that was stopped after its last epoch still has its test to do.
-    if done and limit is not None and done >= limit and _is_finished(str(config.tracking.uri), note["run_id"]):
-        raise UserError(
-            f"run={cfg.run}: its {done} epochs are done; set trainer.max_epochs above {done} to train it further"
-        )
+    if reason and _is_finished(str(config.tracking.uri), note["run_id"]):
+        raise UserError(f"run={cfg.run}: {reason} to train it further")
     return TrainingSession(config, first_overrides, folder, None if checkpoint is None else checkpoint["flr"])
+
+
+def exhausted(trainer: DictConfig, checkpoint: Mapping[str, Any]) -> str:
+    """Say which limit other than its epochs a training has reached; empty where it has reached none."""
+    steps, time = trainer.get("max_steps") or -1, trainer.get("max_time")
+    if 0 <= steps <= checkpoint["global_step"]:
+        return f"its {checkpoint['global_step']} steps are done; set +trainer.max_steps above that"
+    elapsed = checkpoint.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
+    limit = cast(Any, OmegaConf.to_object(time) if OmegaConf.is_config(time) else time)
+    if limit is not None and elapsed >= (Timer(limit).time_remaining() or 0.0):
+        return f"its trainer.max_time={time} is used up; set a longer +trainer.max_time"
+    return ""
 
 
 def _is_finished(uri: str, run_id: str) -> bool:

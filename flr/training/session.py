@@ -31,7 +31,7 @@ from flr.system import keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
 from flr.training import distributed, precision
-from flr.training.callbacks import WholeCheckpoints
+from flr.training.callbacks import BestCheckpoint, WholeCheckpoints
 from flr.training.memory import explain_memory, free_device
 from flr.training.recipe import data_name, default_name, model_name, recipe
 
@@ -153,8 +153,7 @@ class TrainingSession:
     def validate(self) -> None:
         """Refuse what cannot be trained, and settle what the config leaves to the device."""
         cfg, trainer = self.cfg, self.cfg.trainer
-        if trainer.max_epochs is not None and trainer.max_epochs < 1:
-            raise UserError(f"trainer.max_epochs={trainer.max_epochs} trains nothing; set 1 or more")
+        precision.check_trainer(trainer)
         if str(trainer.precision) not in PRECISIONS:
             raise UserError(f"trainer.precision={trainer.precision}: set one of {', '.join(PRECISIONS)}")
         if any(word in str(trainer.strategy) for word in ("spawn", "fork", "notebook")):
@@ -327,10 +326,7 @@ class TrainingSession:
         progress = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks)
         # Where torchrun or SLURM started a rank, it takes the folder of a new run from rank 0, by Lightning.
         checkpoints = str(self.folder.path / "checkpoints") if self.folder else None
-        self.best = ModelCheckpoint(
-            checkpoints, "best", monitor="val/nme", save_weights_only=True, enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        )  # fmt: skip
+        self.best = BestCheckpoint(checkpoints)
         last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.trainer = precision.trainer_of(
             cfg, logger=self.tracker, callbacks=[*callbacks, self.best, last, distributed.OwnSigterm()],
@@ -344,8 +340,11 @@ class TrainingSession:
 
     def test(self) -> None:
         """Score the best weights on the test part, once."""
+        if self.best.save_last_weights(self.trainer) and self.ranks.first:
+            self.tracker.tag(weights="last epoch")
+            print("note: no validation gave a finite val/nme; best.ckpt has the last epoch's weights", file=sys.stderr)
         if self.job is None or self.job.score_test:
-            self.result = score(self.trainer, self.module, self.data, self.best.best_model_path or None)
+            self.result = score(self.trainer, self.module, self.data, self.best.best_model_path)
 
     def publish(self) -> None:
         """Write the result to the folder, the store and the terminal, and register the best checkpoint."""

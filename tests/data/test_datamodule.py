@@ -320,3 +320,26 @@ def test_a_real_form_on_disk_reduces_to_five_points(tmp_path):
     swap = data.augment.draw(0, 0, np.arange(8)).mirror
     expected = np.where(swap[:, None, None], data.prepare().points[:, CELEBA5.mirror_order], data.prepare().points)
     np.testing.assert_allclose(back, expected, atol=2e-3)
+
+
+# -- what cannot be trained on -------------------------------------------------------------------------------------
+
+
+def test_a_part_without_its_normaliser_is_refused(tmp_path: Path) -> None:
+    labelled = np.ones((len(PARTS), 5), bool)
+    labelled[8:11, 1] = False  # one eye of all validation faces
+    data = data_of(tmp_path, table=face_table(PARTS, labelled=labelled))
+    (problem,) = data.problems()
+    assert "normaliser interpupil of all 3 val faces is undefined: left_eye has no label" in problem
+    assert "set normaliser: box or diagonal" in problem
+    with pytest.raises(UserError, match="interpupil of all 3 val faces"):
+        data.refuse_ranks(1)
+    assert any("3 of 3 val faces have no normaliser" in line for line in data.card["findings"])
+
+
+def test_a_mirror_needs_the_pairs(tmp_path: Path) -> None:
+    table = face_table(PARTS)
+    table = dataclasses.replace(table, scheme=dataclasses.replace(CELEBA5, name="mine", pairs=()))
+    with pytest.raises(UserError, match=r"augment.mirror=0.5 mirrors faces, but with the pairs of mine"):
+        data_of(tmp_path, table=table).prepare()
+    assert data_of(tmp_path, dataclasses.replace(BEND, mirror=0.0), table=table).problems() == []

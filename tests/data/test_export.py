@@ -319,7 +319,7 @@ def test_pictures_with_names_that_not_every_place_takes(tmp_path: Path) -> None:
     suffix=st.sampled_from(["", ".png"]),
 )
 def test_places_are_apart(with_pts: bool, names: list[str], suffix: str) -> None:
-    places = exporting._places(names, suffix, with_pts)
+    places = exporting._places(names, [suffix] * len(names), with_pts)
     assert len(places) == len(names)
     files = [place.casefold() for place in places]
     if with_pts:
@@ -335,7 +335,7 @@ def test_places_of_many_pictures_are_found_in_time() -> None:
     """Names that are apart, and names that must all be told apart."""
     for names in ([f"a/{i}.jpg" for i in range(30_000)], ["a/b.jpg"] * 30_000):
         start = time.process_time()
-        assert len(set(exporting._places(names, "", True))) == 30_000
+        assert len(set(exporting._places(names, [""] * len(names), True))) == 30_000
         assert time.process_time() - start < 5  # half a second; each against all the others took a minute
 
 

@@ -526,7 +526,7 @@ def _spoil(*path: str | int, value: object = None, drop: bool = False) -> Callab
 
 NAMES = list(fake.NAMES)
 COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
-    "list": (lambda d: [d], "not a COCO file"),
+    "list": (lambda d: [d], "not a task of keypoints that Label Studio exports"),
     "number": (lambda d: 5, "not a COCO file"),
     "nan": (lambda d: json.dumps(d).replace("2]", "NaN]"), "invalid JSON (NaN is not a JSON number)"),
     "infinity": (lambda d: json.dumps(d).replace("30, 40", "-Infinity, 40"), "-Infinity is not a JSON number"),

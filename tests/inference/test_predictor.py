@@ -161,6 +161,7 @@ def test_refinement_crops_around_the_points_of_the_first_pass() -> None:
         (np.zeros((20, 20), np.uint8), [-1e300, -1e300, 1e300, 1e300], "box 0"),
         (np.zeros((2, 40000), np.uint8), [0, 0, 9, 9], "at most 32766 pixels"),
         ([[1, 2], [3, 4]], [0, 0, 9, 9], "image 0 is a list"),
+        (np.zeros((20, 20), np.uint8), ["left", 0, 9, 9], "give .* numbers in pixels"),
     ],
 )
 def test_what_is_no_picture_or_box_is_refused(
@@ -181,6 +182,8 @@ def test_detection_follows_the_box_policy(trained: tuple[Workspace, str], tmp_pa
         found[source] = Predictor.load(tmp_path / f"{source}.ckpt")
     assert found["truth"].offset == OFFSETS["ibug68"] and found["haar"].offset == [0.0, 0.1, 0.9, 1.0]
     assert found["truth"].detect(blank).shape == (0, 4)
+    points, spread = found["truth"].find([], [], refine=1)
+    assert points.shape == (0, 68, 2) and spread.shape == (0, 68)
     assert found["picture"].detect(blank).tolist() == [[-0.5, -0.5, 99.5, 79.5]]
     with pytest.raises(UserError, match="give boxes"):
         found["file"].detect(blank)

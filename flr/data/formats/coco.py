@@ -15,8 +15,16 @@ from flr.errors import UserError, nearest
 from flr.landmarks.scheme import Scheme
 
 
-def read_records(path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]:
+def read_records(
+    path: Path, split: str, scheme: Scheme, sizes: dict[str, tuple[int, int]] | None = None
+) -> Iterator[FaceRecord]:
     """Yield the faces of a file; a crowd and an annotation without keypoints are skipped, and their count is printed.
+
+    Args:
+        path: The file.
+        split: Split of its faces.
+        scheme: Scheme of the points.
+        sizes: Gets the width and height of each image by its name, where the file states them.
 
     Raises:
         UserError: It is not a COCO file, or does not fit the scheme.
@@ -26,13 +34,18 @@ def read_records(path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]
         raise UserError(f"{path}: not a COCO file, which is an object with images, annotations and categories")
     images = _by_id(document, "images", path)
     files = {key: _get(image, "file_name", (str,), where) for key, (where, image) in images.items()}
+    if sizes is not None:
+        sizes |= {files[key]: size for key, (_, image) in images.items() if (size := _size(image))}
     if split == UNLABELLED and "annotations" not in document:
         for key, file in files.items():
             yield FaceRecord(images[key][0], file, split, *no_labels(len(scheme)))
         return
-    orders = _orders(_by_id(document, "categories", path), path, scheme)
-    skipped = 0
-    for key, (where, face) in _by_id(document, "annotations", path).items():
+    categories = _by_id(document, "categories", path)
+    orders = _orders(categories, path, scheme)
+    faces, skipped = _by_id(document, "annotations", path), 0
+    # mmpose's files, whose categories name no points, write 1 for every point that has a label.
+    hides = any(isinstance(face.get("keypoints"), list) and 2 in face["keypoints"][2::3] for _, face in faces.values())
+    for key, (where, face) in faces.items():
         image, category = (_get(face, of, (int, str), where) for of in ("image_id", "category_id"))
         for of, known in (("image", files), ("category", orders)):
             if face[f"{of}_id"] not in known:
@@ -46,6 +59,7 @@ def read_records(path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]
         (points, hidden, box), fault = no_labels(len(scheme)), ""
         try:
             points, hidden = _keypoints(face.get("keypoints"), order)
+            hidden &= hides or bool(categories[category][1]["keypoints"])
             box = _bbox(face)
         except ValueError as error:
             fault = f"{path.name} annotation {key}: {error}"
@@ -56,6 +70,12 @@ def read_records(path: Path, split: str, scheme: Scheme) -> Iterator[FaceRecord]
         subsets = [_get({"subsets": name}, "subsets", (str,), where) for name in subsets]
         yield FaceRecord(where, files[image], split, points, hidden, box, group, name, subsets, fault)
     note_skipped(path, skipped, "annotations with iscrowd=1 or num_keypoints=0")
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the width and height of an image; None where the file does not state both, or writes 0."""
+    width, height = (image.get(key) for key in ("width", "height"))
+    return (width, height) if type(width) is int and type(height) is int and 0 < width < 1 << 20 > height > 0 else None
 
 
 def _has_no_points(face: Mapping[str, Any]) -> bool:
@@ -196,6 +216,11 @@ def coco_text(table: FaceTable, size: np.ndarray) -> Iterator[str]:
     yield from document_text(table.scheme, images, _annotations(table, ids), f"{table.form}, {table.scheme.name}")
 
 
+def center_and_scale(low: np.ndarray, side: np.ndarray) -> dict[str, Any]:
+    """Return the centre of a box, and its larger side in units of 200 pixels: mmpose reads a face's crop from these."""
+    return {"center": (low + side / 2).round(3).tolist(), "scale": round(float(side.max()) / 200, 4)}
+
+
 def _listed(items: Iterable[Any]) -> Iterator[str]:
     for i, item in enumerate(items):
         yield f"{',' if i else ''}\n{json.dumps(item)}"
@@ -216,5 +241,6 @@ def _annotations(table: FaceTable, ids: dict[str, int]) -> Iterator[dict[str, An
         face |= {"subsets": members[i]}
         if boxed[i] or table.labelled[i].any():
             face |= {"bbox": [*low[i].tolist(), *side[i].tolist()], "area": round(float(side[i].prod()), 3)}
+            face |= center_and_scale(low[i], side[i])
             face |= {} if boxed[i] else {"tight": True}
         yield face

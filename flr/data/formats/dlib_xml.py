@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 
-def read_images(path: Path) -> Iterator["Element"]:
-    """Each <image> of dlib's XML with its <box> elements, which holds until the next one is asked for.
+def read_images(path: Path, root: str = "dataset") -> Iterator["Element"]:
+    """Each <image> of an XML file with its elements, which holds until the next one is asked for.
+
+    Args:
+        path: the file.
+        root: the root element, by default dlib's.
 
     Raises:
-        UserError: it cannot be read, or is not dlib's.
+        UserError: it cannot be read, or has another root.
     """
     tag = ""
     try:
@@ -56,8 +60,9 @@ def read_images(path: Path) -> Iterator["Element"]:
         raise UserError(f"{path}: malformed XML ({error}); fix it or fetch the file again") from error
     except (OSError, ValueError, LookupError) as error:  # the last two: an unknown encoding
         raise UserError(f"{path}: cannot be read ({error}); fix it or fetch the file again") from error
-    if tag != "dataset":  # the root element ends last
-        raise UserError(f"{path}: its root is <{tag}>, not dlib's <dataset>; name another file")
+    if tag != root:  # the root element ends last
+        kind = "dlib's <dataset> or CVAT's <annotations>" if root == "dataset" else f"<{root}>"
+        raise UserError(f"{path}: its root is <{tag}>, not {kind}; name another file")
 
 
 def inside(root: Path, written: str, where: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from flr.data.formats.records import number_text, portable, shortest
 from flr.data.formats.text import to_number
+from flr.data.images import is_image
 from flr.files import opened
 
 LARGEST_PTS = 2**20  # bytes; a face's 68 points take 2,000
@@ -39,15 +40,20 @@ def parse(data: bytes, count: int) -> np.ndarray:
 
 
 def beside(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
-    """Yield the images and the .pts files of each stem in a folder, in the order of their names."""
+    """Yield the images and the .pts files of each stem in a folder, in the order of their names.
+
+    An image by another suffix than `PICTURES` counts where a .pts lacks one.
+    """
     files: dict[str, list[Path]] = {}
+    others: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith(".")  # macOS leaves a ._NAME twin of each file
-        if path.suffix.lower() in (*PICTURES, ".pts") and not hidden:
-            files.setdefault(path.stem, []).append(path)
-    for paths in files.values():
+        if not hidden:
+            known = path.suffix.lower() in (*PICTURES, ".pts")
+            (files if known else others).setdefault(path.stem, []).append(path)
+    for stem, paths in files.items():
         labels = [path for path in paths if path.suffix.lower() == ".pts"]
-        yield [path for path in paths if path not in labels], labels
+        yield [path for path in paths if path not in labels] or list(filter(is_image, others.get(stem, ()))), labels
 
 
 def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:

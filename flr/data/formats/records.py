@@ -31,7 +31,7 @@ SPLITS = ("train", "val", "test", UNLABELLED)
 LONGEST = 400  # characters of a name: in a column of text each face takes the room of the longest
 UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # what XML or a row of text cannot hold
 SUBSET = re.compile(r"[\w./:-]+( [\w./:-]+)*")  # characters that a metric's name may hold
-LONGEST_SUBSET = 200  # a metric's name, such as test/SUBSET/nme_interocular, has at most 250
+LONGEST_SUBSET = 120  # a metric's name has at most 250, such as PROTOCOL-SPLIT-BEST/test/SUBSET/nme of an evaluation
 CHUNK = 4096  # rows whose numbers stand in memory as text
 
 

@@ -27,7 +27,7 @@ those of points and of boxes. An annotation may also have ``name``, ``group`` an
 ``labels_train.xml`` and so on are dlib's XML (see `flr.data.readers.ibug_xml`), with parts named by place (``00``) or by
 point, any of which may be missing. A ``<box>`` may also have ``name``, ``group``, ``subsets`` (parted by commas) and
 ``tight='1'``, which says that it was drawn round the points and is no box of the set's own; a ``<part>``
-``visible='0'``. Without any label file, the folders ``train/``, ``val/``, ``test/`` and ``unlabelled/`` are looked through
+``visible='0'``. A .json may also be Label Studio's, and an .xml CVAT's (see `flr.data.formats.annotators`). Without any label file, the folders ``train/``, ``val/``, ``test/`` and ``unlabelled/`` are looked through
 for images with .pts beside them, which count from 1.
 """
 
@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 
-from flr.data.formats import coco, dlib_xml, label_csv
+from flr.data.formats import annotators, coco, dlib_xml, label_csv
 from flr.data.formats.records import (
     BOX_FORMS,
     LONGEST,
@@ -62,9 +62,10 @@ SUFFIXES = (".csv", ".json", ".xml")
 
 
 def read(
-    root: Path | None, strict: bool = False, labels: str | dict[str, str] | None = None, scheme: str = "scheme.yaml"
-) -> FaceTable:
-    """The faces of a table of one's own (see the module's text); `form` is ``table``.
+    root: Path | None, strict: bool = False, labels: str | dict[str, str] | None = None, scheme: str = "scheme.yaml",
+    upright: bool = True,
+) -> FaceTable:  # fmt: skip
+    """The faces of a table of one's own (see the module's text); `form` is ``table``, or ``table+stored`` without `upright`.
 
     Several faces of one image that have no name are named by it with ``#1``, ``#2`` and so on.
 
@@ -75,6 +76,8 @@ def read(
             is, is told by its suffix. None looks under `root` for ``labels.csv``, ``labels_<split>.csv``, .json or .xml in
             their places, and last for the folders.
         scheme: the scheme's file, or the name of a built-in scheme.
+        upright: whether labels are of images turned as their EXIF orientation says, as annotation tools and flr.predict
+            show them. COCO's width and height decide for an image that is stored turned by a quarter.
 
     Raises:
         UserError: nothing is there; a file that is none of these forms, or does not fit the scheme; a scheme that does
@@ -85,15 +88,18 @@ def read(
     files = _files(root, labels)
     own = _scheme(root, scheme, files[0][1])
     faces: list[FaceColumns] = []
+    sizes: dict[str, tuple[int, int]] = {}
     for split, path in files:
         try:
-            faces.append(_read_file(root, path, split, own))
+            faces.append(_read_file(root, path, split, own, sizes))
         except OSError as error:
             raise UserError(f"{error.filename}: cannot be read ({error.strerror}); let it be read") from error
     if not any(file.image for file in faces):
         names = " and ".join(str(path) for _, path in files)
         raise UserError(f"{names}: no face is listed; label some, or name another file by data.reader.labels=FILE")
-    return _to_table(faces, root, own, strict)
+    form = "table" if upright else "table+stored"
+    sizes = {under(root, image): size for image, size in sizes.items()}
+    return _to_table(faces, root, own, form=form, strict=strict, upright=upright, sizes=sizes)
 
 
 def _files(root: Path, labels: str | Mapping[str, str] | None) -> list[tuple[str | None, Path]]:
@@ -129,18 +135,28 @@ def _files(root: Path, labels: str | Mapping[str, str] | None) -> list[tuple[str
     return found[0] if found else [(None, root)]
 
 
-def _read_file(root: Path, path: Path, split: str | None, scheme: Scheme) -> FaceColumns:
+def _read_file(
+    root: Path, path: Path, split: str | None, scheme: Scheme, sizes: dict[str, tuple[int, int]]
+) -> FaceColumns:
     count = len(scheme)
     if os.path.isdir(path):
         return columns_of(label_csv.read_folder(root, path, split, count), count, first_pixel=1)
     if path.suffix.lower() == ".csv":
         return label_csv.read_columns(root, path, split, scheme)
+    annotated = (
+        [annotators.read_label_studio] if path.suffix.lower() == ".json" and annotators.is_label_studio(path) else []
+    )
+    annotated += [annotators.read_cvat] if path.suffix.lower() == ".xml" and annotators.is_cvat(path) else []
+    for read_records in annotated:
+        return columns_of(read_records(root, path, split or "train", scheme, sizes), count)
     if path.suffix.lower() == ".json":
-        return columns_of(coco.read_records(path, split or "train", scheme), count, "corner and size")
+        return columns_of(coco.read_records(path, split or "train", scheme, sizes), count, "corner and size")
     return columns_of(dlib_xml.read_records(root, path, split or "train", scheme), count, "pixels")
 
 
-def _to_table(files: Sequence[FaceColumns], root: Path, scheme: Scheme, strict: bool) -> FaceTable:
+def _to_table(files: Sequence[FaceColumns], root: Path, scheme: Scheme, form: str, **options: Any) -> FaceTable:
+    """Return the table of files; `options` are those of `from_files`."""
+
     def joined(column: str) -> list[str]:
         return list(chain.from_iterable(getattr(file, column) for file in files))
 
@@ -163,7 +179,7 @@ def _to_table(files: Sequence[FaceColumns], root: Path, scheme: Scheme, strict: 
     edges = np.concatenate([BOX_FORMS[file.box_form](file.box) for file in files])
     pixels = np.concatenate([(file.points - file.first_pixel).astype(np.float32) for file in files])
     return from_files(
-        "table", scheme, root, images, pixels, joined("split"), published=(points, hidden, box), strict=strict,
+        form, scheme, root, images, pixels, joined("split"), published=(points, hidden, box), **options,
         labelled=labelled, visible=labelled & ~hidden, box=edges, name=names, bad=bad,
         group=[group or path_text(image) for group, image in zip(groups, images, strict=True)],
         subsets={name: mask for name, mask in subsets.items() if mask.any()},

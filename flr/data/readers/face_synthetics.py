@@ -1,0 +1,57 @@
+"""FaceSynthetics (Wood et al. 2021, https://github.com/microsoft/FaceSynthetics): 100,000 rendered faces with 70 points.
+
+In the root lie ``000000.png``, ``000000_ldmks.txt`` with x and y of 70 points a line, the 68 of 300-W and the pupils, and
+``000000_seg.png``, which is not read. Points are read as counted from 0; no file says so. Nor does one say which pupil comes
+first: they are put in the order of the eyes that they lie in.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from flr.data.formats.points_text import read_points, require
+from flr.data.table import FaceTable, from_files
+from flr.landmarks.scheme import IBUG70
+
+SITE = "https://github.com/microsoft/FaceSynthetics"
+TOTAL = 100_000
+LABELS = "_ldmks.txt"
+
+
+def read(root: Path | None, strict: bool = False) -> FaceTable:
+    """Read FaceSynthetics as published, all as training faces, so that ``data.test_fraction`` holds out a test part.
+
+    `form` is ``face_synthetics``, with the count if it is not the official one: ``face_synthetics[1000]``.
+
+    Args:
+        root: Folder of the images.
+        strict: Stop at the first fault of a face.
+
+    Raises:
+        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
+    """
+    files = sorted(path.name for path in root.glob(f"[!.]*{LABELS}")) if root is not None else []
+    get = (
+        f"get FaceSynthetics ({SITE}; for research) and unpack dataset_100000.zip or dataset_1000.zip into this folder"
+    )
+    root = require(root, files[:1] or [f"000000{LABELS}"], get)
+    found = [read_points(root / name, len(IBUG70)) for name in files]
+    values = np.array([points for points, _ in found])
+    table = from_files(
+        "face_synthetics", IBUG70, root, [f"{name.removesuffix(LABELS)}.png" for name in files], _order_pupils(values),
+        ["train"] * len(files), published=(values,), strict=strict, labelled=np.ones(values.shape[:2], bool),
+        bad={i: fault for i, (_, fault) in enumerate(found) if fault},
+    )  # fmt: skip
+    return table if len(table) == TOTAL else dataclasses.replace(table, form=f"face_synthetics[{len(table)}]")
+
+
+def _order_pupils(points: np.ndarray) -> np.ndarray:
+    """Exchange the pupils (N, 70, 2) of all faces if most lie in the eye of the other."""
+    right, left = points[:, 36:42].mean(1), points[:, 42:48].mean(1)
+    pupils = points[:, 68:]
+    straight = np.linalg.norm(pupils - np.stack([right, left], 1), axis=-1).sum(1)
+    crossed = np.linalg.norm(pupils - np.stack([left, right], 1), axis=-1).sum(1)
+    if np.nanmedian(straight - crossed) <= 0:
+        return points
+    return np.concatenate([points[:, :68], points[:, :67:-1]], 1)

@@ -1,0 +1,64 @@
+"""MERL-RAV (Kumar et al. 2020, https://github.com/abhi1kumar/MERL-RAV_dataset): 68 points with visibility on AFLW's images.
+
+The publishers' script puts AFLW's images next to the labels: ``merl_rav_organized/POSE/{trainset,testset}/image00019.jpg`` with
+``image00019.pts``, where POSE is frontal, lefthalf, left, righthalf or right. A point at (-1, -1) is hidden by the face itself
+and has no place; one whose coordinates are both negative is hidden by something else, at (-x, -y). An image with two faces is
+there twice, as ``image20991_1.jpg`` and ``image20991_2.jpg``. Numbers are read as they stand.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from flr.data.formats.points_text import require
+from flr.data.formats.pts import beside, read_beside
+from flr.data.table import FaceTable, from_files
+from flr.landmarks.scheme import IBUG68
+
+SITE = "https://github.com/abhi1kumar/MERL-RAV_dataset"
+POSES = ("frontal", "lefthalf", "left", "righthalf", "right")
+SPLITS = {"trainset": "train", "testset": "test"}
+FOLDERS = ("merl_rav_organized", "aflw_ours_organized", ".")  # the script's, an earlier one's, the root
+
+
+def read(root: Path | None, strict: bool = False) -> FaceTable:
+    """Read MERL-RAV as the publishers' script organises it. The poses are subsets; `group` is AFLW's image.
+
+    `form` is ``merl_rav`` with the counts: ``merl_rav[train:15449|test:3865]``.
+
+    Args:
+        root: Folder of ``merl_rav_organized/``.
+        strict: Stop at the first fault of a face.
+
+    Raises:
+        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
+    """
+    get = f"get MERL-RAV ({SITE}; for research) and AFLW's images, run its script, and move merl_rav_organized/ into this folder"
+    root = require(root, [f"{folder}/frontal" for folder in FOLDERS[:2]] + ["frontal"], get)
+    folder = next(folder for folder in FOLDERS if (root / folder / "frontal").is_dir())
+    images: list[str] = []
+    splits: list[str] = []
+    poses: list[str] = []
+    found: list[np.ndarray] = []
+    bad: dict[int, str] = {}
+    for pose in POSES:
+        for part, split in SPLITS.items():
+            place = root / folder / pose / part
+            for pictures, labels in beside(place) if place.is_dir() else ():
+                points, fault = read_beside(pictures, labels, len(IBUG68))
+                if points is None:
+                    bad[len(images)] = fault
+                images.append((pictures or labels)[0].relative_to(root).as_posix())
+                splits.append(split)
+                poses.append(pose)
+                found.append(np.full((len(IBUG68), 2), np.nan) if points is None else points)
+    values = np.array(found).reshape(-1, len(IBUG68), 2)
+    labelled = ~np.all(values == -1, axis=-1)
+    hidden = np.all(values < 0, axis=-1)
+    groups = [Path(image).stem.partition("_")[0] for image in images]
+    kept = {split: splits.count(split) - sum(splits[i] == split for i in bad) for split in SPLITS.values()}
+    return from_files(
+        f"merl_rav[train:{kept['train']}|test:{kept['test']}]", IBUG68, root, images,
+        np.where(hidden[..., None], -values, values), splits, published=(values,), strict=strict, labelled=labelled,
+        visible=labelled & ~hidden, group=groups, bad=bad, subsets={pose: np.array(poses) == pose for pose in POSES if pose in poses},
+    )  # fmt: skip

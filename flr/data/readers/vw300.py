@@ -1,0 +1,110 @@
+"""300-VW (Shen et al. 2015, https://ibug.doc.ic.ac.uk/resources/300-VW/): 68 points in each frame of 114 videos.
+
+Under the root lie folders ``001`` to ``562``, each with ``vid.avi`` and ``annot/000001.pts``, a file for each frame, which count
+from 1. The 64 test videos are in three categories: well lit, unconstrained, and with occlusions and extreme poses.
+"""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+from annotated_types import Ge
+
+from flr.data.formats.points_text import require
+from flr.data.formats.pts import LARGEST_PTS, parse
+from flr.data.table import FaceTable, check_faces, digest_rows, leave_out
+from flr.errors import UserError
+from flr.files import opened
+from flr.landmarks.scheme import IBUG68
+
+SITE = "https://ibug.doc.ic.ac.uk/resources/300-VW/"
+VIDEO = "vid.avi"
+CATEGORIES = {
+    "category1": "114 124 125 126 150 158 401 402 505 506 507 508 509 510 511 514 515 518 519 520 521 522 524 525 537 538 540 541 "
+    "546 547 548",
+    "category2": "203 208 211 212 213 214 218 224 403 404 405 406 407 408 409 412 550 551 553",
+    "category3": "410 411 516 517 526 528 529 530 531 533 557 558 559 562",
+}  # fmt: skip
+VIDEOS = 114
+
+
+@dataclass
+class Frames:
+    """Frames of the videos under a root, decoded in order: ``001/000001`` is the first frame of video 001.
+
+    Each thread reads on in the video that it has open, since a jump in a compressed video is slow and not exact.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self._open: Any = threading.local()
+
+    def __call__(self, name: str) -> np.ndarray:
+        """(H, W, 3) RGB uint8."""
+        video, _, number = name.partition("/")
+        frame, state = int(number) - 1, self._open
+        if getattr(state, "video", None) != video or frame < state.next:
+            state.video, state.next, state.capture = video, 0, cv2.VideoCapture(str(self.root / video / VIDEO))
+        while state.next < frame and state.capture.grab():
+            state.next += 1
+        success, image = state.capture.read()
+        state.next += 1
+        if not success or state.next != frame + 1:
+            state.video = None
+            raise UserError(f"{self.root / video / VIDEO}: has no frame {number} that can be decoded; fetch it again")
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read(root: Path | None, strict: bool = False, every: Annotated[int, Ge(1)] = 10) -> FaceTable:
+    """Read 300-VW as published. A face is named by its video and frame; `group` is the video; the categories are subsets.
+
+    `form` is ``vw300-10`` with the step, and the count of videos where they are not all there: ``vw300-10[50]``.
+
+    Args:
+        root: Folder of the videos' folders.
+        strict: Stop at the first fault of a face.
+        every: Take the first of so many frames, which hardly differ.
+
+    Raises:
+        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
+    """
+    videos = sorted(path.parent.name for path in root.glob(f"[0-9]*/{VIDEO}")) if root is not None else []
+    get = f"get 300-VW ({SITE}; for research) and unpack it so that this folder holds 001/ to 562/ with {VIDEO} and annot/"
+    root = require(root, [f"{video}/{VIDEO}" for video in videos[:1]] or [f"001/{VIDEO}"], get)
+    category = {video: name for name, members in CATEGORIES.items() for video in members.split()}
+    names: list[str] = []
+    points: list[np.ndarray] = []
+    states: list[tuple[int, int]] = []
+    bad: dict[int, str] = {}
+    for video in videos:
+        state = (root / video / VIDEO).stat()
+        for path in sorted((root / video / "annot").glob("[0-9]*.pts"))[::every]:
+            try:
+                with opened(path, LARGEST_PTS) as file:
+                    found = parse(file.read(), len(IBUG68))
+            except (OSError, ValueError) as error:
+                found = np.full((len(IBUG68), 2), np.nan)
+                bad[len(names)] = f"{path.name}: {error}"
+            names.append(f"{video}/{path.stem}")
+            points.append(found)
+            states.append((state.st_size, state.st_mtime_ns))
+    values, (size, version) = np.array(points).reshape(-1, len(IBUG68), 2), np.array(states, np.int64).reshape(-1, 2).T
+    name = np.array(names, str)
+    group = np.array([face.partition("/")[0] for face in names], str)
+    kind = np.array([category.get(video, "") for video in group.tolist()], str)
+    table = FaceTable(
+        form=f"vw300-{every}" + (f"[{len(videos)}]" if len(videos) != VIDEOS else ""), scheme=IBUG68,
+        points=(values - 1).astype(np.float32), labelled=np.ones(values.shape[:2], bool),
+        visible=np.ones(values.shape[:2], bool), box=np.full((len(names), 4), np.nan, np.float32), group=group,
+        split=np.where(kind == "", "train", "test"), name=name, image=name,
+        subsets={key: kind == key for key in CATEGORIES if (kind == key).any()}, pictures=Frames(root),
+        published=digest_rows(values, size), version=version,
+    )  # fmt: skip
+    try:
+        return check_faces(leave_out(table, bad, strict), strict)
+    except UserError as error:
+        raise UserError(f"{root}: {error}") from error

@@ -1,0 +1,110 @@
+"""300W-LP and AFLW2000-3D (Zhu et al. 2016, http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm): 68 points.
+
+Under the root lie ``300W_LP/{AFW,HELEN,IBUG,LFPW}/NAME.jpg`` with ``300W_LP/landmarks/AFW/NAME_pts.mat``, which holds ``pts_2d``
+and ``pts_3d`` (68, 2), and ``AFLW2000/imageNNNNN.jpg`` with ``imageNNNNN.mat``, which holds ``pt3d_68`` (3, 68) and
+``Pose_Para``, whose second number is the yaw in radians. Matlab plots these numbers over the image, so they count from 1. The
+3D points of a head that is turned stay on its hidden side; the 2D points follow the outline that is seen.
+
+300W-LP turns the faces of 300-W, test part included, to larger poses; a test on 300-W after a training on it says nothing.
+Its mirrored copies (``AFW_Flip``) are not read.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy.io import loadmat
+
+from flr.data.formats.points_text import require
+from flr.data.table import FaceTable, from_files
+from flr.files import opened
+from flr.landmarks.scheme import IBUG68
+
+SITE = "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
+SETS = ("AFW", "HELEN", "IBUG", "LFPW")
+TOTAL = {"train": 61_225, "test": 2000}
+LARGEST = 1 << 24  # bytes
+YAWS = {"yaw30": (0, 30), "yaw60": (30, 60), "yaw90": (60, 90)}  # degrees either way
+
+
+def read(root: Path | None, strict: bool = False, points: Literal["3d", "2d"] = "3d") -> FaceTable:
+    """Read 300W-LP for training and AFLW2000-3D for the test, as far as they are there.
+
+    AFLW2000-3D has the subsets ``yaw30``, ``yaw60`` and ``yaw90`` by its papers' ranges. A face is named by its image; `group`
+    is the photo that a face of 300W-LP was made from. `form` is ``w300lp-3d`` or ``w300lp-2d``, with the counts if they are not
+    the official ones.
+
+    Args:
+        root: Folder of ``300W_LP/`` and ``AFLW2000/``.
+        strict: Stop at the first fault of a face.
+        points: Which points of 300W-LP; AFLW2000-3D has 3D points alone, so ``2d`` reads no test part.
+
+    Raises:
+        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
+    """
+    get = f"get 300W-LP and AFLW2000-3D ({SITE}; for research) and unpack them so that this folder holds 300W_LP/ and AFLW2000/"
+    root = require(root, ["300W_LP/landmarks", *(["AFLW2000"] if points == "3d" else [])], get)
+    images: list[str] = []
+    splits: list[str] = []
+    groups: list[str] = []
+    found: list[np.ndarray] = []
+    yaws: list[float] = []
+    bad: dict[int, str] = {}
+
+    def add(label: Path, image: str, split: str, group: str, key: str) -> None:
+        values, yaw, fault = _read_mat(label, key)
+        if fault:
+            bad[len(images)] = fault
+        images.append(image)
+        splits.append(split)
+        groups.append(group)
+        found.append(values)
+        yaws.append(yaw)
+
+    for folder in SETS:
+        for label in sorted((root / "300W_LP" / "landmarks" / folder).glob("[!.]*_pts.mat")):
+            name = label.name.removesuffix("_pts.mat")
+            add(label, f"300W_LP/{folder}/{name}.jpg", "train", _photo(name), f"pts_{points}")
+    for label in sorted((root / "AFLW2000").glob("image*.mat")) if points == "3d" else []:
+        add(label, f"AFLW2000/{label.stem}.jpg", "test", label.stem, "pt3d_68")
+    values, yaw = np.array(found).reshape(-1, len(IBUG68), 2), np.degrees(np.abs(yaws))
+    table = from_files(
+        f"w300lp-{points}", IBUG68, root, images, values - 1, splits, published=(values,), strict=strict, group=groups, bad=bad,
+        labelled=np.ones(values.shape[:2], bool),
+        subsets={
+            name: (np.array(splits) == "test") & (yaw <= high) & ((yaw > low) | (low == 0)) for name, (low, high) in YAWS.items()
+        },
+    )  # fmt: skip
+    kept = {split: int((table.split == split).sum()) for split in TOTAL}
+    return (
+        table
+        if kept == TOTAL
+        else dataclasses.replace(table, form=f"{table.form}[train:{kept['train']}|test:{kept['test']}]")
+    )
+
+
+def _photo(name: str) -> str:
+    """The photo of a face, ``AFW_134212`` of ``AFW_134212_1_0``: a number for its pose and, but in LFPW, one for the face."""
+    stem = name.rpartition("_")[0] or name
+    return stem if name.startswith(("LFPW", "IBUG")) else stem.rpartition("_")[0] or stem
+
+
+def _read_mat(path: Path, key: str) -> tuple[np.ndarray, float, str]:
+    """Return the points (68, 2), the yaw in radians or NaN, and why they are invalid."""
+    try:
+        with opened(path, LARGEST) as file:
+            found: Mapping[str, np.ndarray] = loadmat(file, variable_names=[key, "Pose_Para"])
+        points = np.asarray(found[key], np.float64)
+        points = points[:2].T if key == "pt3d_68" else points[:, :2]
+        if points.shape != (len(IBUG68), 2):
+            raise ValueError(f"{key} is {found[key].shape}")
+        yaw = float(np.asarray(found["Pose_Para"], np.float64).ravel()[1]) if "Pose_Para" in found else np.nan
+        return points, yaw, ""
+    except Exception as error:  # scipy has no kind of its own for a damaged file
+        return (
+            np.full((len(IBUG68), 2), np.nan),
+            np.nan,
+            f"{path.name}: not a label file of this dataset ({error!s:.60})",
+        )

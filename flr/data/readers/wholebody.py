@@ -1,0 +1,74 @@
+"""The faces of COCO-WholeBody (Jin et al. 2020, https://github.com/jin-s13/COCO-WholeBody): 68 points.
+
+Under the root lie ``annotations/coco_wholebody_{train,val}_v1.0.json`` and COCO's images, ``train2017/`` and ``val2017/``. A
+person with ``face_valid`` has ``face_box``, left, top, width and height, and ``face_kpts``, 68 times x, y and v: 0 for a point
+without a label, 1 for a hidden one, 2 for a visible one. Numbers are read as they stand. The published validation part is the
+test part here, and the validation faces are held out from training.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flr.data.formats.coco import load_json
+from flr.data.formats.points_text import require
+from flr.data.formats.records import BOX_FORMS, note_skipped
+from flr.data.table import FaceTable, from_files
+from flr.errors import UserError
+from flr.landmarks.scheme import IBUG68
+
+SITE = "https://github.com/jin-s13/COCO-WholeBody"
+FILES = {"train": "annotations/coco_wholebody_train_v1.0.json", "test": "annotations/coco_wholebody_val_v1.0.json"}
+FOLDERS = {"train": "train2017", "test": "val2017"}
+
+
+def read(root: Path | None, strict: bool = False, smallest: float = 16.0) -> FaceTable:
+    """Read the valid faces. A face is named by its image and the id of its person; `group` is the image.
+
+    `form` is ``wholebody``, with `smallest` where that is not 16: ``wholebody-0``.
+
+    Args:
+        root: Folder of ``annotations/``, ``train2017/`` and ``val2017/``.
+        strict: Stop at the first fault of a face.
+        smallest: Faces whose box is narrower or lower than this, in pixels, are passed over and counted.
+
+    Raises:
+        UserError: Nothing is there, a file is of another form, or a face is faulty (see `flr.data.table.check_faces`).
+    """
+    get = f"get COCO-WholeBody ({SITE}) and COCO's images of 2017, and unpack them so that this folder holds annotations/ and val2017/"
+    root = require(root, list(FILES.values()), get)
+    images: list[str] = []
+    splits: list[str] = []
+    names: list[str] = []
+    marks: list[Any] = []
+    boxes: list[Any] = []
+    for split, place in FILES.items():
+        if not (root / place).exists():
+            continue
+        try:
+            skipped = 0
+            document = load_json(root / place)
+            files = {image["id"]: str(image["file_name"]) for image in document["images"]}
+            for person in document["annotations"]:
+                if not person.get("face_valid"):
+                    continue
+                if min(person["face_box"][2:]) < smallest:
+                    skipped += 1
+                    continue
+                image = f"{FOLDERS[split]}/{files[person['image_id']]}"
+                images.append(image)
+                splits.append(split)
+                names.append(f"{image}#{person['id']}")
+                marks.append(np.array(person["face_kpts"], np.float64).reshape(len(IBUG68), 3))
+                boxes.append(np.array(person["face_box"], np.float64).reshape(4))
+        except (LookupError, TypeError, ValueError) as error:
+            raise UserError(f"{root / place}: not COCO-WholeBody's ({error!r:.80}); fetch it again") from error
+        note_skipped(root / place, skipped, f"faces under {smallest:g} pixels; data.reader.smallest=0 keeps them")
+    values, box = np.array(marks).reshape(-1, len(IBUG68), 3), np.array(boxes).reshape(-1, 4)
+    flags = values[..., 2]
+    form = "wholebody" if smallest == 16 else f"wholebody-{smallest:g}"
+    return from_files(
+        form, IBUG68, root, images, np.where(flags[..., None] > 0, values[..., :2], np.nan), splits, published=(values, box),
+        strict=strict, labelled=flags > 0, visible=flags > 1, box=BOX_FORMS["corner and size"](box), group=images, name=names,
+    )  # fmt: skip
