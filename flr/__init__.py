@@ -1,14 +1,11 @@
 """Train, track and evaluate facial-landmark models."""
 
+import importlib
 import os
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from flr.inference.api import find_faces
-
-__all__ = ["find_faces"]
 __version__ = "0.2.0"
 
 # OpenCV reads it once, when it is imported, which every module here does after this.
@@ -22,9 +19,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 def __getattr__(name: str) -> Any:
     if name == "find_faces":
-        from flr.inference.api import find_faces  # brings OpenCV and ONNX Runtime, which --help does without
-
-        return find_faces
+        # Brings OpenCV and ONNX Runtime, which --help does without.
+        return importlib.import_module("flr.inference.api").find_faces
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -241,7 +241,13 @@ def fields(url: str) -> dict[str, Any]:
 def test_it_begins_with_the_included_model_and_offers_what_works(served: Served) -> None:
     found = fields(served.url)
     assert found["run"]["parameter_default"] == "included"
-    assert found["detector"]["type"]["enum"] == ["builtin", "haar", "haar_camera", "haar_photo", "whole"]  # no file is wanted
+    assert found["detector"]["type"]["enum"] == [
+        "builtin",
+        "haar",
+        "haar_camera",
+        "haar_photo",
+        "whole",
+    ]  # no file is wanted
     effects = {path.stem for path in (CONF / "effect").glob("*.yaml")}
     assert set(found["effects"]["type"]["items"]["enum"]) == effects
 

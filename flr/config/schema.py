@@ -193,11 +193,8 @@ class Evaluate:
 class Predict:
     """Find faces and their points in photos, videos and camera images.
 
-    Everything about the model comes from its checkpoint.
-
     Attributes:
-        run: Model: ``included`` for the one that is part of the installation, a run's MLflow id, its folder, a checkpoint or
-            .onnx file, or a model version as models:/NAME@best.
+        run: ``included`` for the installed model, a run's MLflow id, its folder, a file, or models:/NAME@best.
         source: A photo, a folder, a video, a camera's number or a stream's address.
         detector: Face detector.
         out: Folder of the results. null makes one under paths.output_dir.
@@ -207,8 +204,7 @@ class Predict:
         overwrite: Whether existing results are deleted.
         tta: Whether each face is averaged with its mirror image. null takes the run's own setting.
         looks: Old name of `refine`, which counts one more; null for none.
-        refine: Refinement passes over each face of a photo, each on a crop around the points of the previous one. In
-            a video the points of the last frame give the box.
+        refine: Refinement passes over each face of a photo, each on a crop around the points of the previous one.
         device: auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one.
         every: Video frames between two runs of the detector.
         patience: Seconds that a face of a video is kept without being detected.
@@ -365,8 +361,7 @@ class App:
     """Serve a web page on which trained models find points in photos and camera images.
 
     Attributes:
-        run: Model to start with: ``included``, a run's MLflow id, its folder, a checkpoint or exported file, or a model
-            version as models:/NAME@best.
+        run: Model to start with, as of `Predict`.
         refine: Refinement passes over each face of a photo, as of `Predict`.
         looks: Old name of `refine`, which counts one more; null for none.
         device: Device of the models, as of `Predict`.

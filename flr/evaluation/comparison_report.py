@@ -173,6 +173,8 @@ def runs_table(section: Section, metric: str, uri: str) -> tuple[list[str], list
             date = f"{datetime.fromtimestamp(run.started):%Y-%m-%d %H:%M}"
             rows.append([group.name, (run.name, link), str(run.get("seed")), f"{value:.2f}", commit, date])
     return ["group", "run", "seed", f"{metric.upper()}, %", "commit", "started"], rows
+
+
 def further_table(section: Section, keys: Sequence[str]) -> list[TextTable]:
     """Make the table of what `flr.evaluate` logged under stress= and on=; none where no run has it.
 

@@ -160,7 +160,8 @@ class FaceTracker:
             identity = lost.face.identity
         else:
             identity, self._next_identity = self._next_identity, self._next_identity + 1
-        track = _Track(Face(np.zeros((0, 2)), box, score, *[np.zeros(0)] * 3, identity=identity), seconds)
+        none = np.zeros(0)
+        track = _Track(Face(np.zeros((0, 2)), box, score, none, none, none, identity=identity), seconds)
         if self.smooth:
             track.smooth = self.smooth()
         return track

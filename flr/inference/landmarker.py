@@ -9,7 +9,7 @@ import numpy as np
 from flr.data.boxes import TIGHT_SOURCES, Offset
 from flr.data.crops import CropSettings, crop
 from flr.errors import UserError
-from flr.inference.detectors import MAX_COORDINATE, BuiltinDetector, WholeImage
+from flr.inference.detectors import MAX_COORDINATE, HaarFaces, WholeImage
 from flr.landmarks.geometry import invert, tight_box, transform
 from flr.landmarks.scheme import Scheme
 from flr.metrics.conformal import radii
@@ -62,9 +62,7 @@ class Landmarker(ABC):
         """Return the points (N, K, 2) of N faces; see `find`."""
         return self.find(images, boxes, refine=refine)[0]
 
-    def find(
-        self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0
-    ) -> Located:
+    def find(self, images: Sequence[np.ndarray] | np.ndarray, boxes: np.ndarray, *, refine: int = 0) -> Located:
         """Find the points of N faces.
 
         Args:
@@ -125,15 +123,15 @@ class Landmarker(ABC):
     def detect(self, image: np.ndarray) -> np.ndarray:
         """Return the boxes (M, 4) of an image's faces as this model expects them, the largest first.
 
-        The built-in detector finds them; a model of ``policy.source=picture`` takes the whole image as one face.
+        OpenCV's Haar cascade finds them; a model of ``policy.source=picture`` takes the whole image as one face.
 
         Raises:
             UserError: The position of the points in a detected box is not known.
         """
         validate_image(image, 0)
-        detector = WholeImage() if self.crop.policy.source == "picture" else BuiltinDetector()
-        boxes = detector(image, "", self)[0]
-        return boxes[np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")]
+        policy = self.crop.policy
+        detector = WholeImage() if policy.source == "picture" else HaarFaces(policy.haar.step, policy.haar.neighbours)
+        return detector(image, "", self)[0]
 
 
 def _validate_boxes(boxes: np.ndarray, images: int) -> np.ndarray:

@@ -340,7 +340,7 @@ class TrainingSession:
 
     def test(self) -> None:
         """Score the best weights on the test part, once."""
-        if self.best.save_last_weights(self.trainer) and self.ranks.first:
+        if self.best.save_last_weights(self.trainer) and self.first:
             self.tracker.tag(weights="last epoch")
             print("note: no validation gave a finite val/nme; best.ckpt has the last epoch's weights", file=sys.stderr)
         if self.job is None or self.job.score_test:

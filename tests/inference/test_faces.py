@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flr.inference.landmarker import Located
 from flr.inference.faces import Face, FaceTracker
+from flr.inference.landmarker import Located
 from flr.inference.smoothing import OneEuro
 from flr.landmarks.scheme import CELEBA5
 
