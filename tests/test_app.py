@@ -110,7 +110,7 @@ def find(served: Served, tmp_path: Path) -> Find:
 
     def press(photo: Path | None, **words: Any) -> dict[str, Any]:
         given = {
-            "run": str(served.checkpoint), "detector": "builtin", "effects": [], "draw": ["boxes", "points"]
+            "run": str(served.checkpoint), "detector": "haar", "effects": [], "draw": ["boxes", "points"]
         }  # fmt: skip
         file = None if photo is None else handle_file(str(photo))
         return dict(zip(parts, client.predict(photo=file, api_name="/find", **given | words), strict=True))
@@ -173,7 +173,7 @@ def test_a_picture_of_the_machine_that_was_not_uploaded_is_refused(served: Serve
     """As a page never asks, but whoever reaches the server can."""
     call = f"{served.url}gradio_api/call/find"
     for given in ({"path": str(photo)}, {"path": "/etc/passwd"}, {"path": "x", "url": f"file://{photo}"}):
-        words = [given | {"meta": {"_type": "gradio.FileData"}}, str(served.checkpoint), "builtin", [], ["points"]]
+        words = [given | {"meta": {"_type": "gradio.FileData"}}, str(served.checkpoint), "haar", [], ["points"]]
         event = requests.post(call, json={"data": words}, timeout=20).json()["event_id"]
         message = requests.get(f"{call}/{event}", timeout=60).text
         assert "event: error" in message and "event: complete" not in message, message[:300]

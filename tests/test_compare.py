@@ -312,7 +312,7 @@ def test_the_page_stands_alone_and_shows_the_faces(runs: Workspace, tmp_path: Pa
     best = [min(found, key=lambda run: run.data.metrics["test/nme"]) for found in by_widths(runs).values()]
     one, other = (errors(runs, run) for run in best)
     most = sorted(one, key=lambda face: -abs(one[face] - other[face]))[:4]
-    assert set(re.findall("<figcaption>(.*?)<br>", text)) == set(most)
+    assert set(re.findall("<figcaption>([^<]*?)<br>", text)) == set(most)
     pair = sorted((one, other), key=lambda values: statistics.mean(values.values()))
     for face in most:
         numbers = {f"{face}<br>NME {a[face]:.2f} % and {b[face]:.2f} %" for a, b in (pair, pair[::-1])}

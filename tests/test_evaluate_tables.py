@@ -99,8 +99,8 @@ def test_bad_input_is_one_line(trained: tuple[Workspace, str], words: tuple[str,
 
 def test_the_comparison_shows_what_was_logged_and_keeps_protocols_apart() -> None:
     def run(name: str, metrics: dict[str, float], **tags: str) -> TestedRun:
-        stored = StoredRun(name, name, "FINISHED", tags, {}, metrics, 1.0, "")
-        return TestedRun(stored, "p", {}, np.array(["a"]), np.array([0.1]), None)
+        stored = StoredRun(name, name, "FINISHED", tags, {}, metrics, 1.0, "", "0", 0.0)
+        return TestedRun(stored, "p", {}, np.array(["a"]), np.array([0.1]), None, None)
 
     plain = Section("p", [Group("a", [run("1", {})])])
     assert further_table(plain, ["model"]) == []

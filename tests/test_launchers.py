@@ -14,7 +14,7 @@ import pytest
 from flr.errors import UserError
 from flr.sweeps.launchers import local
 from tests.conftest import Done, Workspace
-from tests.test_ranks import none_is_left, processes_of, told
+from tests.test_ranks import error_lines, none_is_left, processes_of
 from tests.test_sweep import runs, table, typed
 
 # A user's own callback, which acts by the seed.
@@ -123,7 +123,7 @@ def test_a_job_that_is_killed_stops_no_other(own: Workspace) -> None:
     assert rows["seed 8"]["reason"] == "its process died; see 1.log" and rows["seed 8"]["exit_code"] == "1"
     assert rows["seed 7"]["reason"] == "no seed 7 here; take another; see 0.log"
     assert rows["seed 0"]["reason"] == ""
-    lines = told(done.stderr)
+    lines = error_lines(done.stderr)
     assert len(lines) == 2 and "Traceback" not in done.stderr
     (killed,) = [line for line in lines if "seed 8" in line]
     assert "killed by SIGKILL, as when memory runs out" in killed and "1.log" in killed

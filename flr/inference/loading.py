@@ -11,7 +11,7 @@ from flr.module.checkpoints import find_checkpoint
 
 INCLUDED = "included"  # the value of run= for the model that is part of the installation
 LANDMARKS = Path(str(files("flr"))) / "assets" / "landmarks.onnx"
-LANDMARKS_SHA256 = "6a42d8a99c994ae04de2ab18798bf1e2a65e5479770b5cb63e3f3fba3157cb7a"
+LANDMARKS_SHA256 = "672db8cd9fb33a04eee67f0a76c3e11a466e2a3eecdbd4996581b2292626101f"
 
 
 def find_model(run: str, uri: str, output: Path) -> Path:

@@ -271,10 +271,12 @@ class PredictionWriter:
         with writing(self._path(kind, name, face, ".pts")) as aside:
             aside.write_text(pts_text(points), encoding="ascii")
 
-    def save_image(self, kind: str, name: str, image: np.ndarray, face: int | None = None) -> None:
-        """Save an image (H, W, 3) RGB uint8 below the folder `kind`."""
-        with writing(self._path(kind, name, face, ".jpg")) as aside:
+    def save_image(self, kind: str, name: str, image: np.ndarray, face: int | None = None) -> Path:
+        """Save an image (H, W, 3) RGB uint8 below the folder `kind`, and return its file."""
+        path = self._path(kind, name, face, ".jpg")
+        with writing(path) as aside:
             aside.write_bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+        return path
 
     def _path(self, kind: str, name: str, face: int | None, suffix: str) -> Path:
         path = self.folder / kind / name

@@ -50,7 +50,7 @@ OUTLINES: Mapping[str, Mapping[str, Arcs]] = {
 def outlines_of(scheme: Scheme) -> Mapping[str, Arcs]:
     """The lines of a scheme by name; none for a scheme of a user's own, which may bear a built-in one's name."""
     known = SCHEMES.get(scheme.name)
-    return OUTLINES[scheme.name] if known is not None and known.names == scheme.names else {}
+    return OUTLINES.get(scheme.name, {}) if known is not None and known.names == scheme.names else {}
 
 
 def is_closed(arcs: Arcs) -> bool:

@@ -146,7 +146,12 @@ def data_of(cache: Path, workers: int, rank: int = 0, ranks: int = 1, epoch: int
     }  # fmt: skip
     data = FaceData(**{**arguments, **changes})
     data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=ranks, num_devices=ranks, current_epoch=epoch, training=True
+        global_rank=rank,
+        world_size=ranks,
+        num_devices=ranks,
+        current_epoch=epoch,
+        training=True,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     return data
 

@@ -182,8 +182,8 @@ def test_detection_follows_the_box_policy(trained: tuple[Workspace, str], tmp_pa
         found[source] = Predictor.load(tmp_path / f"{source}.ckpt")
     assert found["truth"].offset == OFFSETS["ibug68"] and found["haar"].offset == [0.0, 0.1, 0.9, 1.0]
     assert found["truth"].detect(blank).shape == (0, 4)
-    points, spread = found["truth"].find([], [], refine=1)
-    assert points.shape == (0, 68, 2) and spread.shape == (0, 68)
+    nothing = found["truth"].find([], [], refine=1)
+    assert nothing.points.shape == (0, 68, 2) and nothing.spread.shape == nothing.visible.shape == (0, 68)
     assert found["picture"].detect(blank).tolist() == [[-0.5, -0.5, 99.5, 79.5]]
     with pytest.raises(UserError, match="give boxes"):
         found["file"].detect(blank)

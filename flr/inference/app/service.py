@@ -117,14 +117,14 @@ class AppService:
         faces = find_faces(model, self.detectors[detector], image, name, refine=self.refine)
         with PredictionWriter(self._new_folder(), {}, model.scheme, overwrite=False) as writer:
             writer.save_files(name, image, faces, model.crop.policy, ["pts"], chosen)
-            writer.save_image("pictures", name, annotate(image, faces, model.scheme, chosen, draw))
+            annotated = writer.save_image("pictures", name, annotate(image, faces, model.scheme, chosen, draw))
             writer.add(name, image.shape, faces)
             writer.finish(["csv", "coco"])
         folder = writer.folder
         files = [path for kind in ("points.*", "pts/*", "masks/*") for path in sorted(folder.glob(kind))]
         size = f"{image.shape[1]} x {image.shape[0]} pixels"
         summary = f"{count_faces(faces)} in {size}, {len(model.scheme)} points each"
-        return PhotoResult(model.scheme, faces, folder / "pictures" / f"{name}.jpg", files, summary)
+        return PhotoResult(model.scheme, faces, annotated, files, summary)
 
     def track_frame(
         self, frame: np.ndarray, state: CameraState | None, run: str | None, detector: str, effects: Sequence[str],
