@@ -129,7 +129,7 @@ def test_a_photo_gets_the_files_of_flr_predict(find: Find, served: Served, photo
     files = [Path(path) for path in found["files"]]
     assert [path.name for path in files] == [path.name for path in theirs]
     assert [path.read_bytes() for path in files] == [path.read_bytes() for path in theirs]
-    assert Path(found["picture"]).read_bytes() == (out / "pictures" / "face.jpg.jpg").read_bytes()
+    assert Path(found["picture"]).read_bytes() == (out / "pictures" / "face.jpg").read_bytes()
     (face,) = rows(out / "points.csv")
     assert found["table"]["headers"] == ["face", "point", "x", "y"]
     assert [row[:2] for row in found["table"]["data"]] == [[0, name] for name in get_scheme("ibug68").names]

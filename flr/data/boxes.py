@@ -26,7 +26,7 @@ Offset = tuple[float, float, float, float] | None
 FOUND = (
     0.3  # a detection is of a face where its own and the detected tight box's intersection over union is at least this
 )
-# `Haar.offset` by scheme, where a dataset has not told it: medians over the 1837 of 2014 300-W training faces (afw, helen,
+# `Haar.offset` by scheme, where a dataset does not give it: medians over the 1837 of 2014 300-W training faces (afw, helen,
 # lfpw) that Haar finds by their 68 points; the boxes that come out overlap the tight ones by .79 of their union.
 OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "ibug68": (0.088, 0.236, 0.927, 1.067),

@@ -31,7 +31,7 @@ class FaceData(pl.LightningDataModule):
     """A dataset from its files to batches.
 
     Args:
-        name: the dataset's name, said in errors.
+        name: Name of the dataset, for errors.
         reader: ``reader(root=..., strict=...) -> FaceTable``.
         root: where the set lies.
         crop: what the model sees.
@@ -90,7 +90,7 @@ class FaceData(pl.LightningDataModule):
         """
         if self.download is None:
             raise UserError(
-                f"data={self.name} has no direct address to fetch from; leave download=true out to be told where to get it"
+                f"data={self.name} has no direct address to fetch from; leave download=true out to see where to get it"
             )
         if self.root is None:
             raise UserError("data.root is null; set data.root=DIR")
@@ -227,10 +227,10 @@ class FaceData(pl.LightningDataModule):
         if self.trainer is None or not isinstance(self.augment, Albumentations):
             return self._loader(batches)
         return AugmentedBatches(
-            batches, self._bend, self.workers // self.trainer.num_devices
+            batches, self._augment_visits, self.workers // self.trainer.num_devices
         )  # this machine's ranks share
 
-    def _bend(self, visits: np.ndarray) -> Callable[[int], np.ndarray]:
+    def _augment_visits(self, visits: np.ndarray) -> Callable[[int], np.ndarray]:
         """What makes the images of the visits (n,) to this epoch's faces, as `batch` would."""
         augment, size, images = self.augment, self.crop.size, self.store.images
         assert isinstance(augment, Albumentations) and self.trainer is not None

@@ -236,7 +236,7 @@ def _check_not_a_page(path: Path, source: object) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Return what the system said, below the layers that wrap it."""
+    """Return the error of the system, below the layers that wrap it."""
     while below := error.__cause__ or error.__context__:
         error = below
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -62,7 +62,7 @@ class Files:
             return 1, (0, 0)
 
     def states(self, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-        """What can be told of files without reading them.
+        """What is known of files without reading them.
 
         Args:
             names: of n images, under `root`.
@@ -120,7 +120,7 @@ def read_image(path: Path, upright: bool = False) -> np.ndarray:
 
 
 def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
-    """As `read_image`, from the file's bytes; `name` is said in the error."""
+    """As `read_image`, from the file's bytes; `name` is used in errors."""
     if not data:
         raise UserError(f"{name}: empty file; fetch it again")
     if data.lstrip()[:1] == b"<":

@@ -79,5 +79,5 @@ class Predictor(Landmarker):
         images = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
         images = (images * (high - low) + low).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
-            points, spread, visible = (each.cpu().double().numpy() for each in self.module.look(images))
+            points, spread, visible = (each.cpu().double().numpy() for each in self.module.predict_points(images))
         return points, spread, visible

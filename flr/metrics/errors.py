@@ -85,10 +85,10 @@ class LandmarkErrors(Metric):
             "mse": mse(*pair, labelled, side),
             "mae": mae(*pair, labelled, side),
         }
-        told = spearman(point_errors(*pair, labelled), states["spread"], states["normaliser"])
-        if not np.isnan(told):
+        rank = spearman(point_errors(*pair, labelled), states["spread"], states["normaliser"])
+        if not np.isnan(rank):
             doubt = np.nanquantile(face_uncertainty(states["spread"], states["normaliser"].astype(np.float64)), SURE)
-            values |= {"spearman": told, "doubt": float(doubt)}
+            values |= {"spearman": rank, "doubt": float(doubt)}
         precision = hidden_precision(states["visible"], states["hidden"], labelled)
         if not np.isnan(precision):
             values["hidden_ap"] = precision

@@ -12,7 +12,7 @@ class TimmBackbone(nn.Module):
     Args:
         points: K.
         channels: of the input.
-        size: of the input; said to the models that are built for one size.
+        size: Side of the input, pixels; passed to models that are built for one size.
         name: as in ``timm.list_models()``.
         pretrained: whether to start from the weights that timm fetches, trained on pixels of mean 0 and deviation 1,
             which data.pixels=[-1,1] comes near.

@@ -21,7 +21,7 @@ from flr.landmarks.symmetry import check_mirror
 from flr.metrics.errors import LandmarkErrors
 from flr.objectives import Objective
 
-LOOK = 50  # steps between two looks at whether the losses are numbers
+CHECK_EVERY_N_STEPS = 50  # steps between two looks at whether the losses are numbers
 
 
 class LandmarkModule(pl.LightningModule):
@@ -109,9 +109,9 @@ class LandmarkModule(pl.LightningModule):
         """(B, K, 2) float32 crop pixels of images (B, C, H, W)."""
         if self.training:
             return self.objective.decode(self.net(images), self.size)
-        return self.look(images)[0]
+        return self.predict_points(images)[0]
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def predict_points(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What evaluation finds on images (B, C, H, W), see `find_points`."""
         order = self.scheme.mirror_order.tolist() if self.tta else None
         return find_points(self.best_net, self.objective, images, self.size, order)
@@ -148,8 +148,8 @@ class LandmarkModule(pl.LightningModule):
         # Looked at now and then: a look at each step would have a GPU wait for it.
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._steps.append((self.trainer.global_step + 1, rate, loss.detach(), batch.index))
-        if len(self._steps) == LOOK:
-            self._look()
+        if len(self._steps) == CHECK_EVERY_N_STEPS:
+            self._check_finite_loss()
         self.log("train/loss_step", loss.detach())
         return loss
 
@@ -169,7 +169,7 @@ class LandmarkModule(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         seconds = self._until - self._since
         total = self._ranks(torch.stack([self._sum, self._count])).sum(0)
-        self._look()
+        self._check_finite_loss()
         self.log_dict(
             {
                 "train/loss": total[0] / total[1],
@@ -178,13 +178,13 @@ class LandmarkModule(pl.LightningModule):
             }
         )
 
-    def _look(self) -> None:
+    def _check_finite_loss(self) -> None:
         """Stop at the first loss that is no number.
 
         Raises:
             UserError: where, and at which learning rate.
         """
-        if not self._steps:  # an epoch of a multiple of `LOOK` steps
+        if not self._steps:  # an epoch of a multiple of `CHECK_EVERY_N_STEPS` steps
             return
         losses = self._ranks(torch.stack([loss for _, _, loss, _ in self._steps]))
         bad = (~losses.isfinite()).nonzero().tolist()
@@ -192,10 +192,10 @@ class LandmarkModule(pl.LightningModule):
             first, rank = min((step, rank) for rank, step in bad)
             step, rate, loss, index = self._steps[first]
             names = self.trainer.datamodule.table.name[index.cpu().numpy()]  # type: ignore[attr-defined]
-            told = f"{loss.item()}, over {len(names)} faces ({', '.join(names[:3])}, ...)"
-            told = self.trainer.strategy.broadcast(told, src=rank)
+            where = f"{loss.item()}, over {len(names)} faces ({', '.join(names[:3])}, ...)"
+            where = self.trainer.strategy.broadcast(where, src=rank)
             raise UserError(
-                f"the loss of step {step} (epoch {self.current_epoch + 1}, lr {rate:.3g}) is not a finite number: {told}; "
+                f"the loss of step {step} (epoch {self.current_epoch + 1}, lr {rate:.3g}) is not a finite number: {where}; "
                 "lower optim.lr or set trainer.gradient_clip_val (the checkpoints of the epochs before are kept)"
             )
         self._steps.clear()
@@ -235,12 +235,12 @@ class LandmarkModule(pl.LightningModule):
         raw = self.best_net(batch.images)
         total, count = self._loss_of(raw, batch)
         self._loss += torch.stack([total, count]).to(self._loss.dtype)
-        self._keep(batch, *(read(raw, self.size) for read in decoders(self.objective)))
+        self._update_metrics(batch, *(read(raw, self.size) for read in decoders(self.objective)))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._keep(batch, *self.look(batch.images))
+        self._update_metrics(batch, *self.predict_points(batch.images))
 
-    def _keep(self, batch: Batch, points: Tensor, spread: Tensor, visible: Tensor) -> None:
+    def _update_metrics(self, batch: Batch, points: Tensor, spread: Tensor, visible: Tensor) -> None:
         truth = transform(batch.to_original, batch.points)
         (a, b), (c, d) = (row.unbind(-1) for row in batch.to_original[..., :2].unbind(-2))
         side = self.size * (a * d - b * c).abs().sqrt()  # torch's determinant waits for the device

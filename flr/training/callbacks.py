@@ -133,7 +133,7 @@ class BestCheckpoint(ModelCheckpoint):
         return True
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that become visible whole, in whatever moment the process ends or the disk is full.
 
     ``last.ckpt`` leaves the one before as ``before.ckpt``. (Lightning writes through the system's temporary folder, often on

@@ -31,7 +31,7 @@ from flr.system import keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
 from flr.training import distributed, precision
-from flr.training.callbacks import BestCheckpoint, WholeCheckpoints
+from flr.training.callbacks import AtomicCheckpointIO, BestCheckpoint
 from flr.training.memory import explain_memory, free_device
 from flr.training.recipe import data_name, default_name, model_name, recipe
 
@@ -107,6 +107,9 @@ class TrainingSession:
             try:
                 self.record()
                 self.train()
+                if self.first and not self.job:
+                    print(self.tracker.pages())
+                    show_next(self.tracker.run_id, store_words(self.overrides))
                 status = "KILLED" if self.job and self.job.stop_reason else "FINISHED"
             except SIGTERMException:
                 status = "KILLED"
@@ -331,7 +334,7 @@ class TrainingSession:
         self.trainer = precision.trainer_of(
             cfg, logger=self.tracker, callbacks=[*callbacks, self.best, last, distributed.OwnSigterm()],
             default_root_dir=str(self.folder.path if self.folder else self.output), enable_progress_bar=progress,
-            plugins=[WholeCheckpoints()],
+            plugins=[AtomicCheckpointIO()],
         )  # fmt: skip
         resumed = self.folder is not None and self.checkpoint is not None
         self.trainer.fit(self.module, self.data, ckpt_path=str(self.folder.last) if self.folder and resumed else None)
@@ -364,10 +367,7 @@ class TrainingSession:
         if self.result:
             show_result(self.result)
             self.register(self.result, {} if best is None else {"val/nme": float(best)})
-        print(f"run {tracker.run_id}  {folder.path}")
-        if not self.job:
-            print(tracker.pages())
-            show_next(tracker.run_id, store_words(self.overrides))
+        print(f"run {tracker.run_id}  {folder.path}", flush=True)
 
     def register(self, result: Result, scores: dict[str, float]) -> None:
         """Make the best checkpoint a model version that carries its scores."""

@@ -21,7 +21,7 @@ image lie in the .pts of its stem beside it.
 ``labels_train.json`` and so on, a file a split, are COCO keypoints (https://cocodataset.org/#format-data): v is 0 for a
 point without a label, 1 for a hidden one, 2 for a visible one. Points are matched by the names that the category gives;
 they are in the scheme's order where its list of names is empty, as in mmpose's files.
-Whether COCO counts from a pixel's centre or corner is told differently by its users: numbers are taken as they stand,
+Whether COCO counts from a pixel's centre or corner is answered differently by its users: numbers are taken as they stand,
 those of points and of boxes. An annotation may also have ``name``, ``group`` and ``subsets``, a list of names.
 
 ``labels_train.xml`` and so on are dlib's XML (see `flr.data.readers.ibug_xml`), with parts named by place (``00``) or by
@@ -73,7 +73,7 @@ def read(
         root: the folder that images and labels lie in.
         strict: stop at the first fault of a face.
         labels: a file, or a folder of ``train/``, ``test/`` and so on with .pts; or one of them for each split. What it
-            is, is told by its suffix. None looks under `root` for ``labels.csv``, ``labels_<split>.csv``, .json or .xml in
+            is, follows from its suffix. None looks under `root` for ``labels.csv``, ``labels_<split>.csv``, .json or .xml in
             their places, and last for the folders.
         scheme: the scheme's file, or the name of a built-in scheme.
         upright: whether labels are of images turned as their EXIF orientation says, as annotation tools and flr.predict
