@@ -9,7 +9,7 @@ from flr.data.images import read_image
 from flr.inference.detectors import Detector, HaarFaces
 from flr.inference.faces import Face
 from flr.inference.faces import find_faces as find
-from flr.inference.landmarker import Landmarker
+from flr.inference.landmarker import Landmarker, validate_image
 from flr.inference.loading import LANDMARKS, load_file
 
 
@@ -33,7 +33,7 @@ def find_faces(
         The faces, the best first. Points and boxes are image pixels; an integer is a pixel's centre.
 
     Raises:
-        UserError: The image cannot be read.
+        UserError: The image cannot be read, or is no such array.
 
     Example:
         >>> import numpy as np
@@ -41,5 +41,6 @@ def find_faces(
         >>> flr.find_faces(np.zeros((100, 100), np.uint8))
         []
     """
-    pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), upright=True)
+    pixels = read_image(Path(image), upright=True) if isinstance(image, str | Path) else image
+    validate_image(pixels, 0)
     return find(model or _included_model(), detector or HaarFaces(), pixels, refine=refine)

@@ -209,7 +209,8 @@ def export_checked(
         write_model(predictor, metadata, partial_file, precision)
         exported = OnnxPredictor.load(partial_file)
         # Batches of two sizes: a file that holds the batch size of its tracing fails here.
-        after = np.concatenate([exported.run(faces.crops[:1])[0], exported.run(faces.crops[1:])[0]])
+        batches = [batch for batch in (faces.crops[:1], faces.crops[1:]) if len(batch)]
+        after = np.concatenate([exported.run(batch)[0] for batch in batches])
         distances = np.linalg.norm(after - before, axis=-1)
         report = (
             f"{faces.description}, crop pixels: max {distances.max():.4g}, mean {distances.mean():.4g} "
