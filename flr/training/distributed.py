@@ -98,7 +98,7 @@ def check_ranks(settings: DictConfig, trial: pl.Trainer) -> None:
 def run_ranks(count: int, training: dict[str, Any]) -> None:
     """Train in processes of this machine, one for each device, under torch's elastic agent.
 
-    The agent ends all of them when one fails, or when this process gets Ctrl-C or SIGTERM.
+    The agent ends all of them when one fails, or when Ctrl-C or SIGTERM raises in this process (see `exit_on_signals`).
 
     Args:
         count: Number of ranks.
@@ -107,29 +107,25 @@ def run_ranks(count: int, training: dict[str, Any]) -> None:
     Raises:
         UserError: A rank found bad input.
         CommandFailed: A rank failed or was killed.
-        KeyboardInterrupt: Ctrl-C.
-        SIGTERMException: SIGTERM.
     """
     # It takes a tenth of a second, which trainings on one device do without.
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in ("agent.server.api", "multiprocessing.api"):  # one line is reported, by whoever catches the error
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="flr-") as folder, restored_signals():
+    with tempfile.TemporaryDirectory(prefix="flr-") as folder:
         file = Path(folder) / "training.json"
         training |= {"parent": os.getpid(), "threads": max(1, cores() // count)}
         file.write_text(json.dumps(training), encoding="utf-8")
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=count, max_restarts=0, run_id="flr", rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", logs_specs=DefaultLogsSpecs(log_dir=folder),
-            signals_to_handle="SIGINT,SIGTERM",
+            signals_to_handle="",  # the handlers of this process raise, and the agent then ends the ranks
         )  # fmt: skip
         try:
             elastic_launch(config, sys.executable)("-m", "flr.training.rank", str(file))
-        except SignalException as error:
-            raise KeyboardInterrupt if error.sigval == signal.SIGINT else SIGTERMException from None
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:
