@@ -21,7 +21,7 @@ from flr.landmarks.symmetry import check_mirror
 from flr.metrics.errors import LandmarkErrors
 from flr.objectives import Objective
 
-CHECK_EVERY_N_STEPS = 50  # steps between two looks at whether the losses are numbers
+CHECK_EVERY_N_STEPS = 50  # steps between two checks that the losses are finite
 
 
 class LandmarkModule(pl.LightningModule):
@@ -38,7 +38,7 @@ class LandmarkModule(pl.LightningModule):
         ema: the decay of an exponential moving average of the weights, which then is what is evaluated; 0 for none.
         seed: of dropout.
         tta: whether evaluation averages the image and its mirror image.
-        about: plain values kept in every checkpoint beside the weights, and ``doubt`` and ``radius90`` (see
+        about: plain values kept in every checkpoint next to the weights, and ``doubt`` and ``radius90`` (see
             `flr.metrics.conformal`) of the last validation with them.
 
     Raises:
@@ -145,7 +145,7 @@ class LandmarkModule(pl.LightningModule):
             # The global batch's own mean: gradients are averaged over ranks, so each gives its sum over the mean count.
             count = self._ranks(count).sum() / self.trainer.world_size
         loss = total / count.clamp_min(1)
-        # Looked at now and then: a look at each step would have a GPU wait for it.
+        # Checked now and then: to read the loss of each step would have a GPU wait for it.
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._steps.append((self.trainer.global_step + 1, rate, loss.detach(), batch.index))
         if len(self._steps) == CHECK_EVERY_N_STEPS:
@@ -179,7 +179,7 @@ class LandmarkModule(pl.LightningModule):
         )
 
     def _check_finite_loss(self) -> None:
-        """Stop at the first loss that is no number.
+        """Stop at the first loss that is NaN or infinite.
 
         Raises:
             UserError: where, and at which learning rate.

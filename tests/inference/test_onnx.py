@@ -247,6 +247,14 @@ def test_the_included_model_needs_only_the_base_packages(
     assert visible.min() >= 0 and visible.max() <= 1
 
 
+def test_one_call_finds_the_faces_of_a_file_or_an_array() -> None:
+    (face,) = flr.find_faces(loading.LANDMARKS.with_name("face.jpg"))
+    assert face.points.shape == (68, 2) and face.box[0] < face.points[30, 0] < face.box[2]
+    for wrong in (np.zeros((50, 50), np.float32), np.zeros((5, 5, 4), np.uint8), np.zeros((0, 5), np.uint8), None, 3):
+        with pytest.raises(UserError, match="image 0 is"):
+            flr.find_faces(wrong)
+
+
 def test_a_changed_included_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = tmp_path / "landmarks.onnx"
     changed.write_bytes(loading.LANDMARKS.read_bytes())
