@@ -161,6 +161,26 @@ def test_evaluation_sees_the_middle_of_the_store(data):
     assert margin > 0
 
 
+def test_visible_points_are_those_of_the_labels_that_augmentation_leaves_in_sight(tmp_path):
+    table = face_table(PARTS)
+    table.visible[3, 1] = False
+    mirror = data_of(tmp_path, Augment(mirror=1.0), table)
+    mirror.check_visibility()
+    partner = int(CELEBA5.mirror_order[1])
+    for epoch, hidden in ((None, 1), (0, partner)):
+        visible = mirror.batch(EVERY, epoch).visible
+        assert (~visible).nonzero().tolist() == [[3, hidden]]
+    away = data_of(tmp_path, Augment(shift=0.5), table).batch(EVERY, 0)
+    outside = ((away.points < -0.5) | (away.points > 63.5)).any(-1)
+    assert outside.any() and not away.visible[outside].any()
+    erased = Augment(erasing=1.0, erasing_area=0.9)
+    batch = data_of(tmp_path, erased, table).batch(EVERY, 0)
+    covered = erased.hidden(batch.points, erased.draw(0, 0, EVERY.numpy()), 64)
+    assert covered.sum() > 3 and not batch.visible[covered].any()
+    with pytest.raises(UserError, match="no training face of data=dots has a hidden point"):
+        data_of(tmp_path, table=face_table(PARTS)).check_visibility()
+
+
 @pytest.mark.parametrize("pixels", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 def test_pixels_are_the_range_of_black_and_white(tmp_path, pixels):
     table = face_table(PARTS, load=lambda i: np.full((100, 120), 255 * (i % 2), np.uint8))
