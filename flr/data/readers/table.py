@@ -44,6 +44,7 @@ from flr.data.formats import annotators, coco, dlib_xml, label_csv
 from flr.data.formats.records import (
     BOX_FORMS,
     LONGEST,
+    LONGEST_SUBSET,
     SPLITS,
     FaceColumns,
     columns_of,
@@ -196,7 +197,7 @@ def _check_names(
                 raise UserError(f"{place}: {key} {word!r:.60} is not a name; {fix}")
     for name, mask in subsets.items():
         if not is_metric_name(name):
-            fix = "write letters, digits, _ - . : / and blanks between them, and no part that is empty, . or .."
+            fix = f"write at most {LONGEST_SUBSET} letters, digits, _ - . : / and blanks between them, and no part that is empty, . or .."
             raise UserError(f"{where[int(np.argmax(mask))]}: subset {name!r:.60} is not a name; {fix}")
 
 
