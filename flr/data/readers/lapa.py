@@ -6,12 +6,12 @@ as all known code does; no file says so. Its photos come from 300-W and MegaFace
 test.
 """
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from flr.data.formats.points_text import read_points, require
+from flr.data.formats.points_text import read_points
+from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
 from flr.landmarks.scheme import LAPA106
 
@@ -53,9 +53,4 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         "lapa", LAPA106, root, images, values, splits, published=(values,), strict=strict, group=groups, bad=bad,
         labelled=np.ones(values.shape[:2], bool),
     )  # fmt: skip
-    kept = {split: int((table.split == split).sum()) for split in TOTAL}
-    return (
-        table
-        if kept == TOTAL
-        else dataclasses.replace(table, form=f"lapa[{'|'.join(f'{s}:{n}' for s, n in kept.items())}]")
-    )
+    return with_counts(table, TOTAL)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flr.data.formats.points_text import require
 from flr.data.formats.pts import beside, read_beside
+from flr.data.readers.published import require
 from flr.data.table import FaceTable, from_files
 from flr.landmarks.scheme import IBUG68
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from annotated_types import Ge
 
-from flr.data.formats.points_text import require
 from flr.data.formats.pts import LARGEST_PTS, parse
+from flr.data.readers.published import require
 from flr.data.table import FaceTable, check_faces, digest_rows, leave_out
 from flr.errors import UserError
 from flr.files import opened

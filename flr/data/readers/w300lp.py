@@ -9,7 +9,6 @@ and ``pts_3d`` (68, 2), and ``AFLW2000/imageNNNNN.jpg`` with ``imageNNNNN.mat``,
 Its mirrored copies (``AFW_Flip``) are not read.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy.io import loadmat
 
-from flr.data.formats.points_text import require
+from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
 from flr.files import opened
 from flr.landmarks.scheme import IBUG68
@@ -77,12 +76,7 @@ def read(root: Path | None, strict: bool = False, points: Literal["3d", "2d"] = 
             name: (np.array(splits) == "test") & (yaw <= high) & ((yaw > low) | (low == 0)) for name, (low, high) in YAWS.items()
         },
     )  # fmt: skip
-    kept = {split: int((table.split == split).sum()) for split in TOTAL}
-    return (
-        table
-        if kept == TOTAL
-        else dataclasses.replace(table, form=f"{table.form}[train:{kept['train']}|test:{kept['test']}]")
-    )
+    return with_counts(table, TOTAL)
 
 
 def _photo(name: str) -> str:

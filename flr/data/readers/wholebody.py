@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from flr.data.formats.coco import load_json
-from flr.data.formats.points_text import require
 from flr.data.formats.records import BOX_FORMS, note_skipped
+from flr.data.readers.published import require
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
