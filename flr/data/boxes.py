@@ -33,7 +33,7 @@ OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "kaggle15": (0.163, 0.272, 0.842, 0.869),
     "celeba5": (0.313, 0.379, 0.701, 0.797),
 }
-TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are or stand for the tight box of the points
+TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are, or approximate, the points' tight box
 LARGEST_SIDE = 1024  # images are shrunk to this for the detector, unless it is to find small faces
 
 

@@ -128,7 +128,7 @@ class FaceData(pl.LightningDataModule):
         return table
 
     def label_problem(self, table: FaceTable) -> str:
-        """Say why nothing can be learned from a table; empty where nothing is known against it."""
+        """Return why a table cannot be trained on; empty where nothing is known against it."""
         if why := nonsense(self.card):
             return f"data={self.name}: {why}"
         if self.augment.mirror:
@@ -195,7 +195,7 @@ class FaceData(pl.LightningDataModule):
         if not (table.labelled[rows] & ~table.visible[rows]).any():
             raise UserError(
                 f"objective.visibility_weight: no training face of data={self.name} has a hidden point; set it to 0, or take "
-                "data whose labels tell (data=synthetic or cofw)"
+                "a dataset with visibility labels (data=synthetic or cofw)"
             )
 
     def _batches(self, split: str, training: bool, ranks: int | None = None) -> IndexBatches:

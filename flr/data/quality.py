@@ -339,7 +339,7 @@ def _shape_findings(card: Mapping[str, Any]) -> list[str]:
 
 
 def nonsense(card: Mapping[str, Any]) -> str:
-    """Say why a set's labels cannot be what they claim; empty where nothing is known against them.
+    """Return why a dataset's labels cannot be what they claim; empty where nothing is known against them.
 
     The mean face is nothing like its mirror image, or is upside down; nearly every face has points outside its image; or the
     faces are a few pixels small.
@@ -384,7 +384,7 @@ def undefined(table: FaceTable) -> dict[str, tuple[int, int]]:
 
 
 def undefined_normaliser(table: FaceTable, rows: np.ndarray, split: str) -> str:
-    """Say why no face (n,) of a split has a normaliser, and which normaliser these faces do have."""
+    """Return why no face (n,) of a split has a normaliser, and which normaliser these faces do have."""
     scheme, labelled = table.scheme, table.labelled[rows]
     needed = [i for group in scheme.distances.get(scheme.normaliser, ()) for i in group]
     missing = [scheme.names[i] for i in needed if not labelled[:, i].any()]

@@ -96,7 +96,7 @@ def test_shapes_as_cvat_exports_them(tmp_path: Path, body: str) -> None:
     assert np.isfinite(table.box).all() == ("<box" in body)
 
 
-@pytest.mark.parametrize(("name", "text", "said"), [
+@pytest.mark.parametrize(("name", "text", "message"), [
     ("labels.json", json.dumps([{"data": {"image": "x.jpg"}, "annotations": [{"result": [keypoint("d", 1, 1)]}]}]), "no point 'd'"),
     ("labels.json", '[{"data": {"image": 3}}]', "not a task of keypoints"),
     ("labels.json", "[1]", "not a task of keypoints"),
@@ -105,11 +105,11 @@ def test_shapes_as_cvat_exports_them(tmp_path: Path, body: str) -> None:
     ("labels.xml", cvat("<points label='a' points='1'/>"), "not keypoints of CVAT"),
     ("labels.xml", cvat("<box label='a'/>"), "not keypoints of CVAT"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / "scheme.yaml").write_text(SCHEME)
     photo(tmp_path, "x.jpg")
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read(tmp_path)
 
 

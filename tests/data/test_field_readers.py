@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,13 @@ READERS: dict[str, tuple[Callable[[Path], object], Callable[..., FaceTable]]] = 
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    aflw.TRAINING = 5
+def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     folders = {name: tmp_path_factory.mktemp(name) for name in READERS}
     for name, (write, _) in READERS.items():
         write(folders[name])
-    return folders
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aflw, "TRAINING", 5)
+        yield folders
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -111,19 +112,19 @@ def test_a_damaged_label_is_named_and_skipped(roots: dict[str, Path], name: str,
     assert len(table) == sum(COUNTS[name].values()) - 1
 
 
-@pytest.mark.parametrize(("name", "file", "content", "said"), [
+@pytest.mark.parametrize(("name", "file", "content", "message"), [
     ("aflw", "AFLWinfo_release.mat", b"no", "not AFLWinfo_release.mat"),
     ("wholebody", "annotations/coco_wholebody_val_v1.0.json", b"{}", "not COCO-WholeBody's"),
     ("wholebody", "annotations/coco_wholebody_val_v1.0.json", b'{"images": [], "annotations": [{"face_valid": true}]}', "not COCO-W"),
 ])  # fmt: skip
 def test_a_file_of_all_faces_that_is_damaged_stops(
-    roots: dict[str, Path], name: str, file: str, content: bytes, said: str
+    roots: dict[str, Path], name: str, file: str, content: bytes, message: str
 ) -> None:
     path = roots[name] / file
     whole = path.read_bytes()
     path.write_bytes(content)
     try:
-        stop(lambda: READERS[name][1](roots[name]), str(path), said)
+        stop(lambda: READERS[name][1](roots[name]), str(path), message)
     finally:
         path.write_bytes(whole)
 

@@ -3,8 +3,8 @@
 The points are those of Zhu et al. (2016, http://mmlab.ie.cuhk.edu.hk/projects/compositional.html), which the field reports on:
 ``AFLWinfo_release.mat`` in the root has ``nameList`` (N, 1), paths of images; ``data`` (N, 38), 19 times x, then 19 times y;
 ``mask_new`` (N, 19), 1 for a point that can be seen; ``bbox`` (N, 4), left, right, top and bottom; and ``ra``, an order that
-counts from 1, whose first 20,000 faces are for training. The images are AFLW's own, in ``flickr/{0,2,3}/``. Numbers are read as
-they stand.
+counts from 1, whose first 20,000 faces are for training. The images are AFLW's own, in ``flickr/{0,2,3}/``. Numbers are read
+unchanged.
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
 """LaPa (Liu et al. 2020, https://github.com/JDAI-CV/lapa-dataset): 106 points of 22,176 faces.
 
-Under the root lie ``train/``, ``val/`` and ``test/``, each with ``images/STEM.jpg`` and ``landmarks/STEM.txt``: a line with the
+The root contains ``train/``, ``val/`` and ``test/``, each with ``images/STEM.jpg`` and ``landmarks/STEM.txt``: a line with the
 count, 106, then x and y of a point a line. (``labels/`` holds masks, which are not read.) Points are read as counted from 0,
-as all known code does; no file says so. Its photos come from 300-W and MegaFace, so its training part may hold faces of 300-W's
+as all known code does; no file states it. Its photos come from 300-W and MegaFace, so its training part may hold faces of 300-W's
 test.
 """
 

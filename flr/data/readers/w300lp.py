@@ -1,11 +1,11 @@
 """300W-LP and AFLW2000-3D (Zhu et al. 2016, http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm): 68 points.
 
-Under the root lie ``300W_LP/{AFW,HELEN,IBUG,LFPW}/NAME.jpg`` with ``300W_LP/landmarks/AFW/NAME_pts.mat``, which holds ``pts_2d``
+The root contains ``300W_LP/{AFW,HELEN,IBUG,LFPW}/NAME.jpg`` with ``300W_LP/landmarks/AFW/NAME_pts.mat``, which holds ``pts_2d``
 and ``pts_3d`` (68, 2), and ``AFLW2000/imageNNNNN.jpg`` with ``imageNNNNN.mat``, which holds ``pt3d_68`` (3, 68) and
 ``Pose_Para``, whose second number is the yaw in radians. Matlab plots these numbers over the image, so they count from 1. The
 3D points of a head that is turned stay on its hidden side; the 2D points follow the outline that is seen.
 
-300W-LP turns the faces of 300-W, test part included, to larger poses; a test on 300-W after a training on it says nothing.
+300W-LP turns the faces of 300-W, test split included, to larger poses, so do not test on 300-W after training on it.
 Its mirrored copies (``AFW_Flip``) are not read.
 """
 
@@ -29,7 +29,7 @@ YAWS = {"yaw30": (0, 30), "yaw60": (30, 60), "yaw90": (60, 90)}  # degrees eithe
 
 
 def read(root: Path | None, strict: bool = False, points: Literal["3d", "2d"] = "3d") -> FaceTable:
-    """Read 300W-LP for training and AFLW2000-3D for the test, as far as they are there.
+    """Read 300W-LP for training and AFLW2000-3D for the test; either may be missing.
 
     AFLW2000-3D has the subsets ``yaw30``, ``yaw60`` and ``yaw90`` by its papers' ranges. A face is named by its image; `group`
     is the photo that a face of 300W-LP was made from. `form` is ``w300lp-3d`` or ``w300lp-2d``, with the counts if they are not

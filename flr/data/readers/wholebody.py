@@ -1,8 +1,8 @@
 """The faces of COCO-WholeBody (Jin et al. 2020, https://github.com/jin-s13/COCO-WholeBody): 68 points.
 
-Under the root lie ``annotations/coco_wholebody_{train,val}_v1.0.json`` and COCO's images, ``train2017/`` and ``val2017/``. A
+The root contains ``annotations/coco_wholebody_{train,val}_v1.0.json`` and COCO's images, ``train2017/`` and ``val2017/``. A
 person with ``face_valid`` has ``face_box``, left, top, width and height, and ``face_kpts``, 68 times x, y and v: 0 for a point
-without a label, 1 for a hidden one, 2 for a visible one. Numbers are read as they stand. The published validation part is the
+without a label, 1 for a hidden one, 2 for a visible one. Numbers are read unchanged. The published validation part is the
 test part here, and the validation faces are held out from training.
 """
 
