@@ -74,7 +74,7 @@ class Haar:
     offset: Offset = None
 
     def __str__(self) -> str:
-        return f"haar-{self.step:g}-{self.neighbours}-missed:{self.missed}"
+        return f"haar-{self.step:g}-{self.neighbours}"
 
     @property
     def identity(self) -> tuple[float, ...]:
@@ -146,7 +146,7 @@ class BoxPolicy:
         return {"haar": self.haar, "detector": self.detector}.get(self.source)
 
     def __str__(self) -> str:
-        source = str(self.finder or self.source)
+        source = self.source if self.finder is None else f"{self.finder}-missed:{self.finder.missed}"
         return f"{source}-{self.shape}-{self.scale:g}" + (f"-jitter:{self.jitter:g}" if self.jitter else "")
 
     def crop(self, box: np.ndarray, size: int) -> np.ndarray:
