@@ -74,6 +74,29 @@ def test_tasks_as_label_studio_exports_them(tmp_path: Path, address: str) -> Non
     assert table.image.tolist() == [name] and table.points[0].tolist() == [[9.5, 19.5], [39.5, 19.5], [24.5, 39.5]]
 
 
+def rectangle(name: str, **more: object) -> dict:
+    value = {"x": 10, "y": 10, "width": 80, "height": 90, "rectanglelabels": ["face"]}
+    return keypoint(name, 0, 0, **more) | {"type": "rectanglelabels", "value": value}
+
+
+@pytest.mark.parametrize(("results", "message"), [
+    ([*POINTS, rectangle("r")], ""),
+    ([*POINTS, rectangle("r"), rectangle("s")], "task 7: a point belongs to none of its 2 rectangles"),
+    ([keypoint("a", 1, 1, image_rotation=90)], "task 7: its image was rotated in Label Studio"),
+])  # fmt: skip
+def test_points_belong_to_the_only_rectangle(tmp_path: Path, results: list[dict], message: str) -> None:
+    (tmp_path / "scheme.yaml").write_text(SCHEME)
+    photo(tmp_path, "x.jpg")
+    task = {"id": 7, "data": {"image": "x.jpg"}, "annotations": [{"result": results}]}
+    (tmp_path / "labels.json").write_text(json.dumps([task]))
+    if message:
+        with pytest.raises(UserError, match=message):
+            read(tmp_path)
+        return
+    table = read(tmp_path)
+    assert table.labelled.all() and table.box.tolist() == [[4.5, 3.5, 44.5, 39.5]]
+
+
 def cvat(body: str) -> str:
     return f"<annotations><image id='0' name='x.jpg' width='50' height='40'>{body}</image></annotations>"
 

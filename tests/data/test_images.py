@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flr.data.export import export
 from flr.data.formats.pts import pair_files
 from flr.data.images import decode_image
 from flr.data.readers.table import read
@@ -89,6 +90,9 @@ def test_labels_of_upright_images_find_those_that_are_stored_turned(
     assert np.abs(table.load(0) - np.asarray(smooth, float)).mean() < 8
     stored = read(tmp_path, upright=False)
     assert sized or stored.load(0).shape[:2] == (SIZE if orientation > 4 else SIZE[::-1])
+    export(stored, "csv", tmp_path / "out")  # which is read back upright
+    back = read(tmp_path / "out")
+    assert np.abs(back.load(0).astype(float) - stored.load(0)).mean() < 1 and (back.points == stored.points).all()
     assert sized or (stored.version != read(tmp_path).version).all(), "its crops are kept apart"
 
 

@@ -80,7 +80,7 @@ def read(root: Path | None, strict: bool = False, points: Literal["3d", "2d"] = 
 
 
 def _photo(name: str) -> str:
-    """The photo of a face, ``AFW_134212`` of ``AFW_134212_1_0``: a number for its pose and, but in LFPW, one for the face."""
+    """The photo of a face, ``AFW_134212`` of ``AFW_134212_1_0``: a number for its pose and, but in LFPW and IBUG, one for the face."""
     stem = name.rpartition("_")[0] or name
     return stem if name.startswith(("LFPW", "IBUG")) else stem.rpartition("_")[0] or stem
 
