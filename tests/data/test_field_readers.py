@@ -45,7 +45,7 @@ def test_every_point_is_where_it_is_drawn(roots: dict[str, Path], name: str) -> 
         else table
     )
     boxed = np.isfinite(table.box).all(1) & table.labelled.all(1)
-    assert np.abs(table.box - table.tight)[boxed].max(initial=0) < 0.6 and boxed.any() == (
+    assert np.abs(table.box - table.tight)[boxed].max(initial=0) < 0.01 and boxed.any() == (
         name in ("aflw", "wholebody")
     )
     known = dataclasses.replace(dots, points=np.where(dots.labelled[..., None], dots.points, -99))
