@@ -31,7 +31,7 @@ def read(root: Path | None, strict: bool = False, smallest: float = 16.0) -> Fac
     Args:
         root: Folder of ``annotations/``, ``train2017/`` and ``val2017/``.
         strict: Stop at the first fault of a face.
-        smallest: Faces whose box is narrower or lower than this, in pixels, are passed over and counted.
+        smallest: Faces whose box is narrower or lower than this, in pixels, are skipped and counted.
 
     Raises:
         UserError: Nothing is there, a file is of another form, or a face is faulty (see `flr.data.table.check_faces`).
