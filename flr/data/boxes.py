@@ -33,7 +33,7 @@ OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "kaggle15": (0.163, 0.272, 0.842, 0.869),
     "celeba5": (0.313, 0.379, 0.701, 0.797),
 }
-TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are or stand for the tight box of the points
+TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are, or approximate, the points' tight box
 LARGEST_SIDE = 1024  # images are shrunk to this for the detector, unless it is to find small faces
 
 
@@ -74,7 +74,7 @@ class Haar:
     offset: Offset = None
 
     def __str__(self) -> str:
-        return f"haar-{self.step:g}-{self.neighbours}-missed:{self.missed}"
+        return f"haar-{self.step:g}-{self.neighbours}"
 
     @property
     def identity(self) -> tuple[float, ...]:
@@ -146,7 +146,7 @@ class BoxPolicy:
         return {"haar": self.haar, "detector": self.detector}.get(self.source)
 
     def __str__(self) -> str:
-        source = str(self.finder or self.source)
+        source = self.source if self.finder is None else f"{self.finder}-missed:{self.finder.missed}"
         return f"{source}-{self.shape}-{self.scale:g}" + (f"-jitter:{self.jitter:g}" if self.jitter else "")
 
     def crop(self, box: np.ndarray, size: int) -> np.ndarray:

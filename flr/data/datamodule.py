@@ -17,7 +17,7 @@ from flr.data.batches import AugmentedBatches, Batch, IndexBatches, PrefetchedBa
 from flr.data.crops import CropSettings, crop_labels, open_store
 from flr.data.download import Download
 from flr.data.protocol import Protocol
-from flr.data.quality import mean_face, nonsense, open_card, undefined_normaliser
+from flr.data.quality import lying, mean_face, nonsense, open_card, undefined_normaliser
 from flr.data.splits import hold_out
 from flr.data.table import UNLABELLED, FaceTable, check_faces
 from flr.errors import UserError
@@ -128,11 +128,11 @@ class FaceData(pl.LightningDataModule):
         return table
 
     def label_problem(self, table: FaceTable) -> str:
-        """Say why nothing can be learned from a table; empty where nothing is known against it."""
+        """Return why a table cannot be trained on; empty where nothing is known against it."""
         if why := nonsense(self.card):
             return f"data={self.name}: {why}"
         if self.augment.mirror:
-            labels = table.labelled & (table.split == "train")[:, None]
+            labels = table.labelled & ((table.split == "train") & ~lying(table, self.store.pictures))[:, None]
             option = f"data={self.name}: augment.mirror={self.augment.mirror:g}"
             try:
                 check_mirror(mean_face(table.points, labels), table.scheme, option, "augment.mirror=0")
@@ -195,7 +195,7 @@ class FaceData(pl.LightningDataModule):
         if not (table.labelled[rows] & ~table.visible[rows]).any():
             raise UserError(
                 f"objective.visibility_weight: no training face of data={self.name} has a hidden point; set it to 0, or take "
-                "data whose labels tell (data=synthetic or cofw)"
+                "a dataset with visibility labels (data=synthetic or cofw)"
             )
 
     def _batches(self, split: str, training: bool, ranks: int | None = None) -> IndexBatches:

@@ -21,11 +21,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Files:
-    """Pictures that are files, named by their paths under `root`.
+    """Images that are files, named by their paths under `root`.
 
     Attributes:
         root: Folder of the files.
-        upright: Whether an image is turned as its EXIF orientation says, where `sizes` does not decide.
+        upright: Whether an image is turned by its EXIF orientation, where `sizes` does not decide.
         sizes: Width and height of images as their labels see them; an image may be missing.
     """
 
@@ -38,7 +38,7 @@ class Files:
         return read_image(self.root / name, self.turns(name))
 
     def turns(self, name: str) -> bool:
-        """Whether an image is turned as its EXIF orientation says."""
+        """Whether an image is turned by its EXIF orientation."""
         sized = self.sizes.get(name)
         if sized is None:
             return self.upright

@@ -16,7 +16,7 @@ from flr.data.table import FaceTable
 from flr.files import write_json
 from flr.landmarks.symmetry import ASYMMETRIC, mirror_deviation
 
-VERSION = 5  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 6  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
 ENOUGH = 30  # faces from which a mean face says something
 HOPELESS = 0.4  # deviation of the mean face from its mirror image, box sides, that no face has
@@ -64,13 +64,14 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
         "not_labelled": dict(
             zip(names, (~labels & (table.split != "unlabelled")[:, None]).sum(0).tolist(), strict=True)
         ),
+        "never_trained": never_trained(table),
         "hidden": dict(zip(names, (labels & ~table.visible).sum(0).tolist(), strict=True)),
         "outside": {"points": int(outside.sum()), "faces": int(outside.any(1).sum())},
         "left_out": [str(fault) for fault in table.faults],
         "not_detected": dict(store.missed),
         "duplicates": duplicates(table, store),
         "identities": identities(table),
-        "symmetry": symmetry(table, labels),
+        "symmetry": symmetry(table, labels & ~lying(table, seen)[:, None]),
         "pose": pose(table, labels),
         "undefined": undefined(table),
     }
@@ -112,6 +113,22 @@ def turned(table: FaceTable, seen: np.ndarray) -> dict[str, Any]:
     if files.sizes:
         read = f"by the width and height of their label file, else {read}"
     return {"images": count, "read": read, "other_size": len(other), "example": other[0] if other else ""}
+
+
+def lying(table: FaceTable, seen: np.ndarray) -> np.ndarray:
+    """Return (N,) bool, the faces whose image is stored turned and read as stored, so that the head is not upright."""
+    turned = seen["orientation"] > 1
+    if isinstance(table.pictures, Files):
+        turned[turned] = [not table.pictures.turns(name) for name in table.image[turned].tolist()]
+    return turned
+
+
+def never_trained(table: FaceTable) -> list[str]:
+    """Return the names of the points that have no label in the training split."""
+    labelled = table.labelled[table.split == "train"]
+    return [
+        name for name, known in zip(table.scheme.names, labelled.any(0), strict=True) if len(labelled) and not known
+    ]
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -280,6 +297,11 @@ def findings(card: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{turned['other_size']} image(s) have another size than their label file states: {turned['example']}"
         )
+    if names := card["never_trained"]:
+        lines.append(
+            f"{len(names)} point(s) have no label in the training split, so that the model cannot learn them: "
+            f"{', '.join(names[:NAMED])}; label them or remove them from the scheme"
+        )
     for part, (count, of) in card["undefined"].items():
         lines.append(
             f"{count} of {of} {part} faces have no normaliser, since points are missing; the NME is without them"
@@ -317,21 +339,23 @@ def _shape_findings(card: Mapping[str, Any]) -> list[str]:
 
 
 def nonsense(card: Mapping[str, Any]) -> str:
-    """Say why a set's labels cannot be what they claim; empty where nothing is known against them.
+    """Return why a dataset's labels cannot be what they claim; empty where nothing is known against them.
 
     The mean face is nothing like its mirror image, or is upside down; nearly every face has points outside its image; or the
     faces are a few pixels small.
     """
-    deviation, faces = card["symmetry"]["deviation"], sum(card["faces"].values())
-    if card["symmetry"]["faces"] < ENOUGH:
+    symmetry, faces = card["symmetry"], sum(card["faces"].values()) - card["faces"].get("unlabelled", 0)
+    if faces < ENOUGH:
         return ""
-    if deviation is not None and deviation > HOPELESS and card["symmetry"]["paired"]:
+    if symmetry["faces"] >= ENOUGH and symmetry["paired"] and (symmetry["deviation"] or 0) > HOPELESS:
         return (
-            f"its mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}, which "
-            "is no face; fix the order of its points or the scheme's pairs"
+            f"its mean face is {symmetry['deviation']:.2f} box sides away from its mirror image at {symmetry['point']}, which "
+            f"is no face; {_orientation_fix(card)}fix the order of its points or the scheme's pairs"
         )
-    if card["symmetry"]["fault"]:
-        return f"its mean face is {card['symmetry']['fault']}; fix the axes of its points, or their names"
+    if symmetry["faces"] >= ENOUGH and symmetry["fault"]:
+        return (
+            f"its mean face is {symmetry['fault']}; {_orientation_fix(card)}fix the axes of its points, or their names"
+        )
     if card["outside"]["faces"] > 0.9 * faces:
         return (
             f"{card['outside']['faces']} of {faces} faces have points outside their images; fix the units of its labels"
@@ -343,6 +367,14 @@ def nonsense(card: Mapping[str, Any]) -> str:
     return ""
 
 
+def _orientation_fix(card: Mapping[str, Any]) -> str:
+    """Return the likely fix where most images are stored turned and read upright."""
+    turned = card["turned"]
+    if 2 * turned["images"] <= card["pictures"] or not card["form"].startswith("table"):
+        return ""
+    return f"{turned['images']} of its images have an EXIF orientation, so set data.reader.upright=false if labels ignore it; else "
+
+
 def undefined(table: FaceTable) -> dict[str, tuple[int, int]]:
     """Count the faces without a normaliser among those of a split or subset, where there are any."""
     without = np.isnan(table.scheme.distance(table.points, table.labelled))
@@ -352,7 +384,7 @@ def undefined(table: FaceTable) -> dict[str, tuple[int, int]]:
 
 
 def undefined_normaliser(table: FaceTable, rows: np.ndarray, split: str) -> str:
-    """Say why no face (n,) of a split has a normaliser, and which normaliser these faces do have."""
+    """Return why no face (n,) of a split has a normaliser, and which normaliser these faces do have."""
     scheme, labelled = table.scheme, table.labelled[rows]
     needed = [i for group in scheme.distances.get(scheme.normaliser, ()) for i in group]
     missing = [scheme.names[i] for i in needed if not labelled[:, i].any()]

@@ -188,10 +188,8 @@ def from_files(
     points = np.asarray(points, np.float32)
     labelled = np.isfinite(points).all(-1) if labelled is None else labelled
     size, version, faults = files.states(image.tolist())
-    sized = [files.sizes.get(name, (0, 0)) for name in image.tolist()] if sizes else [(0, 0)]
-    version += upright + np.array(
-        [2 * (width + (height << 20)) for width, height in sized]
-    )  # the pixels depend on these
+    sized = np.array([files.sizes.get(name, (0, 0)) for name in image.tolist()], np.int64).reshape(-1, 2)
+    version += upright + 2 * (sized[:, 0] + (sized[:, 1] << 20))  # the pixels depend on these
     name = image if name is None else np.asarray(name, str)
     _, first = np.unique(name, return_index=True)
     faults |= {int(i): "it is listed twice" for i in np.setdiff1d(np.arange(count), first)}

@@ -175,10 +175,10 @@ def with_legend(image: np.ndarray, text: str) -> np.ndarray:
     """Put a line above an image (H, W, 3) that names the colours of the points, and a text."""
     bar = np.full((28, image.shape[1], 3), 255, np.uint8)
     x = 12
-    for colour, words in ((TRUTH, "truth"), (PREDICTION, "prediction"), (None, text)):
+    for colour, label in ((TRUTH, "truth"), (PREDICTION, "prediction"), (None, text)):
         if colour:
             cv2.circle(bar, (x, 14), 5, colour, -1, cv2.LINE_AA)
             x += 12
-        cv2.putText(bar, words, (x, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (60, 60, 60), 1, cv2.LINE_AA)
-        x += cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0] + 24
+        cv2.putText(bar, label, (x, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (60, 60, 60), 1, cv2.LINE_AA)
+        x += cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0] + 24
     return np.concatenate([bar, image])

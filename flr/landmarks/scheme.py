@@ -260,23 +260,30 @@ _98_TO_68 = (
 # 96 and 97 are the pupils, so that `interpupil` stays what it is.
 _98_TO_15: tuple[Group, ...] = tuple((i,) for i in (97, 96, 68, 72, 64, 60, 42, 46, 37, 33, 54, 82, 76, 79, 85))
 
-WFLW98 = Scheme(
-    name="wflw98",
-    names=(
-        *(f"{region}_{i - group[0]}" for region, group in _REGIONS_98.items() for i in group if i < 96),
-        "right_pupil",
-        "left_pupil",
-    ),
-    pairs=tuple(pair for pairs in _MIRROR_98.values() for pair in pairs),
-    regions=_REGIONS_98,
-    distances={"interocular": ((60,), (72,)), "interpupil": ((96,), (97,))},
-    normaliser="interocular",
-    reductions={
-        "ibug68": tuple((i,) for i in _98_TO_68),
-        "kaggle15": _98_TO_15,
-        "celeba5": tuple(_98_TO_15[i] for i in _FROM_15_TO_5),
-    },
-)
+
+def _numbered(
+    name: str, regions: Mapping[str, Group], mirror: Mapping[str, list[tuple[int, int]]], corners: tuple[int, int],
+    to_68: tuple[int, ...], to_15: tuple[Group, ...],
+) -> Scheme:  # fmt: skip
+    """Return a scheme whose points are named by region and number, but for the pupils, which are last."""
+    count = sum(len(group) for group in regions.values())
+    named = (f"{region}_{i - group[0]}" for region, group in regions.items() for i in group if i < count - 2)
+    return Scheme(
+        name=name,
+        names=(*named, "right_pupil", "left_pupil"),
+        pairs=tuple(pair for pairs in mirror.values() for pair in pairs),
+        regions=regions,
+        distances={"interocular": ((corners[0],), (corners[1],)), "interpupil": ((count - 2,), (count - 1,))},
+        normaliser="interocular",
+        reductions={
+            "ibug68": tuple((i,) for i in to_68),
+            "kaggle15": to_15,
+            "celeba5": tuple(to_15[i] for i in _FROM_15_TO_5),
+        },
+    )
+
+
+WFLW98 = _numbered("wflw98", _REGIONS_98, _MIRROR_98, (60, 72), _98_TO_68, _98_TO_15)
 
 _29_TO_15: tuple[Group, ...] = tuple((i,) for i in (17, 16, 11, 9, 10, 8, 3, 1, 2, 0, 20, 23, 22, 24, 27))
 
@@ -321,6 +328,8 @@ AFLW19 = Scheme(
     reductions={"celeba5": ((7,), (10,), (13,), (15,), (17,))},
 )  # fmt: skip
 
+_70_TO_15: tuple[Group, ...] = ((69,), (68,), *_TO_15[2:])
+
 IBUG70 = Scheme(
     name="ibug70",
     names=(*IBUG68.names, "right_pupil", "left_pupil"),
@@ -330,8 +339,8 @@ IBUG70 = Scheme(
     normaliser="interocular",
     reductions={
         "ibug68": tuple((i,) for i in range(68)),
-        "kaggle15": ((69,), (68,), *_TO_15[2:]),
-        "celeba5": tuple(((69,), (68,), *_TO_15[2:])[i] for i in _FROM_15_TO_5),
+        "kaggle15": _70_TO_15,
+        "celeba5": tuple(_70_TO_15[i] for i in _FROM_15_TO_5),
     },
 )
 
@@ -358,23 +367,7 @@ _106_TO_68 = (
 
 _106_TO_15: tuple[Group, ...] = tuple((i,) for i in (105, 104, 75, 79, 70, 66, 42, 46, 37, 33, 54, 90, 84, 87, 93))
 
-LAPA106 = Scheme(
-    name="lapa106",
-    names=(
-        *(f"{region}_{i - group[0]}" for region, group in _REGIONS_106.items() for i in group if i < 104),
-        "right_pupil",
-        "left_pupil",
-    ),
-    pairs=tuple(pair for pairs in _MIRROR_106.values() for pair in pairs),
-    regions=_REGIONS_106,
-    distances={"interocular": ((66,), (79,)), "interpupil": ((104,), (105,))},
-    normaliser="interocular",
-    reductions={
-        "ibug68": tuple((i,) for i in _106_TO_68),
-        "kaggle15": _106_TO_15,
-        "celeba5": tuple(_106_TO_15[i] for i in _FROM_15_TO_5),
-    },
-)
+LAPA106 = _numbered("lapa106", _REGIONS_106, _MIRROR_106, (66, 79), _106_TO_68, _106_TO_15)
 
 SCHEMES = {
     scheme.name: scheme for scheme in (IBUG68, MUCT76, WFLW98, COFW29, AFLW19, LAPA106, IBUG70, KAGGLE15, CELEBA5)

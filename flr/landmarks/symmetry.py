@@ -38,8 +38,8 @@ def likely_order(mean: np.ndarray) -> np.ndarray:
     """
     gap = np.linalg.norm(mean[:, None] - mean[None] * [-1, 1], axis=-1)
     nearest = np.where(np.isnan(gap), np.inf, gap).argmin(1)
-    own = np.arange(len(mean))
-    return np.where(nearest[nearest] == own, nearest, own)
+    unpaired = np.arange(len(mean))
+    return np.where(nearest[nearest] == unpaired, nearest, unpaired)
 
 
 def check_mirror(mean: np.ndarray, scheme: Scheme, option: str, off: str) -> None:

@@ -74,6 +74,29 @@ def test_tasks_as_label_studio_exports_them(tmp_path: Path, address: str) -> Non
     assert table.image.tolist() == [name] and table.points[0].tolist() == [[9.5, 19.5], [39.5, 19.5], [24.5, 39.5]]
 
 
+def rectangle(name: str, **more: object) -> dict:
+    value = {"x": 10, "y": 10, "width": 80, "height": 90, "rectanglelabels": ["face"]}
+    return keypoint(name, 0, 0, **more) | {"type": "rectanglelabels", "value": value}
+
+
+@pytest.mark.parametrize(("results", "message"), [
+    ([*POINTS, rectangle("r")], ""),
+    ([*POINTS, rectangle("r"), rectangle("s")], "task 7: a point belongs to none of its 2 rectangles"),
+    ([keypoint("a", 1, 1, image_rotation=90)], "task 7: its image was rotated in Label Studio"),
+])  # fmt: skip
+def test_points_belong_to_the_only_rectangle(tmp_path: Path, results: list[dict], message: str) -> None:
+    (tmp_path / "scheme.yaml").write_text(SCHEME)
+    photo(tmp_path, "x.jpg")
+    task = {"id": 7, "data": {"image": "x.jpg"}, "annotations": [{"result": results}]}
+    (tmp_path / "labels.json").write_text(json.dumps([task]))
+    if message:
+        with pytest.raises(UserError, match=message):
+            read(tmp_path)
+        return
+    table = read(tmp_path)
+    assert table.labelled.all() and table.box.tolist() == [[4.5, 3.5, 44.5, 39.5]]
+
+
 def cvat(body: str) -> str:
     return f"<annotations><image id='0' name='x.jpg' width='50' height='40'>{body}</image></annotations>"
 
@@ -96,7 +119,7 @@ def test_shapes_as_cvat_exports_them(tmp_path: Path, body: str) -> None:
     assert np.isfinite(table.box).all() == ("<box" in body)
 
 
-@pytest.mark.parametrize(("name", "text", "said"), [
+@pytest.mark.parametrize(("name", "text", "message"), [
     ("labels.json", json.dumps([{"data": {"image": "x.jpg"}, "annotations": [{"result": [keypoint("d", 1, 1)]}]}]), "no point 'd'"),
     ("labels.json", '[{"data": {"image": 3}}]', "not a task of keypoints"),
     ("labels.json", "[1]", "not a task of keypoints"),
@@ -105,11 +128,11 @@ def test_shapes_as_cvat_exports_them(tmp_path: Path, body: str) -> None:
     ("labels.xml", cvat("<points label='a' points='1'/>"), "not keypoints of CVAT"),
     ("labels.xml", cvat("<box label='a'/>"), "not keypoints of CVAT"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / "scheme.yaml").write_text(SCHEME)
     photo(tmp_path, "x.jpg")
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read(tmp_path)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from flr.data.boxes import Boxes, BoxPolicy, Haar, face_boxes, faces_of_pictures
 from flr.data.crops import CropSettings, open_store
+from flr.data.finders.builtin import Builtin
 from flr.data.readers import ibug
 from flr.data.table import FaceTable
 from flr.errors import UserError
@@ -34,10 +35,12 @@ def test_policies_have_names_of_their_own() -> None:
     policies = [
         BoxPolicy(), BoxPolicy("file"), BoxPolicy(scale=1.3), BoxPolicy(shape="stretch"), BoxPolicy(jitter=0.1),
         BoxPolicy("haar"), BoxPolicy("haar", haar=Haar(1.2)), BoxPolicy("haar", haar=Haar(neighbours=2)),
-        BoxPolicy("haar", haar=Haar(missed="picture")),
+        BoxPolicy("haar", haar=Haar(missed="picture")), BoxPolicy("detector"),
+        BoxPolicy("detector", detector=Builtin(missed="picture")), BoxPolicy("detector", detector=Builtin(work=640)),
     ]  # fmt: skip
     assert len({str(policy) for policy in policies}) == len(policies)
     assert str(policies[0]) == "truth-square-1.25"
+    assert str(policies[5]) == "haar-1.1-5-missed:truth-square-1.25"
 
 
 @pytest.mark.parametrize("source", ["truth", "file"])

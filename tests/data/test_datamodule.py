@@ -342,6 +342,17 @@ def test_a_real_form_on_disk_reduces_to_five_points(tmp_path):
     np.testing.assert_allclose(back, expected, atol=2e-3)
 
 
+def test_points_that_are_painted_over_or_outside_are_not_visible(tmp_path: Path) -> None:
+    augment = Augment(erasing=1.0, erasing_area=0.3, shift=0.4, mirror=0.5)
+    data = data_of(tmp_path, augment, workers=0)
+    batch, draws = data.batch(EVERY, epoch=0), augment.draw(0, 0, EVERY.numpy())
+    low, high = (torch.from_numpy(edge)[:, None] for edge in draws.erased(64))
+    erased = ((batch.points >= low) & (batch.points < high)).all(-1)
+    outside = ((batch.points < -0.5) | (batch.points > 63.5)).any(-1)
+    assert (erased & batch.labelled).any() and (outside & batch.labelled).any()
+    assert torch.equal(batch.visible & batch.labelled, batch.labelled & ~erased & ~outside)
+
+
 # -- what cannot be trained on -------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,13 @@ READERS: dict[str, tuple[Callable[[Path], object], Callable[..., FaceTable]]] = 
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    aflw.TRAINING = 5
+def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     folders = {name: tmp_path_factory.mktemp(name) for name in READERS}
     for name, (write, _) in READERS.items():
         write(folders[name])
-    return folders
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aflw, "TRAINING", 5)
+        yield folders
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -42,6 +43,10 @@ def test_every_point_is_where_it_is_drawn(roots: dict[str, Path], name: str) -> 
         table.take(np.array([i for i in range(len(table)) if table.labelled[i].all()]))
         if name != "wholebody"
         else table
+    )
+    boxed = np.isfinite(table.box).all(1) & table.labelled.all(1)
+    assert np.abs(table.box - table.tight)[boxed].max(initial=0) < 0.01 and boxed.any() == (
+        name in ("aflw", "wholebody")
     )
     known = dataclasses.replace(dots, points=np.where(dots.labelled[..., None], dots.points, -99))
     assert np.abs(offset(known)).max() < 0.1
@@ -62,7 +67,7 @@ SUBSETS = {
     "vw300": {"category1": 4, "category3": 3},
     "merl_rav": {"frontal": 6, "left": 6},
 }
-GROUPS = {"lapa": 2, "face_synthetics": 8, "aflw": 7, "w300lp": 7, "wholebody": 5, "vw300": 3, "merl_rav": 6}
+GROUPS = {"lapa": 2, "face_synthetics": 8, "aflw": 7, "w300lp": 8, "wholebody": 5, "vw300": 3, "merl_rav": 6}
 FORMS = {
     "lapa": "lapa[train:4|val:2|test:2]", "face_synthetics": "face_synthetics[8]", "aflw": "aflw[train:5|test:3]",
     "w300lp": "w300lp-3d[train:12|test:3]", "wholebody": "wholebody", "vw300": "vw300-1[3]", "merl_rav": "merl_rav[train:8|test:4]",
@@ -111,19 +116,19 @@ def test_a_damaged_label_is_named_and_skipped(roots: dict[str, Path], name: str,
     assert len(table) == sum(COUNTS[name].values()) - 1
 
 
-@pytest.mark.parametrize(("name", "file", "content", "said"), [
+@pytest.mark.parametrize(("name", "file", "content", "message"), [
     ("aflw", "AFLWinfo_release.mat", b"no", "not AFLWinfo_release.mat"),
     ("wholebody", "annotations/coco_wholebody_val_v1.0.json", b"{}", "not COCO-WholeBody's"),
     ("wholebody", "annotations/coco_wholebody_val_v1.0.json", b'{"images": [], "annotations": [{"face_valid": true}]}', "not COCO-W"),
 ])  # fmt: skip
 def test_a_file_of_all_faces_that_is_damaged_stops(
-    roots: dict[str, Path], name: str, file: str, content: bytes, said: str
+    roots: dict[str, Path], name: str, file: str, content: bytes, message: str
 ) -> None:
     path = roots[name] / file
     whole = path.read_bytes()
     path.write_bytes(content)
     try:
-        stop(lambda: READERS[name][1](roots[name]), str(path), said)
+        stop(lambda: READERS[name][1](roots[name]), str(path), message)
     finally:
         path.write_bytes(whole)
 
@@ -150,6 +155,7 @@ def test_frames_are_those_of_their_number(roots: dict[str, Path]) -> None:
         np.array_equal(table.load(i), image) for i, image in zip(range(len(table))[::-1], backwards, strict=True)
     )
     stop(lambda: table.pictures("001/000099"), "has no frame 000099")
+    assert vw300.read(roots["vw300"], every=2).name[:3].tolist() == ["001/000001", "001/000003", "001/000005"]
 
 
 def test_two_dimensional_points_have_no_test_part(roots: dict[str, Path]) -> None:

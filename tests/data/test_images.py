@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flr.data.formats.pts import beside
+from flr.data.export import export
+from flr.data.formats.pts import pair_files
 from flr.data.images import decode_image
 from flr.data.readers.table import read
 from flr.errors import UserError
@@ -76,7 +77,7 @@ def label_files(root: Path, form: str, sized: bool) -> None:
 def test_labels_of_upright_images_find_those_that_are_stored_turned(
     tmp_path: Path, form: str, upright: bool, sized: bool, orientation: int
 ) -> None:
-    if orientation == 3:  # not told by width and height
+    if orientation == 3:  # width and height do not show it
         upright, sized = True, False
     exif = Image.Exif()
     exif[274] = orientation
@@ -89,6 +90,9 @@ def test_labels_of_upright_images_find_those_that_are_stored_turned(
     assert np.abs(table.load(0) - np.asarray(smooth, float)).mean() < 8
     stored = read(tmp_path, upright=False)
     assert sized or stored.load(0).shape[:2] == (SIZE if orientation > 4 else SIZE[::-1])
+    export(stored, "csv", tmp_path / "out")  # which is read back upright
+    back = read(tmp_path / "out")
+    assert np.abs(back.load(0).astype(float) - stored.load(0)).mean() < 1 and (back.points == stored.points).all()
     assert sized or (stored.version != read(tmp_path).version).all(), "its crops are kept apart"
 
 
@@ -104,5 +108,5 @@ def test_images_are_recognised_by_their_content(tmp_path: Path, capsys: pytest.C
     with pytest.raises(UserError, match="neither an image nor a video"):
         assert not isinstance(open_source(str(tmp_path / "e.heic")), Video)
     (tmp_path / "b.pts").write_text("")
-    (found,) = [images for images, labels in beside(tmp_path) if labels]
+    (found,) = [images for images, labels in pair_files(tmp_path) if labels]
     assert [path.name for path in found] == ["b.jfif"]

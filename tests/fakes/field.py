@@ -80,7 +80,7 @@ def write_w300lp(root: Path) -> None:
     for folder in ("AFW", "HELEN", "IBUG", "LFPW"):
         (root / "300W_LP" / "landmarks" / folder).mkdir(parents=True)
         for i, points in enumerate(ibug.faces(3, seed=ibug.folder_seed(folder, 0))):
-            name = f"{folder}_{134212}_{1}_{i}" if folder != "LFPW" else f"LFPW_image_train_0001_{i}"
+            name = f"{folder}_134212_{1 + i // 2}_{i}" if folder != "LFPW" else f"LFPW_image_train_0001_{i}"
             _save(root / "300W_LP" / folder, f"{name}.jpg", points, i)
             arrays = {"pts_2d": points + 1.5, "pts_3d": points + 1}
             savemat(root / "300W_LP" / "landmarks" / folder / f"{name}_pts.mat", arrays)

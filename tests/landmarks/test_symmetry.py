@@ -1,4 +1,4 @@
-"""What a mean face tells about a scheme's pairs."""
+"""The check of a scheme's pairs against a mean face."""
 
 import dataclasses
 

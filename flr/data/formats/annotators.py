@@ -84,11 +84,11 @@ def label_studio_text(scheme: Scheme, images: Iterable[MarkedImage], kind: str =
 
 def _regions(scheme: Scheme, image: MarkedImage, face: MarkedFace, parent: str) -> Iterator[dict[str, Any]]:
     size = np.array([image.width, image.height])
-    about = {"to_name": "image", "original_width": image.width, "original_height": image.height, "image_rotation": 0}
+    common = {"to_name": "image", "original_width": image.width, "original_height": image.height, "image_rotation": 0}
     if np.isfinite(face.box).all():
         x, y, right, bottom = (100 * (face.box.reshape(2, 2) + CENTRE) / size).ravel().tolist()
         value = {"x": x, "y": y, "width": right - x, "height": bottom - y, "rotation": 0, "rectanglelabels": ["face"]}
-        yield {"id": parent, "type": "rectanglelabels", "from_name": "face", "value": value, **about}
+        yield {"id": parent, "type": "rectanglelabels", "from_name": "face", "value": value, **common}
     for k in np.flatnonzero(np.isfinite(face.points).all(1)).tolist():
         x, y = (100 * (face.points[k] + CENTRE) / size).tolist()
         value = {"x": x, "y": y, "width": 0.3, "keypointlabels": [scheme.names[k]]}
@@ -99,7 +99,7 @@ def _regions(scheme: Scheme, image: MarkedImage, face: MarkedFace, parent: str) 
             "from_name": "points",
             "value": value,
         }
-        yield point | about | ({"meta": {"text": ["hidden"]}} if face.hidden[k] else {})
+        yield point | common | ({"meta": {"text": ["hidden"]}} if face.hidden[k] else {})
 
 
 def is_label_studio(path: Path) -> bool:
@@ -191,14 +191,14 @@ def cvat_text(scheme: Scheme, images: Iterable[MarkedImage]) -> Iterator[str]:
         for group, face in enumerate(image.faces, 1):
             if np.isfinite(face.box).all():
                 edges = zip(("xtl", "ytl", "xbr", "ybr"), (face.box + CENTRE).tolist(), strict=True)
-                words = " ".join(f"{key}='{value!r}'" for key, value in edges)
-                yield f"  <box label='face' occluded='0' {words} z_order='0' group_id='{group}'/>\n"
+                attributes = " ".join(f"{key}='{value!r}'" for key, value in edges)
+                yield f"  <box label='face' occluded='0' {attributes} z_order='0' group_id='{group}'/>\n"
             yield f"  <skeleton label='face' z_order='0' group_id='{group}'>\n"
             for name, point, hidden in zip(scheme.names, face.points, face.hidden.tolist(), strict=True):
                 known = bool(np.isfinite(point).all())
                 x, y = (point + CENTRE).tolist() if known else (0.0, 0.0)
-                words = f"outside='{int(not known)}' occluded='{int(hidden)}' points='{x!r},{y!r}'"
-                yield f"    <points label={quoteattr(name)} {words}/>\n"
+                attributes = f"outside='{int(not known)}' occluded='{int(hidden)}' points='{x!r},{y!r}'"
+                yield f"    <points label={quoteattr(name)} {attributes}/>\n"
             yield "  </skeleton>\n"
         yield "</image>\n"
     yield "</annotations>\n"

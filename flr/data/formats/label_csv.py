@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flr.data.formats.pts import beside, read_beside
+from flr.data.formats.pts import pair_files, read_pair
 from flr.data.formats.records import (
     BOX,
     SPLITS,
@@ -102,7 +102,7 @@ def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.n
     labels = [label for label in labels if os.path.exists(label)][:1]
     if not labels and split == UNLABELLED:
         return None, ""
-    return read_beside([root / path], labels, count)
+    return read_pair([root / path], labels, count)
 
 
 def read_folder(root: Path, folder: Path, split: str | None, count: int) -> Iterator[FaceRecord]:
@@ -112,10 +112,10 @@ def read_folder(root: Path, folder: Path, split: str | None, count: int) -> Iter
         raise UserError(f"{folder}: none of the folders {', '.join(SPLITS)} is in it; sort pictures and .pts into them")
     for own, part in parts:
         for place in _folders(part):
-            for images, labels in beside(place):
+            for images, labels in pair_files(place):
                 points, fault = None, ""
                 if labels or own != UNLABELLED:
-                    points, fault = read_beside(images, labels, count)
+                    points, fault = read_pair(images, labels, count)
                 image = Path(os.path.relpath((images or labels)[0], root)).as_posix()
                 nothing, hidden, box = no_labels(count)
                 points = nothing if points is None else points

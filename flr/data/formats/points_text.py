@@ -1,13 +1,10 @@
-"""Text files of one face's points, a point a line, and the error of a dataset that is not where it should be."""
+"""Text files of one face's points, a point a line."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from flr.data.formats.text import to_number
-from flr.errors import UserError
 from flr.files import opened
 
 LARGEST = 2**20  # bytes
@@ -34,22 +31,3 @@ def read_points(path: Path, count: int, counted: bool = False) -> tuple[np.ndarr
     except ValueError as error:  # also of the decoding
         reason = str(error)
     return np.full((count, 2), np.nan), f"{path.name}: {reason}"
-
-
-def require(root: Path | None, places: Sequence[str], get: str) -> Path:
-    """Return the root of a dataset, of which one of `places` exists.
-
-    Args:
-        root: The root that the config names.
-        places: Paths under it.
-        get: How to get the dataset.
-
-    Raises:
-        UserError: There is none of them.
-    """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
-    if not any(os.path.lexists(root / place) for place in places):
-        found = f"none of {', '.join(places)} is in it" if root.is_dir() else "there is no such folder"
-        raise UserError(f"{root}: {found}; {get}, and set data.root=DIR or the variable FLR_DATA")
-    return root

@@ -39,10 +39,10 @@ def parse(data: bytes, count: int) -> np.ndarray:
     return np.array(rows)
 
 
-def beside(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
+def pair_files(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
     """Yield the images and the .pts files of each stem in a folder, in the order of their names.
 
-    An image by another suffix than `PICTURES` counts where a .pts lacks one.
+    A .pts without an image of `PICTURES` gets the images of its stem by any other suffix.
     """
     files: dict[str, list[Path]] = {}
     others: dict[str, list[Path]] = {}
@@ -56,8 +56,8 @@ def beside(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
         yield [path for path in paths if path not in labels] or list(filter(is_image, others.get(stem, ()))), labels
 
 
-def read_beside(pictures: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
-    """Read the points (count, 2) of one stem's files (see `beside`); return None and the reason if they are invalid."""
+def read_pair(pictures: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
+    """Read the points (count, 2) of one stem's files (see `pair_files`); return None and the reason if they are invalid."""
     if not pictures:
         return None, f"it has no image ({', '.join(PICTURES)}) next to it"
     if not labels:

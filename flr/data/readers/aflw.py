@@ -3,18 +3,17 @@
 The points are those of Zhu et al. (2016, http://mmlab.ie.cuhk.edu.hk/projects/compositional.html), which the field reports on:
 ``AFLWinfo_release.mat`` in the root has ``nameList`` (N, 1), paths of images; ``data`` (N, 38), 19 times x, then 19 times y;
 ``mask_new`` (N, 19), 1 for a point that can be seen; ``bbox`` (N, 4), left, right, top and bottom; and ``ra``, an order that
-counts from 1, whose first 20,000 faces are for training. The images are AFLW's own, in ``flickr/{0,2,3}/``. Numbers are read as
-they stand.
+counts from 1, whose first 20,000 faces are for training. The images are AFLW's own, in ``flickr/{0,2,3}/``. Numbers are read
+unchanged.
 """
 
-import dataclasses
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
 
-from flr.data.formats.points_text import require
+from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.files import opened
@@ -64,10 +63,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         strict=strict, labelled=labelled, visible=visible, box=np.stack([left, top, right, bottom], 1), group=names, name=faces,
         subsets={"frontal": visible.all(1)},
     )  # fmt: skip
-    kept = {part: int((table.split == part).sum()) for part in TOTAL}
-    return (
-        table if kept == TOTAL else dataclasses.replace(table, form=f"aflw[train:{kept['train']}|test:{kept['test']}]")
-    )
+    return with_counts(table, TOTAL)
 
 
 def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:

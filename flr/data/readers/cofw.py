@@ -7,7 +7,6 @@ with grey images. They are Matlab 7.3 files, that is HDF5, where Matlab's arrays
 from 1. The first 845 of the 1345 training faces are LFPW's.
 """
 
-import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from flr import MAX_PIXELS
+from flr.data.readers.published import with_counts
 from flr.data.table import FaceTable, check_faces, digest_rows, leave_out
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
@@ -81,10 +81,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         table = check_faces(leave_out(table, bad, strict), strict)
     except UserError as error:
         raise UserError(f"{root}: {error}") from error
-    kept = {split: int((table.split == split).sum()) for split in TOTAL}
-    if kept == TOTAL:
-        return table
-    return dataclasses.replace(table, form=f"{form}[train:{kept['train']}|test:{kept['test']}]")
+    return with_counts(table, TOTAL)
 
 
 def _find(root: Path) -> tuple[str, dict[str, Path]]:

@@ -1,8 +1,8 @@
 """FaceSynthetics (Wood et al. 2021, https://github.com/microsoft/FaceSynthetics): 100,000 rendered faces with 70 points.
 
-In the root lie ``000000.png``, ``000000_ldmks.txt`` with x and y of 70 points a line, the 68 of 300-W and the pupils, and
-``000000_seg.png``, which is not read. Points are read as counted from 0; no file says so. Nor does one say which pupil comes
-first: they are put in the order of the eyes that they lie in.
+The root contains ``000000.png``, ``000000_ldmks.txt`` with x and y of 70 points a line, the 68 of 300-W and the pupils, and
+``000000_seg.png``, which is not read. Points are read as counted from 0; no file states it. Nor does one state which pupil comes
+first: each pupil is matched with the eye that it is in.
 """
 
 import dataclasses
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flr.data.formats.points_text import read_points, require
+from flr.data.formats.points_text import read_points
+from flr.data.readers.published import require
 from flr.data.table import FaceTable, from_files
 from flr.landmarks.scheme import IBUG70
 
@@ -47,7 +48,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
 
 
 def _order_pupils(points: np.ndarray) -> np.ndarray:
-    """Exchange the pupils (N, 70, 2) of all faces if most lie in the eye of the other."""
+    """Exchange the pupils (N, 70, 2) of all faces if most are in the eye of the other."""
     right, left = points[:, 36:42].mean(1), points[:, 42:48].mean(1)
     pupils = points[:, 68:]
     straight = np.linalg.norm(pupils - np.stack([right, left], 1), axis=-1).sum(1)

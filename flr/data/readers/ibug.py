@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flr.data.formats.pts import beside, read_beside
+from flr.data.formats.pts import pair_files, read_pair
 from flr.data.formats.records import box_edges, portable
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
@@ -118,10 +118,10 @@ def _faces(root: Path, part: Part) -> Iterator[Face]:
     folder = next((root / place for place in part.folders if (root / place).is_dir()), None)
     if folder is None:
         return
-    for pictures, labels in beside(folder):
+    for pictures, labels in pair_files(folder):
         name = f"{part.folders[0]}/{portable((pictures or labels)[0].name)}"
         if not PurePosixPath(name).stem.endswith(MIRROR):
-            points, fault = read_beside(pictures, labels, len(IBUG68))
+            points, fault = read_pair(pictures, labels, len(IBUG68))
             yield Face(name, photo(name), part.split, pictures[0] if pictures else None, points, fault=fault)
 
 

@@ -1,17 +1,17 @@
 """LaPa (Liu et al. 2020, https://github.com/JDAI-CV/lapa-dataset): 106 points of 22,176 faces.
 
-Under the root lie ``train/``, ``val/`` and ``test/``, each with ``images/STEM.jpg`` and ``landmarks/STEM.txt``: a line with the
+The root contains ``train/``, ``val/`` and ``test/``, each with ``images/STEM.jpg`` and ``landmarks/STEM.txt``: a line with the
 count, 106, then x and y of a point a line. (``labels/`` holds masks, which are not read.) Points are read as counted from 0,
-as all known code does; no file says so. Its photos come from 300-W and MegaFace, so its training part may hold faces of 300-W's
+as all known code does; no file states it. Its photos come from 300-W and MegaFace, so its training part may hold faces of 300-W's
 test.
 """
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from flr.data.formats.points_text import read_points, require
+from flr.data.formats.points_text import read_points
+from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
 from flr.landmarks.scheme import LAPA106
 
@@ -53,9 +53,4 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         "lapa", LAPA106, root, images, values, splits, published=(values,), strict=strict, group=groups, bad=bad,
         labelled=np.ones(values.shape[:2], bool),
     )  # fmt: skip
-    kept = {split: int((table.split == split).sum()) for split in TOTAL}
-    return (
-        table
-        if kept == TOTAL
-        else dataclasses.replace(table, form=f"lapa[{'|'.join(f'{s}:{n}' for s, n in kept.items())}]")
-    )
+    return with_counts(table, TOTAL)

@@ -3,15 +3,15 @@
 The publishers' script puts AFLW's images next to the labels: ``merl_rav_organized/POSE/{trainset,testset}/image00019.jpg`` with
 ``image00019.pts``, where POSE is frontal, lefthalf, left, righthalf or right. A point at (-1, -1) is hidden by the face itself
 and has no place; one whose coordinates are both negative is hidden by something else, at (-x, -y). An image with two faces is
-there twice, as ``image20991_1.jpg`` and ``image20991_2.jpg``. Numbers are read as they stand.
+stored twice, as ``image20991_1.jpg`` and ``image20991_2.jpg``. Numbers are read unchanged.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from flr.data.formats.points_text import require
-from flr.data.formats.pts import beside, read_beside
+from flr.data.formats.pts import pair_files, read_pair
+from flr.data.readers.published import require
 from flr.data.table import FaceTable, from_files
 from flr.landmarks.scheme import IBUG68
 
@@ -44,8 +44,8 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     for pose in POSES:
         for part, split in SPLITS.items():
             place = root / folder / pose / part
-            for pictures, labels in beside(place) if place.is_dir() else ():
-                points, fault = read_beside(pictures, labels, len(IBUG68))
+            for pictures, labels in pair_files(place) if place.is_dir() else ():
+                points, fault = read_pair(pictures, labels, len(IBUG68))
                 if points is None:
                     bad[len(images)] = fault
                 images.append((pictures or labels)[0].relative_to(root).as_posix())

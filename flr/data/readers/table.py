@@ -21,14 +21,16 @@ image lie in the .pts of its stem beside it.
 ``labels_train.json`` and so on, a file a split, are COCO keypoints (https://cocodataset.org/#format-data): v is 0 for a
 point without a label, 1 for a hidden one, 2 for a visible one. Points are matched by the names that the category gives;
 they are in the scheme's order where its list of names is empty, as in mmpose's files.
-Whether COCO counts from a pixel's centre or corner is answered differently by its users: numbers are taken as they stand,
+Whether COCO counts from a pixel's centre or corner differs between its users: numbers are read unchanged,
 those of points and of boxes. An annotation may also have ``name``, ``group`` and ``subsets``, a list of names.
 
 ``labels_train.xml`` and so on are dlib's XML (see `flr.data.readers.ibug_xml`), with parts named by place (``00``) or by
 point, any of which may be missing. A ``<box>`` may also have ``name``, ``group``, ``subsets`` (parted by commas) and
 ``tight='1'``, which says that it was drawn round the points and is no box of the set's own; a ``<part>``
-``visible='0'``. A .json may also be Label Studio's, and an .xml CVAT's (see `flr.data.formats.annotators`). Without any label file, the folders ``train/``, ``val/``, ``test/`` and ``unlabelled/`` are looked through
-for images with .pts beside them, which count from 1.
+``visible='0'``. A .json may also be Label Studio's, and an .xml CVAT's (see `flr.data.formats.annotators`).
+
+Without any label file, the folders ``train/``, ``val/``, ``test/`` and ``unlabelled/`` are looked through
+for images with .pts next to them, which count from 1.
 """
 
 import os
@@ -44,6 +46,7 @@ from flr.data.formats import annotators, coco, dlib_xml, label_csv
 from flr.data.formats.records import (
     BOX_FORMS,
     LONGEST,
+    LONGEST_SUBSET,
     SPLITS,
     FaceColumns,
     columns_of,
@@ -143,15 +146,14 @@ def _read_file(
         return columns_of(label_csv.read_folder(root, path, split, count), count, first_pixel=1)
     if path.suffix.lower() == ".csv":
         return label_csv.read_columns(root, path, split, scheme)
-    annotated = (
-        [annotators.read_label_studio] if path.suffix.lower() == ".json" and annotators.is_label_studio(path) else []
-    )
-    annotated += [annotators.read_cvat] if path.suffix.lower() == ".xml" and annotators.is_cvat(path) else []
-    for read_records in annotated:
-        return columns_of(read_records(root, path, split or "train", scheme, sizes), count)
+    split = split or "train"
     if path.suffix.lower() == ".json":
-        return columns_of(coco.read_records(path, split or "train", scheme, sizes), count, "corner and size")
-    return columns_of(dlib_xml.read_records(root, path, split or "train", scheme), count, "pixels")
+        if annotators.is_label_studio(path):
+            return columns_of(annotators.read_label_studio(root, path, split, scheme, sizes), count)
+        return columns_of(coco.read_records(path, split, scheme, sizes), count, "corner and size")
+    if annotators.is_cvat(path):
+        return columns_of(annotators.read_cvat(root, path, split, scheme, sizes), count)
+    return columns_of(dlib_xml.read_records(root, path, split, scheme), count, "pixels")
 
 
 def _to_table(files: Sequence[FaceColumns], root: Path, scheme: Scheme, form: str, **options: Any) -> FaceTable:
@@ -196,7 +198,7 @@ def _check_names(
                 raise UserError(f"{place}: {key} {word!r:.60} is not a name; {fix}")
     for name, mask in subsets.items():
         if not is_metric_name(name):
-            fix = "write letters, digits, _ - . : / and blanks between them, and no part that is empty, . or .."
+            fix = f"write at most {LONGEST_SUBSET} letters, digits, _ - . : / and blanks between them, and no part that is empty, . or .."
             raise UserError(f"{where[int(np.argmax(mask))]}: subset {name!r:.60} is not a name; {fix}")
 
 

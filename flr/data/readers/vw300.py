@@ -1,6 +1,6 @@
 """300-VW (Shen et al. 2015, https://ibug.doc.ic.ac.uk/resources/300-VW/): 68 points in each frame of 114 videos.
 
-Under the root lie folders ``001`` to ``562``, each with ``vid.avi`` and ``annot/000001.pts``, a file for each frame, which count
+The root contains the folders ``001`` to ``562``, each with ``vid.avi`` and ``annot/000001.pts``, a file for each frame, which count
 from 1. The 64 test videos are in three categories: well lit, unconstrained, and with occlusions and extreme poses.
 """
 
@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 from annotated_types import Ge
 
-from flr.data.formats.points_text import require
-from flr.data.formats.pts import LARGEST_PTS, parse
+from flr.data.formats.pts import read_pair
+from flr.data.readers.published import require
 from flr.data.table import FaceTable, check_faces, digest_rows, leave_out
 from flr.errors import UserError
-from flr.files import opened
 from flr.landmarks.scheme import IBUG68
 
 SITE = "https://ibug.doc.ic.ac.uk/resources/300-VW/"
@@ -83,14 +82,11 @@ def read(root: Path | None, strict: bool = False, every: Annotated[int, Ge(1)] =
     for video in videos:
         state = (root / video / VIDEO).stat()
         for path in sorted((root / video / "annot").glob("[0-9]*.pts"))[::every]:
-            try:
-                with opened(path, LARGEST_PTS) as file:
-                    found = parse(file.read(), len(IBUG68))
-            except (OSError, ValueError) as error:
-                found = np.full((len(IBUG68), 2), np.nan)
-                bad[len(names)] = f"{path.name}: {error}"
+            found, fault = read_pair([root / video / VIDEO], [path], len(IBUG68))
+            if found is None:
+                bad[len(names)] = fault
             names.append(f"{video}/{path.stem}")
-            points.append(found)
+            points.append(np.full((len(IBUG68), 2), np.nan) if found is None else found)
             states.append((state.st_size, state.st_mtime_ns))
     values, (size, version) = np.array(points).reshape(-1, len(IBUG68), 2), np.array(states, np.int64).reshape(-1, 2).T
     name = np.array(names, str)

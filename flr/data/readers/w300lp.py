@@ -1,15 +1,14 @@
 """300W-LP and AFLW2000-3D (Zhu et al. 2016, http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm): 68 points.
 
-Under the root lie ``300W_LP/{AFW,HELEN,IBUG,LFPW}/NAME.jpg`` with ``300W_LP/landmarks/AFW/NAME_pts.mat``, which holds ``pts_2d``
+The root contains ``300W_LP/{AFW,HELEN,IBUG,LFPW}/NAME.jpg`` with ``300W_LP/landmarks/AFW/NAME_pts.mat``, which holds ``pts_2d``
 and ``pts_3d`` (68, 2), and ``AFLW2000/imageNNNNN.jpg`` with ``imageNNNNN.mat``, which holds ``pt3d_68`` (3, 68) and
 ``Pose_Para``, whose second number is the yaw in radians. Matlab plots these numbers over the image, so they count from 1. The
 3D points of a head that is turned stay on its hidden side; the 2D points follow the outline that is seen.
 
-300W-LP turns the faces of 300-W, test part included, to larger poses; a test on 300-W after a training on it says nothing.
+300W-LP turns the faces of 300-W, test split included, to larger poses, so do not test on 300-W after training on it.
 Its mirrored copies (``AFW_Flip``) are not read.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy.io import loadmat
 
-from flr.data.formats.points_text import require
+from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
 from flr.files import opened
 from flr.landmarks.scheme import IBUG68
@@ -30,7 +29,7 @@ YAWS = {"yaw30": (0, 30), "yaw60": (30, 60), "yaw90": (60, 90)}  # degrees eithe
 
 
 def read(root: Path | None, strict: bool = False, points: Literal["3d", "2d"] = "3d") -> FaceTable:
-    """Read 300W-LP for training and AFLW2000-3D for the test, as far as they are there.
+    """Read 300W-LP for training and AFLW2000-3D for the test; either may be missing.
 
     AFLW2000-3D has the subsets ``yaw30``, ``yaw60`` and ``yaw90`` by its papers' ranges. A face is named by its image; `group`
     is the photo that a face of 300W-LP was made from. `form` is ``w300lp-3d`` or ``w300lp-2d``, with the counts if they are not
@@ -77,16 +76,11 @@ def read(root: Path | None, strict: bool = False, points: Literal["3d", "2d"] = 
             name: (np.array(splits) == "test") & (yaw <= high) & ((yaw > low) | (low == 0)) for name, (low, high) in YAWS.items()
         },
     )  # fmt: skip
-    kept = {split: int((table.split == split).sum()) for split in TOTAL}
-    return (
-        table
-        if kept == TOTAL
-        else dataclasses.replace(table, form=f"{table.form}[train:{kept['train']}|test:{kept['test']}]")
-    )
+    return with_counts(table, TOTAL)
 
 
 def _photo(name: str) -> str:
-    """The photo of a face, ``AFW_134212`` of ``AFW_134212_1_0``: a number for its pose and, but in LFPW, one for the face."""
+    """The photo of a face, ``AFW_134212`` of ``AFW_134212_1_0``: a number for its pose and, but in LFPW and IBUG, one for the face."""
     stem = name.rpartition("_")[0] or name
     return stem if name.startswith(("LFPW", "IBUG")) else stem.rpartition("_")[0] or stem
 

@@ -6,7 +6,6 @@ and the lower right corner of a detection (whole pixels), a 0 or 1 for each attr
 faces lie in fewer images. Points are read as counted from 0, as all known code does; no file says so.
 """
 
-import dataclasses
 import os
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from flr.data.formats.records import portable
 from flr.data.formats.text import read_sheet
+from flr.data.readers.published import with_counts
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import WFLW98
@@ -81,10 +81,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         group=[portable(image) for image in images], name=names, bad=bad,
         subsets={attribute: flags[:, k] == 1 for k, attribute in enumerate(ATTRIBUTES)},
     )  # fmt: skip
-    kept = {split: int((table.split == split).sum()) for split in TOTAL}
-    if kept == TOTAL:
-        return table
-    return dataclasses.replace(table, form=f"wflw[train:{kept['train']}|test:{kept['test']}]")
+    return with_counts(table, TOTAL)
 
 
 def _faults(values: np.ndarray) -> dict[int, str]:

@@ -1,8 +1,8 @@
 """The faces of COCO-WholeBody (Jin et al. 2020, https://github.com/jin-s13/COCO-WholeBody): 68 points.
 
-Under the root lie ``annotations/coco_wholebody_{train,val}_v1.0.json`` and COCO's images, ``train2017/`` and ``val2017/``. A
+The root contains ``annotations/coco_wholebody_{train,val}_v1.0.json`` and COCO's images, ``train2017/`` and ``val2017/``. A
 person with ``face_valid`` has ``face_box``, left, top, width and height, and ``face_kpts``, 68 times x, y and v: 0 for a point
-without a label, 1 for a hidden one, 2 for a visible one. Numbers are read as they stand. The published validation part is the
+without a label, 1 for a hidden one, 2 for a visible one. Numbers are read unchanged. The published validation part is the
 test part here, and the validation faces are held out from training.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from flr.data.formats.coco import load_json
-from flr.data.formats.points_text import require
 from flr.data.formats.records import BOX_FORMS, note_skipped
+from flr.data.readers.published import require
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
@@ -31,7 +31,7 @@ def read(root: Path | None, strict: bool = False, smallest: float = 16.0) -> Fac
     Args:
         root: Folder of ``annotations/``, ``train2017/`` and ``val2017/``.
         strict: Stop at the first fault of a face.
-        smallest: Faces whose box is narrower or lower than this, in pixels, are passed over and counted.
+        smallest: Faces whose box is narrower or lower than this, in pixels, are skipped and counted.
 
     Raises:
         UserError: Nothing is there, a file is of another form, or a face is faulty (see `flr.data.table.check_faces`).

@@ -1,0 +1,42 @@
+"""What readers of published datasets share: the error where a dataset is missing, and the counts of an incomplete copy."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flr.data.table import FaceTable
+from flr.errors import UserError
+
+
+def require(root: Path | None, places: Sequence[str], get: str) -> Path:
+    """Return the root of a dataset, of which one of `places` exists.
+
+    Args:
+        root: The root that the config names.
+        places: Paths under it.
+        get: How to get the dataset.
+
+    Raises:
+        UserError: There is none of them.
+    """
+    if root is None:
+        raise UserError("data.root is null; set data.root=DIR")
+    if not any(os.path.lexists(root / place) for place in places):
+        found = f"none of {', '.join(places)} is in it" if root.is_dir() else "there is no such folder"
+        raise UserError(f"{root}: {found}; {get}, and set data.root=DIR or the variable FLR_DATA")
+    return root
+
+
+def with_counts(table: FaceTable, official: Mapping[str, int]) -> FaceTable:
+    """Append the number of faces of each split to a table's form, unless all are the official numbers.
+
+    Args:
+        table: The faces of a dataset.
+        official: Split -> number of faces.
+    """
+    counts = {split: int((table.split == split).sum()) for split in official}
+    if counts == official:
+        return table
+    text = "|".join(f"{split}:{count}" for split, count in counts.items())
+    return dataclasses.replace(table, form=f"{table.form}[{text}]")
