@@ -103,6 +103,12 @@ def test_the_help_follows_the_choices_of_the_command_line(script: Path) -> None:
     assert "did you mean 'sepconv" in line
 
 
+@pytest.mark.parametrize(("command", "sweeps"), [("train", True), ("predict", False)])
+def test_several_values_are_refused_with_the_option_that_sweeps(command: str, sweeps: bool) -> None:
+    line = run(sys.executable, "-m", f"flr.{command}", "seed=0,1", code=2).stderr
+    assert line.startswith("flr: seed=0,1: several values") and ("flr train -m sweeps" in line) is sweeps
+
+
 def test_docstrings_are_read_without_an_import() -> None:
     summary, body, meanings = split_docstring(
         "Do it.\n\n    More.\n\n    Args:\n        a, b: One\n            two.\n        c: Three.\n"
