@@ -48,6 +48,14 @@ def test_flr_lists_its_commands(script: Path) -> None:
         assert f"  {name:{width}}  {(schema.__doc__ or '').splitlines()[0]}" in lines
 
 
+def test_the_list_of_commands_may_lose_its_reader() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-m", "flr", "--help"], stdout=pipe, stderr=subprocess.PIPE, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_the_list_of_commands_needs_no_library_that_is_slow_to_import() -> None:
     done = run(sys.executable, "-X", "importtime", "-m", "flr", "--help")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -48,12 +48,12 @@ def blocks(text: str, language: str) -> list[tuple[str, str]]:
 
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Find the ``flr COMMAND WORD ...`` lines of a page's shell blocks, without their comments."""
-    for _, block in blocks(text, "bash"):
-        for line in block.splitlines():
-            words = shlex.split(line, comments=True)
-            if len(words) > 1 and words[0] == "flr" and words[1] in COMMANDS:
-                yield words[1], words[2:]
+    """Find the ``flr COMMAND WORD ...`` lines of a page's shell and indented blocks, without their comments."""
+    lines = [line for _, block in blocks(text, "bash") for line in block.splitlines()]
+    for line in [*lines, *re.findall(r"^    (flr .*)$", text, re.MULTILINE)]:
+        words = shlex.split(line, comments=True)
+        if len(words) > 1 and words[0] == "flr" and words[1] in COMMANDS:
+            yield words[1], words[2:]
 
 
 def first_of_sweep(word: str) -> str:
