@@ -6,7 +6,7 @@ PORT ?= 5000
 
 .PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce fair bench gpu lint docs-env docs docs-serve figures lock clean
 
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(VENV)/.made: constraints.txt pyproject.toml
@@ -17,17 +17,17 @@ $(VENV)/.made: constraints.txt pyproject.toml
 
 env: $(VENV)/.made ## the environment, from the committed lock
 
-demo: env ## train on synthetic faces, about a minute, and say where to look
+demo: env ## train on rendered faces, about a minute, and find the points of one
 	$(BIN)/python -m flr.train
 	$(BIN)/python -m flr.predict source=flr/assets/face.jpg overwrite=true
 	@echo "The annotated image of a rendered face is in pictures/ of that folder."
-	@echo "See it: make ui, then open the link above"
+	@echo "See the run: make ui, then open the link above"
 
 ui: env ## the MLflow UI on loopback (PORT=5000)
 	@echo "Runs: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=flr"
 	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$$(realpath -m $${FLR_OUTPUT:-outputs})/mlflow.db}"
 
-team-env: env ## what a team's server needs beside
+team-env: env ## what a team's server needs in addition
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,team]'
 
 team-server: team-env ## a team's tracking server: PostgreSQL and MLflow with accounts, all of it in TEAM=DIR (HOST, PORT, PGPORT)
@@ -36,7 +36,7 @@ team-server: team-env ## a team's tracking server: PostgreSQL and MLflow with ac
 test: env ## the tests, in minutes
 	$(BIN)/python -m pytest -n 2
 
-test-all: env ## these, the long ones, and more examples of each property; all but clusters and a team's server
+test-all: env ## all tests, also the long ones, with more examples of each property; all but clusters and a team's server
 	$(BIN)/python -m pytest -n 2 -m 'not cluster' --hypothesis-profile=many
 
 test-team: team-env ## the tests that track, and those of accounts, against a team's server (wants PostgreSQL)
@@ -61,7 +61,7 @@ fair: env ## the tables of experiments/fair/, 10 to 14 core hours (wants FLR_DAT
 	@for set in 300w youtube celeba5 kaggle15; do \
 	  $(BIN)/python -m flr.compare group=name tracking.experiment=fair-$$set out=experiments/fair/$$set || exit; done
 
-bench: env ## speed beside named peers, recorded in benchmarks/results/ (wants FLR_DATA with 300w/ and celeba/img_celeba/, an hour, and a quiet machine)
+bench: env ## speed compared with other libraries, recorded in benchmarks/results/ (wants FLR_DATA with 300w/ and celeba/img_celeba/, an hour, and a quiet machine)
 	$(BIN)/python -m benchmarks.input_path
 	$(BIN)/python -m benchmarks.metrics
 	$(BIN)/python -m benchmarks.start data=ibug
@@ -107,7 +107,7 @@ figures: env ## the images of the README and the site, from rendered faces, and 
 	$(BIN)/python -m scripts.figures
 	$(BIN)/python -m scripts.docs_tables
 
-lock: env ## write constraints.txt anew from this environment
+lock: env ## write constraints.txt from this environment
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove the environment and caches, keep outputs

@@ -15,7 +15,10 @@ def main() -> None:
     """Run the command that the arguments name; print the list of commands where they name none."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        print(overview())
+        try:
+            print(overview(), flush=True)
+        except BrokenPipeError:
+            sys.stdout = None  # the reader of the output has ended, as `| head` does
     elif words[0] == "--version":
         print(f"flr {__version__}")
     elif words[0] in ("-sc", "--shell_completion"):

@@ -24,6 +24,12 @@ PAGES = {
     "experiments/fair/README.md": "fair-recipe.md",
     "experiments/published/README.md": "published.md",
 }
+# A file or folder of the repository -> the page that is generated from it.
+REFERENCE = {
+    "flr/config/schema.py": "reference/commands.md",
+    "conf": "reference/config.md",
+    "flr/models": "reference/models.md",
+}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -37,7 +43,7 @@ def repository_pages() -> dict[str, str]:
 
 
 def with_site_links(text: str, source: str, pages: dict[str, str], images: set[str]) -> str:
-    """Rewrite the relative links of a repository file for the site.
+    """Rewrite the relative links of a file for the site.
 
     Args:
         text: Its Markdown.
@@ -96,5 +102,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill the tables between markers."""
+    """Fill the tables between markers, and rewrite the links of a file in docs/ to the rest of the repository."""
+    if page.file.generated_by is None:
+        source = f"docs/{page.file.src_uri}"
+        markdown = with_site_links(
+            markdown, source, repository_pages() | REFERENCE | {source: page.file.src_uri}, images=set()
+        )
     return docs_tables.fill(markdown)

@@ -3,9 +3,9 @@
 #
 #   MLFLOW_AUTH_ADMIN_PASSWORD=... scripts/team_tracking.sh FOLDER [options of `mlflow server`]
 #
-# FOLDER is made by the first start and gone on with by the next: postgres/ (runs, metrics, accounts), artifacts/, and
-# secrets that nobody else may read. HOST, PORT, PGPORT (of PostgreSQL, loopback only) and WORKERS may be set. The admin's
-# password is needed once. Ctrl-C stops both servers.
+# The first start creates FOLDER, and later ones use it: postgres/ (runs, metrics, accounts), artifacts/, and secrets that
+# nobody else may read. HOST, PORT, PGPORT (of PostgreSQL, loopback only) and WORKERS may be set. The admin's password is
+# needed once. Ctrl-C stops both servers.
 set -euo pipefail
 umask 077
 HOST=${HOST:-127.0.0.1} PORT=${PORT:-5000} PGPORT=${PGPORT:-5433} WORKERS=${WORKERS:-4} BIN=${BIN:-.venv/bin}
@@ -24,7 +24,7 @@ initdb=$(command -v initdb || ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null
 pg=$(dirname "$(realpath "$initdb")")
 "$BIN/python" -c 'import psycopg2, flask_wtf' 2>/dev/null ||
   refuse "$BIN lacks what the server needs; make team-env"
-as=() # PostgreSQL refuses to be root's
+as=() # PostgreSQL refuses to run as root
 if [ "$(id -u)" = 0 ]; then
   as=(runuser -u postgres --)
 fi

@@ -48,6 +48,14 @@ def test_flr_lists_its_commands(script: Path) -> None:
         assert f"  {name:{width}}  {(schema.__doc__ or '').splitlines()[0]}" in lines
 
 
+def test_the_list_of_commands_may_lose_its_reader() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-m", "flr", "--help"], stdout=pipe, stderr=subprocess.PIPE, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_the_list_of_commands_needs_no_library_that_is_slow_to_import() -> None:
     done = run(sys.executable, "-X", "importtime", "-m", "flr", "--help")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
@@ -101,6 +109,12 @@ def test_the_help_follows_the_choices_of_the_command_line(script: Path) -> None:
     assert run(sys.executable, "-m", "flr.train", "model=sepconv", "optim.lr=0.5", "--help").stdout == page
     (line,) = run(script, "train", "model=sepcnv", "--help", code=2).stderr.splitlines()
     assert "did you mean 'sepconv" in line
+
+
+@pytest.mark.parametrize(("command", "sweeps"), [("train", True), ("predict", False)])
+def test_several_values_are_refused_with_the_option_that_sweeps(command: str, sweeps: bool) -> None:
+    line = run(sys.executable, "-m", f"flr.{command}", "seed=0,1", code=2).stderr
+    assert line.startswith("flr: seed=0,1: several values") and ("flr train -m sweeps" in line) is sweeps
 
 
 def test_docstrings_are_read_without_an_import() -> None:

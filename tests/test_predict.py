@@ -191,9 +191,20 @@ def test_odd_pictures_are_read_or_skipped_by_name(workspace: Workspace, checkpoi
         "turned.jpg": (100, 120),
         "whole.jpg": (120, 100),
     }
-    assert "no image of it can be used" in refused(
-        workspace, checkpoint, folder / "empty.jpg", "detector=whole", "out=other"
-    )
+
+
+def test_a_prediction_without_a_result_blocks_no_other(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    """Neither where no image can be read, nor where the detector does not fit the model."""
+    empty = workspace.path / "empty.jpg"
+    empty.write_bytes(b"")
+    assert "no image of it can be used" in refused(workspace, checkpoint, empty)
+    assert not (workspace.path / "out").exists()
+    writer = PredictionWriter(workspace.path / "out", {}, Predictor.load(checkpoint).scheme, False)
+    with pytest.raises(UserError, match="no detector"), writer:
+        writer.save_image("pictures", "a.jpg", np.zeros((8, 8, 3), np.uint8))
+        raise UserError("no detector is known")
+    done = predict(workspace, checkpoint, photos / "b.png")
+    assert "1 face in 1 image " in done.stdout
 
 
 def test_an_exported_net_gives_the_same(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
@@ -240,7 +251,7 @@ def test_what_is_drawn_is_what_is_named() -> None:
 def test_faces_of_a_real_photo(workspace: Workspace, checkpoint: Path, real_data: Path) -> None:
     name = sorted((real_data / "300w" / "helen" / "testset").glob("*.jpg"))[0]
     done = predict(workspace, checkpoint, name, "detector=haar")
-    assert "1 faces in 1 images" in done.stdout
+    assert "1 face in 1 image " in done.stdout
     truth, (row,) = read_pts(name.with_suffix(".pts")), rows(workspace.path / "out" / "points.csv")
     box = np.array([float(row[key]) for key in ("left", "top", "right", "bottom")])
     assert overlap(box[None], np.array([*truth.min(0), *truth.max(0)]))[0] > 0.6
@@ -388,7 +399,7 @@ def test_two_predictions_into_one_folder(workspace: Workspace, checkpoint: Path,
         for word in ("overwrite=true", "overwrite=false"):
             assert "another prediction writes there now" in refused(workspace, checkpoint, photos, word)
         first.skip("a", "b")
-    assert len((workspace.path / "out" / "faces.jsonl").read_text().splitlines()) == 2
+        assert len((workspace.path / "out" / "faces.jsonl").read_text().splitlines()) == 2
     predict(workspace, checkpoint, photos, "overwrite=true")
 
 
@@ -549,5 +560,5 @@ def test_boxes_of_no_picture_are_told(workspace: Workspace, checkpoint: Path) ->
     (workspace.path / "boxes.csv").write_text(f"image,left,top,right,bottom\na.png,{BOX}\nb.png,{BOX}\n")
     words = ("source=a.png", "out=out", "detector=boxes", "detector.file=boxes.csv")
     done = workspace.run("flr.predict", f"run={checkpoint}", *words)
-    assert "1 images of boxes.csv are not in source=a.png, such as 'b.png'" in done.stderr
-    assert done.stdout.splitlines()[1].startswith("1 faces in 1 images")
+    assert "boxes.csv lists 1 image that source=a.png lacks, such as 'b.png'" in done.stderr
+    assert done.stdout.splitlines()[1].startswith("1 face in 1 image ")

@@ -188,6 +188,11 @@ def test_every_optimiser_and_schedule_trains(
     assert "test/nme_interpupil" in workspace.only_run().data.metrics
 
 
+def test_a_value_that_the_optimizer_refuses_starts_no_run(workspace: Workspace) -> None:
+    assert "optim: Invalid learning rate: -1" in workspace.refuse("flr.train", *TINY, *SMALL_SET, "optim.lr=-1")
+    assert not (workspace.outputs / "runs").exists()
+
+
 @pytest.mark.long
 def test_two_first_commands_at_once_share_a_new_database(tmp_path: Path, shared_cache: Path) -> None:
     workspace = Workspace(tmp_path, shared_cache, new_database=True)

@@ -178,6 +178,10 @@ def explain(error: Exception, config_name: str) -> str:
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
         text += " " + " ".join(str(error).split())
+    if found := re.search(r"Ambiguous value for argument '(.*?)' 1\. To use it as a list", text):
+        key, _, value = found[1].partition("=")
+        sweep = f"flr {config_name} -m sweeps over them; " if config_name in ("train", "tune") else ""
+        return f"{found[1]}: several values where one is expected; {sweep}'{key}=[{value}]' is a list"
     if key := refused_key(UserError(text)):
         fix = "+KEY=VALUE adds an entry to a mapping"
         if config_name == "reproduce":

@@ -18,7 +18,7 @@ from flr.inference.faces import FaceTracker, find_faces
 from flr.inference.landmarker import Landmarker
 from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Frame, Photos, Video
-from flr.inference.writer import PredictionWriter, open_video
+from flr.inference.writer import PredictionWriter, counted, open_video
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +48,10 @@ class PredictionPipeline:
                 self._run_video(source)
             else:
                 self._run_photos(source)
+            if not self.writer.used:
+                raise UserError(f"source={source.source}: no image of it can be used; name another source")
             self.writer.finish(self.save)
         print(f"{self.writer.summary()}  {self.writer.folder}")
-        if not self.writer.used:
-            raise UserError(f"source={source.source}: no image of it can be used; name another source")
 
     def _run_photos(self, source: Photos) -> None:
         if isinstance(self.detector, FileBoxes):
@@ -129,7 +129,7 @@ def _report_unused_boxes(detector: FileBoxes, source: Photos) -> None:
     names = {name for path in source.names for name in (path, Path(path).name)}
     if unused := [name for name in detector.rows if name not in names]:
         print(
-            f"note: {len(unused)} images of {detector.file} are not in source={source.source}, such as {unused[0]!a}",
+            f"note: {detector.file} lists {counted(len(unused), 'image')} that source={source.source} lacks, such as {unused[0]!a}",
             file=sys.stderr,
         )
 

@@ -127,8 +127,12 @@ class PredictionWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # a full disk has been reported
-            self._file.close()
+        with contextlib.suppress(OSError), self._file:  # a full disk has been reported
+            if not self.used:  # nothing to resume, so that the next prediction may have other settings
+                self._file.truncate(0)
+                if list(self.folder.iterdir()) == [self.journal]:
+                    self.journal.unlink()
+                    self.folder.rmdir()
 
     def _write(self, line: str) -> None:
         with telling(self.journal):
@@ -163,9 +167,9 @@ class PredictionWriter:
 
     def summary(self) -> str:
         """Return the counts of faces and images in one line."""
-        parts = [f"{self.faces} faces in {self.used} images"]
+        parts = [f"{counted(self.faces, 'face')} in {counted(self.used, 'image')}"]
         parts += [f"{self.empty} of them without a face"] * bool(self.empty)
-        parts += [f"{self.skipped} images skipped"] * bool(self.skipped)
+        parts += [f"{counted(self.skipped, 'image')} skipped"] * bool(self.skipped)
         return ", ".join(parts)
 
     # -- tables --------------------------------------------------------------------------------------------------------
@@ -284,6 +288,11 @@ class PredictionWriter:
         if face is None and path.suffix == suffix and Path(path.stem).suffix.lower() not in IMAGE_SUFFIXES:
             return path
         return path.with_name(f"{path.name}{'' if face is None else f'-{face}'}{suffix}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, as ``1 face`` or ``2 faces``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _read_settings(line: str) -> dict[str, Any]:

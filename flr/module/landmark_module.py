@@ -205,16 +205,28 @@ class LandmarkModule(pl.LightningModule):
             self._sum.item()  # waits until the device has done the steps that the time is taken of
         self._until = time.perf_counter()  # validation and images, which follow the last batch, are not training
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        # Norms and biases are not decayed: it only fights the normalisation.
+    def make_optimizer(self) -> Optimizer:
+        """Build the optimizer.
+
+        Raises:
+            UserError: It refuses one of its arguments, such as a negative learning rate.
+        """
         named = [p for part in (self.net, self.objective) for p in part.parameters() if p.requires_grad]
         groups = [{"params": [p for p in named if p.ndim > 1]}, {"params": [p for p in named if p.ndim < 2]}]
         try:
             optimizer = self.optim(groups)
+        except ValueError as error:
+            raise UserError(f"optim: {error}; set another value") from error
+        # Norms and biases are not decayed: it only fights the normalisation.
+        optimizer.param_groups[1]["weight_decay"] = 0.0
+        return optimizer
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.make_optimizer()
+        try:
             schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         except ValueError as error:
-            raise UserError(f"optim or schedule: {error}") from error
-        optimizer.param_groups[1]["weight_decay"] = 0.0
+            raise UserError(f"schedule: {error}; set another value") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # -- evaluation ------------------------------------------------------------------------------------------------

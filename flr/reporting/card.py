@@ -130,7 +130,7 @@ def _spread(values: Mapping[str, float]) -> str:
 
 
 def verdict(card: Mapping[str, Any], problems: Sequence[str]) -> str:
-    """Say in a few lines whether one can train on a dataset: errors, warnings and counts."""
+    """Report in a few lines whether one can train on a dataset: errors, warnings and counts."""
     counts = f"{_counts(card['faces'])} faces; {len(card['left_out']):,} skipped"
     errors, warnings = (f"{len(lines)} {word}{'s' * (len(lines) != 1)}" for lines, word in (
         (problems, "error"), (card["findings"], "warning"))

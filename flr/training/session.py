@@ -190,6 +190,7 @@ class TrainingSession:
             self.refuse_changed_data()
         resumed = self.checkpoint is not None
         self.module = assemble(cfg, self.data.scheme, self.data.crop, self.data.mean_face(), weights_follow=resumed)
+        self.module.make_optimizer()  # so that a value which the optimizer refuses starts no run
         if self.module.objective.visibility_weight:
             self.data.check_visibility()
         self.module.data_changed = changed

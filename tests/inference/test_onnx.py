@@ -283,5 +283,5 @@ def test_a_prediction_imports_nothing_that_trains(file: Path) -> None:
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert lines[0] == "finding faces in photo.png with net.onnx" and lines[1].startswith("1 faces in 1 images")
+    assert lines[0] == "finding faces in photo.png with net.onnx" and lines[1].startswith("1 face in 1 image ")
     assert lines[2] == "[]"
