@@ -3,12 +3,13 @@
     python -m benchmarks.detectors [part=test] [root=DIR] [sheet=DIR] [sizes=16,24,48] [DETECTOR ...]
 
 A DETECTOR is a choice of `detector=` with its keys, as `builtin`, `builtin,work=640` or `yunet,model=FILE`; by default builtin and haar.
-`part` is test (helen, 330 photos, which choose nothing), train (the training photos) or groups. A face is found where its centre lies in
+`root` is the folder of the datasets, FLR_DATA by default. `part` is test (helen, 330 photos, which choose nothing), train (the training photos) or groups. A face is found where its centre lies in
 the box and their sizes differ by less than a factor 1.8; a false alarm overlaps no labelled face, though it may be a face without label:
 `sheet` writes the false alarms as images to look at. Time is that of one thread at 640 x 480. `sizes` shrinks each photo until its face has
 that many pixels and lays it on a grey image of 640 x 480.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -116,7 +117,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     words = dict(word.split("=", 1) for word in sys.argv[1:] if word.partition("=")[0] in WORDS)
     names = [word for word in sys.argv[1:] if word.partition("=")[0] not in WORDS]
-    part, root = words.get("part", "test"), Path(words.get("root", "data"))
+    part, root = words.get("part", "test"), Path(words.get("root", os.environ.get("FLR_DATA", "data")))
     table = ibug.read(root / "300w")
     unit = (table.points - table.points.mean(1, keepdims=True)) / np.ptp(table.points, axis=1).max(-1)[:, None, None]
     target = Target(unit.mean(0) * 100 + 100)
