@@ -26,7 +26,7 @@ from flr.data.boxes import BoxPolicy
 from flr.data.crops import crop
 from flr.data.synthetic.renderer import Face, render
 from flr.inference.effects import Blur, Mask, Overlay, Paint, apply
-from flr.landmarks.draw import draw_face, draw_picture, sheet
+from flr.landmarks.draw import draw_face, draw_landmarks, sheet
 from flr.landmarks.geometry import tight_box, transform
 from flr.landmarks.scheme import IBUG68
 
@@ -87,10 +87,10 @@ def effects() -> np.ndarray:
         face = render(0, i, 2 * SIDE, 3, 0.55)
         inner = slice(SIDE // 4, SIDE // 4 + 3 * SIDE // 2)
         image, points = face.image[inner, inner], (face.points - SIDE // 4)[None].astype(np.float64)
-        whole = [draw_picture(image, points, scheme=IBUG68, lines=True)]
+        whole = [draw_landmarks(image, points, scheme=IBUG68, lines=True)]
         whole += [apply(chosen, image, points, IBUG68) for chosen in ([Overlay()], painted, [Blur()])]
         whole.append(PALETTE[apply([Mask()], image, points, IBUG68)])
-        shown += [cv2.resize(picture, (SMALL, SMALL), interpolation=cv2.INTER_AREA) for picture in whole]
+        shown += [cv2.resize(image, (SMALL, SMALL), interpolation=cv2.INTER_AREA) for image in whole]
     return sheet(shown, 5)
 
 

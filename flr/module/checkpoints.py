@@ -107,7 +107,7 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
     if stored.info.lifecycle_stage != "active":
         raise UserError(f"run={run}: it was deleted in MLflow; restore it there, or name another")
     if PREFIX + GRID in stored.data.tags:
-        raise UserError(f"run={run}: a sweep, which trained no net itself; name one of its jobs")
+        raise UserError(f"run={run}: a sweep, which trained no model itself; name one of its jobs")
     target, local = output.absolute() / "runs" / run, Path(stored.data.tags.get(f"{PREFIX}folder", ""))
     for place in (target, local):
         if (place / "run.json").is_file():

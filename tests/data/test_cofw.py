@@ -228,7 +228,7 @@ def number(name: str, row: int, value: float) -> Callable[[Path], object]:
 
 
 def picture(make: Callable[[h5py.File], Any]) -> Callable[[Path], object]:
-    """Another picture of the second face: what `make` returns is referred to."""
+    """Another image of the second face: what `make` returns is referred to."""
 
     def spoil(file: h5py.File) -> None:
         made = make(file)
@@ -253,21 +253,21 @@ FAULTS = {
     "flag": (number("phisTr", 86, 57.0), "an occlusion is not between 0 and 1"),
     "no_width": (number("bboxesTr", 2, 0), "its box has no size"),
     "box_far_away": (number("bboxesTr", 1, 1e20), "its box has no size"),
-    "null": (picture(lambda file: h5py.Reference()), f"{TRAIN}: its picture is a reference to nothing"),
+    "null": (picture(lambda file: h5py.Reference()), f"{TRAIN}: its image is a reference to nothing"),
     "gone": (picture(gone), f"{TRAIN}: "),
-    "to_a_group": (picture(lambda file: file["#refs#"]), "its picture is no array"),
-    "to_labels": (picture(lambda file: file["phisTr"]), "its picture is float64 (87, 7), not uint8 (W, H) or (3,"),
-    "flat": (picture(claimed((50,))), "its picture is uint8 (50,), not"),
-    "channels_last": (picture(claimed((20, 20, 3))), "its picture is uint8 (20, 20, 3), not"),
-    "sixteen_bits": (picture(claimed((20, 20), np.uint16)), "its picture is uint16 (20, 20), not"),
-    "absurd": (picture(claimed((10**6, 10**6), chunks=(10, 10))), "its picture claims 1000000 x 1000000 elements"),
+    "to_a_group": (picture(lambda file: file["#refs#"]), "its image is no array"),
+    "to_labels": (picture(lambda file: file["phisTr"]), "its image is float64 (87, 7), not uint8 (W, H) or (3,"),
+    "flat": (picture(claimed((50,))), "its image is uint8 (50,), not"),
+    "channels_last": (picture(claimed((20, 20, 3))), "its image is uint8 (20, 20, 3), not"),
+    "sixteen_bits": (picture(claimed((20, 20), np.uint16)), "its image is uint16 (20, 20), not"),
+    "absurd": (picture(claimed((10**6, 10**6), chunks=(10, 10))), "its image claims 1000000 x 1000000 elements"),
     "absurd_chunks": (
         picture(claimed((20, 20), chunks=(30_000, 30_000), maxshape=(None, None))),
-        "its picture claims 20 x 20 elements",
+        "its image claims 20 x 20 elements",
     ),
     "outside": (
         picture(claimed((20, 20), external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])),
-        "its picture keeps its values in another file",
+        "its image keeps its values in another file",
     ),
 }  # fmt: skip
 
