@@ -111,7 +111,7 @@ def write(name: str, image: np.ndarray) -> None:
 
 
 def flr(folder: Path, *words: str) -> str:
-    """Run a command of flr whose outputs lie in `folder`, and return what it printed."""
+    """Run a command of flr with its outputs in `folder`, and return what it printed."""
     return subprocess.run([sys.executable, "-m", "flr", *words], env=_environment(folder), check=True, text=True,
                           cwd=ROOT, stdout=subprocess.PIPE).stdout  # fmt: skip
 
@@ -123,7 +123,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def served(folder: Path, *command: str) -> Iterator[str]:
-    """Run a server of a Python module on a free port while its page is looked at; `{port}` stands for the port."""
+    """Run a server of a Python module on a free port; `{port}` in the command is replaced by the port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -165,10 +165,12 @@ def shoot_mlflow(page: Page, folder: Path) -> None:
             "state => Object.entries(state).forEach(([key, value]) => localStorage.setItem(key, value))", MLFLOW_STATE
         )
         runs = f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
-        page.goto(f"{runs}&compareRunsMode=CHART")
+        page.goto(f"{runs}&viewStateShareKey=flr&compareRunsMode=CHART")
         page.reload()
         page.wait_for_selector(".js-plotly-plot")
         page.wait_for_timeout(10_000)
+        page.get_by_role("button", name="Hide banner").click()
+        page.wait_for_timeout(2_000)
         shoot(page, "mlflow")
 
 
