@@ -206,7 +206,7 @@ def test_without_its_data_random_images_do(trained: tuple[Workspace, str], tmp_p
     ("words", "line"),
     [
         ((), "give the run to export"),
-        (("run=nobody",), "knows no run|no such"),
+        (("run=nobody",), "has no run|no such"),
         (("run={run}", "precision=int4"), "precision=int4"),
         (("run={run}", "faces=1"), "faces=1"),
         (("run={run}", "tolerance.fp32=[1]"), r"tolerance.*fp32"),

@@ -74,7 +74,7 @@ class Files:
         for i, name in enumerate(names):
             if name.startswith(("/", "\\")) or (".." in name and ".." in PurePosixPath(name.replace("\\", "/")).parts):
                 found.append((0, 0))
-                faults[i] = f"its image '{name}' leads out of the set's folder"
+                faults[i] = f"its image '{name}' is outside the dataset's folder"
                 continue
             try:
                 state = os.stat(f"{root}/{name}")
@@ -84,7 +84,7 @@ class Files:
                 continue
             found.append((state.st_size, state.st_mtime_ns))
             if not stat.S_ISREG(state.st_mode):
-                faults[i] = "its image is no file"
+                faults[i] = "its image is not a file"
             elif not state.st_size:
                 faults[i] = "its image is an empty file"
         size, version = np.array(found, np.int64).reshape(-1, 2).T

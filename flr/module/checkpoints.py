@@ -103,7 +103,7 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
         with translate_auth_errors(uri, f"run={run}"):
             stored = client.get_run(run)
     except MlflowException as error:
-        raise UserError(f"run={run}: no such folder, and {uri} knows no run of this id; set tracking.uri") from error
+        raise UserError(f"run={run}: no such folder, and {uri} has no run of this id; set tracking.uri") from error
     if stored.info.lifecycle_stage != "active":
         raise UserError(f"run={run}: it was deleted in MLflow; restore it there, or name another")
     if PREFIX + GRID in stored.data.tags:

@@ -127,7 +127,7 @@ SPOILED = {
     "no_picture": (lambda p: p.unlink(), "has no image"),
     "empty_picture": (lambda p: p.write_bytes(b""), "an empty file"),
     "dangling_link": (_dangling, "cannot be read (No such file"),
-    "folder": (_folder, "is no file"),
+    "folder": (_folder, "is not a file"),
     "two_pictures": (lambda p: p.with_suffix(".png").write_bytes(b"x"), "have the same stem"),
     "unreadable_pts": (
         lambda p: (p.with_suffix(".pts").unlink(), p.with_suffix(".pts").mkdir()),

@@ -411,10 +411,10 @@ CSV_FAULTS = {
     "no_label": ("p/a.jpg,train,,,,,,", "no point has a label"),
     "no_area": ("p/a.jpg,train,1,1,1,1,1,1", "span no area"),
     "missing": (FACE.replace("a.jpg", "z.jpg"), "its image cannot be read (No such file"),
-    "absolute": (FACE.replace("p/a.jpg", "/etc/passwd"), "'/etc/passwd' leads out of the set's folder"),
-    "climbing": (FACE.replace("p/a.jpg", "p/../../a.jpg"), "leads out of the set's folder"),
-    "windows": (FACE.replace("p/a.jpg", "..\\a.jpg"), "leads out of the set's folder"),
-    "folder": (FACE.replace("p/a.jpg", "p"), "its image is no file"),
+    "absolute": (FACE.replace("p/a.jpg", "/etc/passwd"), "'/etc/passwd' is outside the dataset's folder"),
+    "climbing": (FACE.replace("p/a.jpg", "p/../../a.jpg"), "is outside the dataset's folder"),
+    "windows": (FACE.replace("p/a.jpg", "..\\a.jpg"), "is outside the dataset's folder"),
+    "folder": (FACE.replace("p/a.jpg", "p"), "its image is not a file"),
 }
 
 
@@ -595,7 +595,7 @@ COCO_FAULTS = {
     "bbox": (_spoil("annotations", 0, "bbox", value=[1, 2, -3, 4]), "its bbox has no size"),
     "bbox_three": (_spoil("annotations", 0, "bbox", value=[1, 2, 3]), "its bbox is not a list of 4 numbers"),
     "picture": (_spoil("images", 0, "file_name", value="gone.jpg"), "its image cannot be read"),
-    "outside": (_spoil("images", 0, "file_name", value="/etc/passwd"), "leads out of the set's folder"),
+    "outside": (_spoil("images", 0, "file_name", value="/etc/passwd"), "is outside the dataset's folder"),
 }
 
 

@@ -217,7 +217,7 @@ FAULTS = {
     "box_of_a_point": (words(lambda line: line[:198] + line[196:198] + line[200:]), "line 3: its box has no size"),
     "no_picture": (picture(lambda path: None), "its image cannot be read (No such file"),
     "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its image is an empty file"),
-    "climbing": (word(206, "../../../etc/passwd"), "leads out of the set's folder"),
+    "climbing": (word(206, "../../../etc/passwd"), "is outside the dataset's folder"),
     "absolute": (word(206, "/etc/passwd"), "its image cannot be read (No such file"),
 }  # fmt: skip
 

@@ -238,8 +238,8 @@ FAULTS = {
     "no_picture": (picture(lambda path: None), "its image cannot be read (No such file"),
     "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its image is an empty file"),
     "twice": (edit("Luis_Fonsi_01.jpg", "Luis_Fonsi_00.jpg"), "it is listed twice"),
-    "climbing": (edit("Luis_Fonsi_01.jpg", "../../etc/passwd"), "leads out of the set's folder"),
-    "no_name": (edit("Luis_Fonsi_01.jpg", ""), "its image is no file"),
+    "climbing": (edit("Luis_Fonsi_01.jpg", "../../etc/passwd"), "is outside the dataset's folder"),
+    "no_name": (edit("Luis_Fonsi_01.jpg", ""), "its image is not a file"),
 }  # fmt: skip
 
 

@@ -172,7 +172,7 @@ def _opened(path: Path) -> Iterator[Any]:
     import h5py
 
     if not path.is_file():
-        raise UserError(f"{path}: is no file; fetch it again")
+        raise UserError(f"{path}: is not a file; fetch it again")
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
@@ -206,7 +206,7 @@ def _checked(array: Any, what: str, limit: int) -> Any:
     import h5py
 
     if not isinstance(array, h5py.Dataset) or array.shape is None:
-        raise ValueError(f"{what} is no array")
+        raise ValueError(f"{what} is not an array")
     if array.external or array.is_virtual:
         raise ValueError(f"{what} keeps its values in another file")
     if max(math.prod(array.shape), math.prod(array.chunks or ())) > limit:
