@@ -30,7 +30,7 @@ from flr.inference.predictor import Predictor
 from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Video
 from flr.inference.writer import open_video
-from flr.landmarks.draw import draw_picture
+from flr.landmarks.draw import draw_landmarks
 from flr.landmarks.geometry import compose, tight_box, transform, warp
 from flr.module.checkpoints import load_checkpoint
 
@@ -114,7 +114,7 @@ def whole(net: OnnxPredictor, source: Path, to: Path) -> float:
             faces = tracker(frame.image, "", frame.seconds)
             points = np.array([face.points for face in faces]).reshape(-1, 68, 2)
             boxes = np.array([face.box for face in faces]).reshape(-1, 4)
-            yield draw_picture(frame.image, points, boxes, [str(f.identity) for f in faces], net.scheme, False, False)
+            yield draw_landmarks(frame.image, points, boxes, [str(f.identity) for f in faces], net.scheme, False, False)
 
     start = time.perf_counter()
     with open_video(to, RATE, (WIDTH, HEIGHT)) as write_frame:

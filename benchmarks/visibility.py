@@ -21,7 +21,7 @@ from flr.errors import UserError
 from flr.inference.faces import VISIBLE
 from flr.inference.landmarker import Landmarker
 from flr.inference.loading import INCLUDED, find_model, load_file
-from flr.landmarks.draw import draw_picture, sheet
+from flr.landmarks.draw import draw_landmarks, sheet
 from flr.landmarks.geometry import tight_box
 from flr.metrics.functional import hidden_precision
 
@@ -67,7 +67,7 @@ def pasted(model: Landmarker, root: Path, out: str | None) -> tuple[float, int]:
         predicted, _, visible, _ = model.find([image], box)
         found.append(visible[0])
         if len(shown) < 24:
-            picture = draw_picture(image, predicted, hidden=visible < VISIBLE)
+            picture = draw_landmarks(image, predicted, hidden=visible < VISIBLE)
             left, top = np.maximum(box[0, :2] - 0.25 * np.ptp(points, axis=0), 0).astype(int)
             right, bottom = (box[0, 2:] + 0.25 * np.ptp(points, axis=0)).astype(int)
             shown.append(cv2.resize(picture[top:bottom, left:right], (240, 240), interpolation=cv2.INTER_AREA))

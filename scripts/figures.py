@@ -26,7 +26,7 @@ from flr.data.boxes import BoxPolicy
 from flr.data.crops import crop
 from flr.data.synthetic.renderer import Face, render
 from flr.inference.effects import Blur, Mask, Overlay, Paint, apply
-from flr.landmarks.draw import draw_face, draw_picture, sheet
+from flr.landmarks.draw import draw_face, draw_landmarks, sheet
 from flr.landmarks.geometry import tight_box, transform
 from flr.landmarks.scheme import IBUG68
 
@@ -50,9 +50,9 @@ PALETTE = np.array(
     np.uint8,
 )
 
-SWEEP = (  # some five minutes on two idle cores
-    "-m", "model=heatmap_fpn,resnet18", "seed=0,1", "data.reader.train=600", "data.reader.channels=3", "data.crop.channels=3",
-    "data.crop.size=64", "trainer.max_epochs=10", "callbacks.progress=null", "callbacks.pictures.every=5",
+EXPERIMENT = "first-sweep"
+SWEEP = (  # the sweep of the quickstart, some five minutes on two idle cores
+    "-m", "model=heatmap_fpn,pipnet", "seed=0,1", "trainer.max_epochs=3", f"tracking.experiment={EXPERIMENT}", "callbacks.progress=null",
 )  # fmt: skip
 VIEW = {"width": 1440, "height": 900}
 # A fresh browser profile opens MLflow's overview of GenAI and its assistant.
@@ -87,10 +87,10 @@ def effects() -> np.ndarray:
         face = render(0, i, 2 * SIDE, 3, 0.55)
         inner = slice(SIDE // 4, SIDE // 4 + 3 * SIDE // 2)
         image, points = face.image[inner, inner], (face.points - SIDE // 4)[None].astype(np.float64)
-        whole = [draw_picture(image, points, scheme=IBUG68, lines=True)]
+        whole = [draw_landmarks(image, points, scheme=IBUG68, lines=True)]
         whole += [apply(chosen, image, points, IBUG68) for chosen in ([Overlay()], painted, [Blur()])]
         whole.append(PALETTE[apply([Mask()], image, points, IBUG68)])
-        shown += [cv2.resize(picture, (SMALL, SMALL), interpolation=cv2.INTER_AREA) for picture in whole]
+        shown += [cv2.resize(image, (SMALL, SMALL), interpolation=cv2.INTER_AREA) for image in whole]
     return sheet(shown, 5)
 
 
@@ -111,7 +111,7 @@ def write(name: str, image: np.ndarray) -> None:
 
 
 def flr(folder: Path, *words: str) -> str:
-    """Run a command of flr whose outputs lie in `folder`, and return what it printed."""
+    """Run a command of flr with its outputs in `folder`, and return what it printed."""
     return subprocess.run([sys.executable, "-m", "flr", *words], env=_environment(folder), check=True, text=True,
                           cwd=ROOT, stdout=subprocess.PIPE).stdout  # fmt: skip
 
@@ -123,7 +123,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def served(folder: Path, *command: str) -> Iterator[str]:
-    """Run a server of a Python module on a free port while its page is looked at; `{port}` stands for the port."""
+    """Run a server of a Python module on a free port; `{port}` in the command is replaced by the port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -156,7 +156,7 @@ def shoot(page: Page, name: str, width: int = 960) -> None:
 def shoot_mlflow(page: Page, folder: Path) -> None:
     """Show the runs of the sweep with their charts."""
     database = f"sqlite:///{folder / 'outputs' / 'mlflow.db'}"
-    experiment = mlflow.MlflowClient(database).get_experiment_by_name("flr")
+    experiment = mlflow.MlflowClient(database).get_experiment_by_name(EXPERIMENT)
     with served(
         folder, "mlflow", "server", "--port", "{port}", "--workers", "1", "--backend-store-uri", database
     ) as address:
@@ -165,16 +165,18 @@ def shoot_mlflow(page: Page, folder: Path) -> None:
             "state => Object.entries(state).forEach(([key, value]) => localStorage.setItem(key, value))", MLFLOW_STATE
         )
         runs = f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
-        page.goto(f"{runs}&compareRunsMode=CHART")
+        page.goto(f"{runs}&viewStateShareKey=flr&compareRunsMode=CHART")
         page.reload()
         page.wait_for_selector(".js-plotly-plot")
         page.wait_for_timeout(10_000)
+        page.get_by_role("button", name="Hide banner").click()
+        page.wait_for_timeout(2_000)
         shoot(page, "mlflow")
 
 
 def shoot_comparison(page: Page, folder: Path) -> None:
     """Show the page of flr compare."""
-    printed = flr(folder, "compare", "group=model", "faces=4")
+    printed = flr(folder, "compare", "group=model", "faces=4", f"tracking.experiment={EXPERIMENT}")
     path = re.findall(r"(\S+\.html)", printed)[-1]
     page.goto(f"file://{path}")
     page.wait_for_timeout(3_000)

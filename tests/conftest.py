@@ -39,7 +39,7 @@ SERVER = os.environ.get("FLR_TEST_TRACKING")
 # The model of which `trained` is the only version: a server's models share their names with those of other tests.
 MODEL = f"synthetic-heatmap_fpn-{uuid4().hex}" if SERVER else "synthetic-heatmap_fpn"
 
-# A whole run in seconds: the same code paths on small pictures, a narrow net and few faces.
+# A whole run in seconds: the same code paths on small images, a narrow net and few faces.
 TINY = (
     "data.crop.size=32", "model.widths=[8,8,8,8]", "model.path=8", "model.blocks=1", "data.batch_size=16",
     "trainer.max_epochs=2", "tracking.system_metrics=false", "callbacks.progress=null",

@@ -152,7 +152,7 @@ def test_what_cannot_be_is_one_line_and_the_server_lives_on(
     (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:3000])
     for path, words, message in (
         (None, {}, "there is no photo"),
-        (tmp_path / "text.jpg", {}, "text.jpg: not a picture"),
+        (tmp_path / "text.jpg", {}, "text.jpg: not an image"),
         (tmp_path / "cut.jpg", {}, "cut.jpg: a truncated JPEG"),
         (photo, {"run": None}, "no run is chosen"),
         (photo, {"run": "nothing"}, "run=nothing: no such folder"),

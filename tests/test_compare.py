@@ -395,7 +395,7 @@ def test_names_from_outside_are_words_only(runs: Workspace, tmp_path: Path) -> N
         (["group=[model,sede]"], "(did you mean 'seed'?)"),
         (["group=[]"], "group=[]"),
         (["where={date: ibug}"], "where: no run has a tag or parameter 'date' (did you mean 'data'?)"),
-        (["where={data: synthetc}"], "where.data=synthetc: no run has that (did you mean 'synthetic'?)"),
+        (["where={data: synthetc}"], "where.data=synthetc: no run has this value (did you mean 'synthetic'?)"),
         (["where={seed: 0, model.widths: '[4, 4, 4, 4]', data: synthetic}", "baseline=x"], "baseline=x: no such group"),
         (["where={model: [heatmap_fpn, {a: b}]}"], "expected"),
         (["runs=[0123456789abcdef0123456789abcdef]"], "no run 0123456789abcdef0123456789abcdef"),

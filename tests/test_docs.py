@@ -34,7 +34,7 @@ PAGES = {
 TUTORIALS = ("README.md", "docs/quickstart.md")
 # What is added to the commands of the tutorials, so that they take seconds.
 SMALLER = {
-    "train": ["data.crop.size=32", "data.batch_size=16", "tracking.system_metrics=false", "callbacks.progress=null"],
+    "train": ["data.crop.size=64", "data.batch_size=16", "tracking.system_metrics=false", "callbacks.progress=null"],
     "export": ["faces=4"],
     "compare": ["samples=1000", "faces=2"],
     "predict": ["overwrite=true"],

@@ -25,7 +25,7 @@ SIZE = 64  # celeba_cnn and ytf_cnn take no smaller one
 
 
 def net_of(name: str, *words: str, scheme: str = "kaggle15", size: int = SIZE) -> Predictor:
-    """A net that was never trained, but whose points depend on the picture, by some pixels."""
+    """A net that was never trained, but whose points depend on the image, by some pixels."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("train", [f"model={name}", f"data.crop.size={size}", *words])
     torch.manual_seed(0)
@@ -38,7 +38,7 @@ def net_of(name: str, *words: str, scheme: str = "kaggle15", size: int = SIZE) -
 
 @torch.no_grad()
 def sharpen(module: LandmarkModule, channels: int) -> None:
-    """Have batch norms learn from some pictures, and the last layer say much."""
+    """Have batch norms learn from some images, and the last layer say much."""
     net = module.net.train()
     pictures = torch.randn(16, channels, module.size, module.size)
     net(pictures)
@@ -206,7 +206,7 @@ def test_without_its_data_random_images_do(trained: tuple[Workspace, str], tmp_p
     ("words", "line"),
     [
         ((), "give the run to export"),
-        (("run=nobody",), "knows no run|no such"),
+        (("run=nobody",), "has no run|no such"),
         (("run={run}", "precision=int4"), "precision=int4"),
         (("run={run}", "faces=1"), "faces=1"),
         (("run={run}", "tolerance.fp32=[1]"), r"tolerance.*fp32"),

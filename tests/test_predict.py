@@ -46,7 +46,7 @@ def checkpoint(trained: tuple[Workspace, str]) -> Path:
 
 
 def photo(seed: int, height: int = 100, width: int = 120) -> np.ndarray:
-    """A smooth picture (H, W, 3) RGB uint8, so that a file of it with losses is nearly the same."""
+    """A smooth image (H, W, 3) RGB uint8, so that a file of it with losses is nearly the same."""
     rng = np.random.default_rng(seed)
     return cv2.resize(rng.integers(0, 255, (5, 6, 3)).astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -108,7 +108,7 @@ def test_every_form_holds_the_points_of_every_face(workspace: Workspace, checkpo
         np.testing.assert_allclose(np.reshape(annotation["keypoints"], (-1, 3))[:, :2], expected, atol=6e-4)
         np.testing.assert_allclose(read_pts(out / "pts" / f"{row['image']}-{row['face']}.pts"), expected, atol=1e-3)
     assert cv2.imread(str(out / "pictures" / "below" / "c.png.jpg")).shape == (100, 120, 3)
-    # The crop's points lie where those of the picture lie.
+    # The crop's points lie where those of the image lie.
     affine = net.crop.policy.crop(np.array([30.0, 25, 90, 95]), 256)
     np.testing.assert_allclose(
         read_pts(out / "crops" / "b.png-0.pts"), transform(affine, points_of(found[2])), atol=5e-3

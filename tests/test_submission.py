@@ -1,4 +1,4 @@
-"""A Kaggle submission through the real commands: train on its table, predict its test pictures, write its file."""
+"""A Kaggle submission through the real commands: train on its table, predict its test images, write its file."""
 
 import csv
 from pathlib import Path

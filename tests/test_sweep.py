@@ -124,7 +124,7 @@ def test_jobs_fail_alone_and_the_same_command_goes_on(own: Workspace) -> None:
     (*_, forced), _ = runs(own)
     first = only_job(own, forced)
     assert first.info.status == "FINISHED" and first.info.run_id not in {run.info.run_id for run in after.values()}
-    assert "a sweep, which trained no net" in own.refuse("flr.evaluate", f"run={parent.info.run_id}")
+    assert "a sweep, which trained no model" in own.refuse("flr.evaluate", f"run={parent.info.run_id}")
 
     # Other code trains anew.
     (own.path / "own.py").write_text(f"{OWN}# another line\n")

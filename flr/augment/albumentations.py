@@ -50,7 +50,7 @@ class Albumentations(Affine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._compose  # noqa: B018  # refuses now what cannot stand there
+        self._compose  # noqa: B018  # refuses invalid transforms now
 
     @cached_property
     def _compose(self) -> Any:
@@ -61,24 +61,24 @@ class Albumentations(Affine):
 
     def check(self, size: int, channels: int) -> None:
         """Apply each transform to an image of that form, so that what cannot be shows before work starts."""
-        picture = np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
         for where, transform in _leaves(self.transforms, "augment.transforms"):
             transform.set_random_seed(0)
             try:
                 with warnings.catch_warnings(action="error", category=UserWarning):  # "does not apply to grayscale"
-                    out = transform(image=picture.copy(), force_apply=True)["image"]
+                    out = transform(image=image.copy(), force_apply=True)["image"]
             except Exception as error:  # whatever it is, the transform does not serve here
                 raise UserError(
                     f"{where}: {type(transform).__name__} cannot serve crops of {size} x {size} x {channels} ({error}); "
                     "leave it out"
                 ) from error
-            if out.shape != picture.shape or out.dtype != np.uint8:
+            if out.shape != image.shape or out.dtype != np.uint8:
                 raise UserError(
                     f"{where}: {type(transform).__name__} makes a crop {out.dtype} {out.shape}, and it must stay uint8 "
-                    f"{picture.shape}; leave it out (data.pixels sets the range, data.crop.channels the colours)"
+                    f"{image.shape}; leave it out (data.pixels sets the range, data.crop.channels the colours)"
                 )
 
-    def picture(self, image: np.ndarray, affine: np.ndarray, key: int, size: int) -> np.ndarray:
+    def augment_image(self, image: np.ndarray, affine: np.ndarray, key: int, size: int) -> np.ndarray:
         """Augment one face. By numpy and OpenCV alone, since torch's threads do not outlive the fork of a worker.
 
         Args:
@@ -107,7 +107,7 @@ class Albumentations(Affine):
         maps = draws.from_store(size, (images.shape[-1] - size) // 2)
         out = np.empty((len(images), size, size, images.shape[1]), np.uint8)
         for i, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
-            out[i] = self.picture(image, maps[i], int(draws.key[i]), size)
+            out[i] = self.augment_image(image, maps[i], int(draws.key[i]), size)
         low, high = levels
         return to_device(images.device, out)[0].permute(0, 3, 1, 2) * ((high - low) / 255) + low
 
@@ -125,7 +125,7 @@ def _leaves(transforms: list[Any], path: str) -> Iterator[tuple[str, Any]]:
         if isinstance(transform, albumentations.BaseCompose):
             if name not in GROUPS or not transform.transforms:
                 raise UserError(
-                    f"{where}: {name} cannot stand here; name some transforms, or {', '.join(GROUPS)} of some"
+                    f"{where}: {name} is not accepted here; name some transforms, or {', '.join(GROUPS)} of some"
                 )
             if not 0 <= transform.p <= 1:
                 raise UserError(f"{where}.p={transform.p} is no probability; set it inside 0..1")

@@ -38,7 +38,7 @@ class Augment(Affine):
         blur: the largest standard deviation of a Gaussian blur, crop pixels.
         downscale: the crop is shrunk by up to this factor and blown up again, log-uniform; 1 for never.
         brightness: factors 1 +- brightness on the pixels.
-        contrast: factors 1 +- contrast about the picture's mean.
+        contrast: factors 1 +- contrast about the image's mean.
         noise: the largest standard deviation of Gaussian noise, shares of the pixel range.
         erasing: probability that a rectangle is painted over (Zhong et al. 2020, arXiv:1708.04896).
         erasing_area: the largest share of the crop that the rectangle covers.

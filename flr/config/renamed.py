@@ -11,7 +11,9 @@ RENAMED: Mapping[str, str] = {
     "flr.inference.detector.GivenBoxes": "flr.inference.detectors.FileBoxes",
     "flr.inference.detector.WholePicture": "flr.inference.detectors.WholeImage",
     "flr.tracking.mlflow.Tracker": "flr.tracking.tracker.Tracker",
-    **{f"flr.callbacks.{name}": f"flr.training.callbacks.{name}" for name in ("Progress", "ValidationPictures")},
+    "flr.callbacks.Progress": "flr.training.callbacks.Progress",
+    "flr.callbacks.ValidationPictures": "flr.training.callbacks.ValidationImages",
+    "flr.training.callbacks.ValidationPictures": "flr.training.callbacks.ValidationImages",
     **{
         f"flr.schedules.{name}": f"flr.training.schedules.{name}" for name in ("constant", "cosine", "onecycle", "step")
     },

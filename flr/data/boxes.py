@@ -62,7 +62,7 @@ class Haar:
     Attributes:
         step: the image shrinks by this between two scales.
         neighbours: detections that must agree.
-        missed: what stands in for a face that is not found: its ``truth`` box, the whole ``picture``, or nothing:
+        missed: the box of a face that is not found: its ``truth`` box, the whole ``picture``, or nothing:
             ``leave_out`` takes it from every part.
         offset: the tight box in units of the detected one: its left, top, right and bottom, from the detected box's
             left top, over its side. None takes the medians over the training faces that are found.
@@ -120,7 +120,7 @@ _CASCADE = _Cascade()
 
 @dataclass(frozen=True)
 class BoxPolicy:
-    """Which box of a face, and how much round it. It is half of a protocol: name it beside every number.
+    """Which box of a face, and how much round it. It is half of a protocol: name it with every number.
 
     Attributes:
         source: ``truth``, the tight box of the labelled points; ``file``, the box that the dataset gives; ``haar``,
@@ -177,7 +177,7 @@ def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -
     """
     missed, offset = np.zeros(len(table), bool), None
     if policy.source == "picture":
-        box = _of_pictures(table, "picture", _whole, cache, workers)
+        box = _by_image(table, "picture", _whole, cache, workers)
         if np.isnan(box).any():
             box = np.where(np.isnan(box), [-0.5, -0.5, 0.5, 0.5], box)  # not decoded: the crop store says so
     else:
@@ -221,7 +221,7 @@ def _detected(
         hits = [len(overlap) > 0 and overlap.max() >= FOUND for overlap in overlaps]
         return np.array([boxes[o.argmax()] if hit else [np.nan] * 4 for o, hit in zip(overlaps, hits, strict=True)])
 
-    found = _of_pictures(table, repr((*finder.identity, FOUND, usual)), best, cache, workers)
+    found = _by_image(table, repr((*finder.identity, FOUND, usual)), best, cache, workers)
     missed = np.isnan(found).any(1)
     offset = finder.offset
     if offset is None:
@@ -238,7 +238,7 @@ def _detected(
     if finder.missed == "truth":
         box = np.where(missed[:, None], truth, box)
     elif finder.missed == "picture":
-        box = np.where(missed[:, None], _of_pictures(table, "picture", _whole, cache, workers), box)
+        box = np.where(missed[:, None], _by_image(table, "picture", _whole, cache, workers), box)
     return box, missed, offset
 
 
@@ -253,7 +253,7 @@ def _whole(image: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.tile([-0.5, -0.5, width - 0.5, height - 0.5], (len(rows), 1))
 
 
-def _of_pictures(
+def _by_image(
     table: FaceTable, what: str, find: Callable[[np.ndarray, np.ndarray], np.ndarray], cache: Path, workers: int
 ) -> np.ndarray:
     """(N, 4) boxes that only the pixels tell: ``find(image, rows) -> (n, 4)``, kept in the cache under `what`.
@@ -266,17 +266,17 @@ def _of_pictures(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            pictures = faces_of_pictures(table)
+            image_rows = faces_by_image(table)
 
             def work(u: int) -> np.ndarray:
                 try:
-                    return find(table.load(int(pictures[u][0])), pictures[u])
+                    return find(table.load(int(image_rows[u][0])), image_rows[u])
                 except UserError:
-                    return np.full((len(pictures[u]), 4), np.nan)  # the crop store says so
+                    return np.full((len(image_rows[u]), 4), np.nan)  # the crop store says so
 
             boxes = np.empty((len(table), 4))
             with tqdm(total=len(table), desc="Finding boxes", unit="face", disable=None) as bar:
-                for rows, found in zip(pictures, parallel_map(work, len(pictures), workers), strict=True):
+                for rows, found in zip(image_rows, parallel_map(work, len(image_rows), workers), strict=True):
                     boxes[rows] = found
                     bar.update(len(rows))
             with writing(path) as aside:
@@ -284,7 +284,7 @@ def _of_pictures(
     return np.load(path)
 
 
-def faces_of_pictures(table: FaceTable) -> list[np.ndarray]:
+def faces_by_image(table: FaceTable) -> list[np.ndarray]:
     """For each image the rows of its faces, images in the order of their first faces."""
     _, first, member = np.unique(table.image, return_index=True, return_inverse=True)
     rows = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])

@@ -15,7 +15,7 @@ from annotated_types import Ge
 from filelock import FileLock
 from tqdm import tqdm
 
-from flr.data.boxes import BoxPolicy, face_boxes, faces_of_pictures
+from flr.data.boxes import BoxPolicy, face_boxes, faces_by_image
 from flr.data.images import Files
 from flr.data.table import FaceTable, leave_out
 from flr.errors import UserError
@@ -26,7 +26,7 @@ from flr.system import parallel_map
 VERSION = 5  # of what is stored; raise it when the pixels of a crop would change
 
 CHUNK = 1024  # faces moved at once
-# What is seen of a face's picture: its size in pixels, a digest of its pixels (see `STRIDE`), a thumbnail of the face, and
+# What is seen of a face's image: its size in pixels, a digest of its pixels (see `STRIDE`), a thumbnail of the face, and
 # the EXIF orientation of the file.
 THUMBNAIL = 8
 STRIDE = 4  # every fourth pixel either way tells an image from any other, and takes a sixteenth of the time
@@ -75,7 +75,7 @@ class CropStore:
         settings: what the model sees.
         images: (N, S, S, C) uint8 memory map; the model's crop is the middle `settings.size` pixels.
         to_store: (N, 2, 3) float64, original-image pixels to store pixels.
-        pictures: (N,) structured: what was seen of each face's image when it was decoded (see `SEEN`).
+        image_info: (N,) structured: what was seen of each face's image when it was decoded (see `SEEN`).
         missed: split -> its faces that the box policy's detector did not find.
         offset: see `flr.data.boxes.Haar.offset`.
         folder: where all this lies.
@@ -84,7 +84,7 @@ class CropStore:
     settings: CropSettings
     images: np.ndarray
     to_store: np.ndarray
-    pictures: np.ndarray
+    image_info: np.ndarray
     missed: Mapping[str, int]
     offset: tuple[float, ...] | None
     folder: Path
@@ -144,7 +144,7 @@ def open_store(
         # Private pages: torch wants them writable.
         images=np.memmap(folder / "images.u8", np.uint8, "c", shape=tuple(meta["shape"])),
         to_store=np.load(folder / "to_store.npy"),
-        pictures=np.load(folder / "pictures.npy"),
+        image_info=np.load(folder / "pictures.npy"),
         missed=meta["missed"],
         offset=meta["offset"],
         folder=folder,
@@ -159,10 +159,10 @@ def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cac
     with writing_folder(folder) as aside:
         path = aside / "images.u8"
         side = settings.size + 2 * pad
-        rows, pictures, bad = _crop_all(table, settings, side, to_store, ~np.isnan(boxes.box).any(1), path, workers)
+        rows, image_info, bad = _crop_all(table, settings, side, to_store, ~np.isnan(boxes.box).any(1), path, workers)
         shape = (len(rows), side, side, settings.channels)
         os.truncate(path, max(1, int(np.prod(shape))))
-        for name, column in (("rows", rows), ("to_store", to_store[rows]), ("pictures", pictures[rows])):
+        for name, column in (("rows", rows), ("to_store", to_store[rows]), ("pictures", image_info[rows])):
             np.save(aside / f"{name}.npy", column)
         missed = {split: int((boxes.missed & (table.split == split)).sum()) for split in ("train", "val", "test")}
         write_json(
@@ -182,10 +182,10 @@ def _crop_all(
     Returns:
         (n,) the rows of the faces that the file holds, in order; (N,) what was seen of their images; row -> fault.
     """
-    tight, units, bad = table.tight, faces_of_pictures(table), dict[int, str]()
+    tight, units, bad = table.tight, faces_by_image(table), dict[int, str]()
     images = np.memmap(path, np.uint8, "w+", shape=(len(table), side, side, settings.channels))
     reserve(path)
-    pictures = np.zeros(len(table), SEEN)
+    image_info = np.zeros(len(table), SEEN)
 
     def work(u: int) -> tuple[dict[int, tuple[int, int, int, np.ndarray, int]], dict[int, str]]:
         """Crop the faces of one image into the map."""
@@ -197,13 +197,13 @@ def _crop_all(
         height, width = image.shape[:2]
         digest = int.from_bytes(hashlib.blake2b(image[::STRIDE, ::STRIDE].tobytes(), digest_size=8).digest())
         grey, image = to_channels(image, 1), to_channels(image, settings.channels)
-        files = table.pictures
+        files = table.read_image
         orientation = files.orientation(str(table.image[rows[0]])) if isinstance(files, Files) else 1
         seen, faults = {}, {}
         for row in rows:
             left, top, right, bottom = tight[row]
             if right < 0 or bottom < 0 or left > width - 1 or top > height - 1:
-                faults[row] = f"all its points lie outside its picture of {width} x {height} pixels"
+                faults[row] = f"all its points lie outside its image of {width} x {height} pixels"
             elif wanted[row]:
                 images[row] = crop(image, to_store[row], side, settings.channels)
                 seen[row] = width, height, digest, thumbnail(grey, tight[row]), orientation
@@ -212,7 +212,7 @@ def _crop_all(
     with tqdm(total=len(table), desc=f"Cropping {table.form.split('[')[0]}", unit="face", disable=None) as bar:
         for seen, faults in parallel_map(work, len(units), workers):
             for row, values in seen.items():
-                pictures[row] = values
+                image_info[row] = values
             bad |= faults
             bar.update(len(seen) + len(faults))
     rows = np.setdiff1d(np.flatnonzero(wanted), list(bad))
@@ -221,7 +221,7 @@ def _crop_all(
             some = rows[at : at + CHUNK]
             images[at : at + len(some)] = images[some]
     images.flush()
-    return rows, pictures, bad
+    return rows, image_info, bad
 
 
 def thumbnail(grey: np.ndarray, tight: np.ndarray) -> np.ndarray:

@@ -132,7 +132,7 @@ class FaceData(pl.LightningDataModule):
         if why := nonsense(self.card):
             return f"data={self.name}: {why}"
         if self.augment.mirror:
-            labels = table.labelled & ((table.split == "train") & ~lying(table, self.store.pictures))[:, None]
+            labels = table.labelled & ((table.split == "train") & ~lying(table, self.store.image_info))[:, None]
             option = f"data={self.name}: augment.mirror={self.augment.mirror:g}"
             try:
                 check_mirror(mean_face(table.points, labels), table.scheme, option, "augment.mirror=0")
@@ -172,7 +172,7 @@ class FaceData(pl.LightningDataModule):
         )
 
     def mean_face(self) -> np.ndarray:
-        """(K, 2) the training part's mean points, crop pixels: the zero that every net is held against."""
+        """(K, 2) the training part's mean points, crop pixels: the mean-shape baseline."""
         rows = self.rows("train")
         known = self.prepare().labelled[rows][..., None]
         total = np.maximum(known.sum(0), 1)
@@ -236,7 +236,7 @@ class FaceData(pl.LightningDataModule):
         assert isinstance(augment, Albumentations) and self.trainer is not None
         draws = augment.draw(self.seed, self.trainer.current_epoch, visits)
         maps, rows = draws.from_store(size, self.store.margin), visits % len(self.prepare())
-        return lambda i: augment.picture(images[rows[i]], maps[i], int(draws.key[i]), size)
+        return lambda i: augment.augment_image(images[rows[i]], maps[i], int(draws.key[i]), size)
 
     def val_dataloader(self) -> IndexBatches | PrefetchedBatches:
         return self._loader(self._batches("val", training=False))

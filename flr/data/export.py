@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from filelock import FileLock
 from tqdm import tqdm
 
-from flr.data.boxes import faces_of_pictures
+from flr.data.boxes import faces_by_image
 from flr.data.formats.annotators import cvat_text, label_studio_text, marked_images
 from flr.data.formats.coco import coco_text
 from flr.data.formats.dlib_xml import xml_text
@@ -52,7 +52,7 @@ def export(table: FaceTable, form: Form, folder: Path, rounded: bool = False) ->
     Args:
         table: N faces.
         form: ``csv``, labels.csv; ``coco``, keypoints JSON; ``xml``, dlib's, each a file a split; ``pts``, a folder a split
-            of images, one a face, with .pts beside them, and what those cannot hold in labels.csv; ``labelstudio`` and
+            of images, one a face, with .pts next to them, and what those cannot hold in labels.csv; ``labelstudio`` and
             ``cvat``, for annotators (see `flr.data.formats.annotators`), without names, groups and subsets.
         folder: must not hold anything yet.
         rounded: points and boxes as whole pixels, which dlib's own tools ask for.
@@ -71,7 +71,7 @@ def export(table: FaceTable, form: Form, folder: Path, rounded: bool = False) ->
             raise UserError(f"{folder}: is there already, and not empty; name a new folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"), writing_folder(folder) as aside:
-            image, size = _write_pictures(table, form, aside)
+            image, size = _write_images(table, form, aside)
             table = dataclasses.replace(table, image=image)
             scheme = yaml.safe_dump(
                 table.scheme.plain(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
@@ -113,14 +113,14 @@ def _check(table: FaceTable, form: Form) -> None:
 # -- images ----------------------------------------------------------------------------------------------------------
 
 
-def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _write_images(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Write each image once, or for ``pts`` once a face with its .pts.
 
     Returns:
         (N,) str, where each face's image lies under `folder`; and (N, 2), its height and width, for `SIZED` forms.
     """
-    pictures = np.arange(len(table))[:, None] if form == "pts" else faces_of_pictures(table)
-    files, names = table.pictures, [str(table.image[rows[0]]) for rows in pictures]
+    image_rows = np.arange(len(table))[:, None] if form == "pts" else faces_by_image(table)
+    files, names = table.read_image, [str(table.image[rows[0]]) for rows in image_rows]
     # A file whose labels are of its stored pixels is written as those, since it would be read upright.
     linked = [isinstance(files, Files) and (files.turns(name) or files.orientation(name) == 1) for name in names]
     if form == "pts":
@@ -130,7 +130,7 @@ def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndar
         (folder / parent).mkdir(parents=True, exist_ok=True)
 
     def work(u: int) -> tuple[int, int]:
-        i, target = int(pictures[u][0]), folder / places[u]
+        i, target = int(image_rows[u][0]), folder / places[u]
         image = table.load(i) if form in SIZED or not linked[u] else None
         if isinstance(files, Files) and linked[u]:
             _link(files.root / str(table.image[i]), target)
@@ -143,8 +143,8 @@ def _write_pictures(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndar
         return (0, 0) if image is None else image.shape[:2]
 
     image, size = np.empty(len(table), object), np.zeros((len(table), 2), int)
-    done = tqdm(parallel_map(work, len(pictures), cores()), "Exporting", len(pictures), unit="picture", disable=None)
-    for rows, place, shape in zip(pictures, places, done, strict=True):
+    done = tqdm(parallel_map(work, len(image_rows), cores()), "Exporting", len(image_rows), unit="image", disable=None)
+    for rows, place, shape in zip(image_rows, places, done, strict=True):
         image[rows], size[rows] = place, shape
     return image.astype(str), size
 
@@ -154,7 +154,7 @@ def _link(source: Path, target: Path) -> None:
         os.link(os.path.realpath(source), target)
     except OSError:  # another disk, or one without links
         if not os.path.isfile(source):
-            raise UserError(f"{source}: the picture is gone; fetch it again") from None
+            raise UserError(f"{source}: the image is gone; fetch it again") from None
         shutil.copyfile(source, target)
 
 
@@ -164,7 +164,7 @@ def _places(names: Sequence[str], suffixes: Sequence[str], with_pts: bool) -> li
     Args:
         names: of the images.
         suffixes: what is added to each.
-        with_pts: whether each has a .pts beside it, so that they must differ in more than their suffix.
+        with_pts: whether each has a .pts next to it, so that they must differ in more than their suffix.
     """
     files, folders = {_key(name) for name in _OURS}, set[str]()
     again: Counter[str] = Counter()

@@ -74,19 +74,19 @@ class Files:
         for i, name in enumerate(names):
             if name.startswith(("/", "\\")) or (".." in name and ".." in PurePosixPath(name.replace("\\", "/")).parts):
                 found.append((0, 0))
-                faults[i] = f"its picture '{name}' leads out of the set's folder"
+                faults[i] = f"its image '{name}' is outside the dataset's folder"
                 continue
             try:
                 state = os.stat(f"{root}/{name}")
             except (OSError, ValueError) as error:  # the latter: a NUL in the name
                 found.append((0, 0))
-                faults[i] = f"its picture cannot be read ({getattr(error, 'strerror', None) or error})"
+                faults[i] = f"its image cannot be read ({getattr(error, 'strerror', None) or error})"
                 continue
             found.append((state.st_size, state.st_mtime_ns))
             if not stat.S_ISREG(state.st_mode):
-                faults[i] = "its picture is no file"
+                faults[i] = "its image is not a file"
             elif not state.st_size:
-                faults[i] = "its picture is an empty file"
+                faults[i] = "its image is an empty file"
         size, version = np.array(found, np.int64).reshape(-1, 2).T
         return size, version, faults
 
@@ -124,7 +124,7 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
     if not data:
         raise UserError(f"{name}: empty file; fetch it again")
     if data.lstrip()[:1] == b"<":
-        raise UserError(f"{name}: an HTML or XML page, not a picture; fetch it again")
+        raise UserError(f"{name}: an HTML or XML page, not an image; fetch it again")
     size = _claimed_size(data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise UserError(f"{name}: its header claims {size[0]} x {size[1]} pixels, over the limit; fetch it again")
@@ -140,7 +140,7 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(f"{name}: not a picture that OpenCV can decode; fetch it again")
+        raise UserError(f"{name}: not an image that OpenCV can decode; fetch it again")
     if data[:2] == b"\xff\xd8" and jpeg.may_be_cut(data, image) and jpeg.is_cut(data):
         raise UserError(f"{name}: a damaged JPEG, whose data end before its last row; fetch it again")
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -60,9 +60,9 @@ def head_pose(points: np.ndarray, labelled: np.ndarray, scheme: Scheme) -> np.nd
 
 
 def fault_of(mean: np.ndarray, scheme: Scheme) -> str | None:
-    """What is wrong with the way a mean face (K, 2) stands: upside down, or left for right; None where nothing is known.
+    """What is wrong with the orientation of a mean face (K, 2): upside down, or left for right; None where nothing is known.
 
-    A mean face is its own mirror image whichever way up it stands, and with left named right too.
+    A mean face is its own mirror image whichever way up it is, and with left named right too.
     """
     found = _model(scheme)
     if found is None:

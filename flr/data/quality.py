@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from flr.data.boxes import faces_of_pictures
+from flr.data.boxes import faces_by_image
 from flr.data.crops import CropStore
 from flr.data.images import Files
 from flr.data.pose import fault_of, head_pose
@@ -46,7 +46,7 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
     Returns:
         Plain values, by what they tell.
     """
-    seen, names = store.pictures, table.scheme.names
+    seen, names = store.image_info, table.scheme.names
     labels = table.labelled & (table.split != "unlabelled")[:, None]
     side = table.tight[:, 2:] - table.tight[:, :2]
     limit = np.stack([seen["width"], seen["height"]], -1)[:, None] - 0.5
@@ -99,7 +99,7 @@ def by_split(split: np.ndarray) -> dict[str, int]:
 
 def turned(table: FaceTable, seen: np.ndarray) -> dict[str, Any]:
     """Count the images that are stored turned, and those whose size is not the one that the label file states."""
-    files = table.pictures
+    files = table.read_image
     if not isinstance(files, Files):
         return {"images": 0, "read": "", "other_size": 0, "example": ""}
     _, first = np.unique(table.image, return_index=True)
@@ -118,8 +118,8 @@ def turned(table: FaceTable, seen: np.ndarray) -> dict[str, Any]:
 def lying(table: FaceTable, seen: np.ndarray) -> np.ndarray:
     """Return (N,) bool, the faces whose image is stored turned and read as stored, so that the head is not upright."""
     turned = seen["orientation"] > 1
-    if isinstance(table.pictures, Files):
-        turned[turned] = [not table.pictures.turns(name) for name in table.image[turned].tolist()]
+    if isinstance(table.read_image, Files):
+        turned[turned] = [not table.read_image.turns(name) for name in table.image[turned].tolist()]
     return turned
 
 
@@ -147,12 +147,12 @@ def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
     boxes nearly agree (labelled twice), or where their crops look alike (see `look_alikes`): so a copy that was scaled
     or saved anew is found, one that was mirrored or turned is not.
     """
-    pictures = [(rows, table.split[rows]) for rows in faces_of_pictures(table)]
-    digest = store.pictures["digest"]
-    same = groups_of(np.array([digest[rows[0]] for rows, _ in pictures]))
-    across = [group for group in same if len(set(np.concatenate([pictures[u][1] for u in group]).tolist())) > 1]
+    image_rows = [(rows, table.split[rows]) for rows in faces_by_image(table)]
+    digest = store.image_info["digest"]
+    same = groups_of(np.array([digest[rows[0]] for rows, _ in image_rows]))
+    across = [group for group in same if len(set(np.concatenate([image_rows[u][1] for u in group]).tolist())) > 1]
     shown = (across or same)[:SHOWN]
-    examples = [[str(table.image[pictures[u][0][0]]) for u in group] for group in shown]
+    examples = [[str(table.image[image_rows[u][0][0]]) for u in group] for group in shown]
     twice: list[tuple[int, int]] = []
     box = table.tight
     for group in groups_of(digest):
@@ -162,7 +162,7 @@ def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
             side = (box[first, 2:] - box[first, :2]).max(1).clip(1)
             close = np.abs(box[first] - box[second]).max(1) < 0.1 * side
             twice += zip(first[close].tolist(), second[close].tolist(), strict=True)
-    alike = [pair for pair in look_alikes(store.pictures) if digest[pair[0]] != digest[pair[1]]]
+    alike = [pair for pair in look_alikes(store.image_info) if digest[pair[0]] != digest[pair[1]]]
 
     def pairs(found: Sequence[tuple[int, int]]) -> dict[str, Any]:
         crossing = [(a, b) for a, b in found if table.split[a] != table.split[b]]
@@ -176,12 +176,12 @@ def duplicates(table: FaceTable, store: CropStore) -> dict[str, Any]:
     }
 
 
-def look_alikes(pictures: np.ndarray) -> list[tuple[int, int]]:
+def look_alikes(image_info: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of rows whose crops' thumbnails nearly agree, whatever their brightness and contrast."""
-    looks = pictures["thumbnail"].astype(np.float32)
+    looks = image_info["thumbnail"].astype(np.float32)
     looks -= looks.mean(1, keepdims=True)
     looks /= np.linalg.norm(looks, axis=1, keepdims=True).clip(1e-3)
-    _, rows = np.unique(pictures["digest"], return_index=True)  # equal images are found by that
+    _, rows = np.unique(image_info["digest"], return_index=True)  # equal images are found by that
     rows = rows[np.abs(looks[rows]).max(1) > 0]  # a plain image looks like any other
     if len(rows) < 2:
         return []

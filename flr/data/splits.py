@@ -1,4 +1,4 @@
-"""Validation is held out of the training part by group, so that one person or photo never stands on both sides."""
+"""Validation is held out of the training part by group, so that one person or photo is never on both sides."""
 
 import dataclasses
 import hashlib

@@ -51,7 +51,7 @@ class FaceTable:
         name: (N,) str, unique and free of the dataset's place on disk.
         image: (N,) str, the image that each face lies in; faces may share one.
         subsets: name -> (N,) bool. Subsets may overlap.
-        pictures: a picture's name -> its pixels, (H, W) grey or (H, W, 3) RGB, uint8; `Files` where they are files.
+        read_image: an image's name -> its pixels, (H, W) grey or (H, W, 3) RGB, uint8; `Files` where they are files.
         published: (N,) str, a digest of each face's values as its file gives them (see `digest_rows`).
         version: (N,) int64, changes when the pixels may have changed, such as a file's time of change. Crops that were
             made of other versions are not used; the fingerprint, which must agree between machines, leaves it out.
@@ -71,7 +71,7 @@ class FaceTable:
     name: np.ndarray
     image: np.ndarray
     subsets: Mapping[str, np.ndarray]
-    pictures: Callable[[str], np.ndarray]
+    read_image: Callable[[str], np.ndarray]
     published: np.ndarray
     version: np.ndarray
     faults: Sequence[Fault] = field(default_factory=tuple)
@@ -92,7 +92,7 @@ class FaceTable:
 
     def load(self, i: int) -> np.ndarray:
         """The whole image that face `i` lies in."""
-        return self.pictures(str(self.image[i]))
+        return self.read_image(str(self.image[i]))
 
     def reduce(self, to: str, scheme: Scheme) -> "FaceTable":
         """The same faces in a smaller scheme (see `Scheme.reduce`)."""
@@ -177,8 +177,8 @@ def from_files(
     the sizes of the image files join them. For `upright` and `sizes` see `flr.data.images.Files`.
 
     A face is at fault by `bad` (index -> reason), where its file is missing, empty, no file or outside `root`, where
-    its name stands there twice, and by `check_faces`. What is left out here is: every point is labelled where it is
-    finite, visible where it is labelled; no box; each image its own group; the picture's name.
+    its name occurs there twice, and by `check_faces`. What is left out here is: every point is labelled where it is
+    finite, visible where it is labelled; no box; each image its own group; the image's name.
 
     Raises:
         UserError: see `check_faces`; `root` is named.
@@ -205,7 +205,7 @@ def from_files(
         name=name,
         image=image,
         subsets=subsets or {},
-        pictures=files,
+        read_image=files,
         published=digest_rows(*published, size),
         version=version,
     )
@@ -216,7 +216,7 @@ def from_files(
 
 
 def check_faces(table: FaceTable, strict: bool) -> FaceTable:
-    """Leave out the faces that no net should learn from, each with its reason.
+    """Leave out the faces that no model should be trained on, each with its reason.
 
     A fault is a point that is not finite, no labelled point (save in the part ``unlabelled``), a labelled extent of no
     size (save of two points with a box), or a box of no size, as one far out comes to have by rounding.

@@ -169,7 +169,7 @@ def filter_runs(runs: Sequence[StoredRun], where: Mapping[str, Any]) -> list[Sto
         wanted_values = [str(value) for value in (wanted if isinstance(wanted, list) else [wanted])]
         for value in wanted_values:
             if value not in values:
-                raise UserError(f"where.{key}={value}: no run has that{nearest(value, values)}")
+                raise UserError(f"where.{key}={value}: no run has this value{nearest(value, values)}")
         matching = [run for run in matching if run.get(key) in wanted_values]
     return matching
 

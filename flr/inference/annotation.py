@@ -6,7 +6,7 @@ import numpy as np
 
 from flr.inference.effects.base import Effect, apply
 from flr.inference.faces import VISIBLE, Face
-from flr.landmarks.draw import draw_circles, draw_picture
+from flr.landmarks.draw import draw_circles, draw_landmarks
 from flr.landmarks.scheme import Scheme
 
 
@@ -37,7 +37,7 @@ def annotate(
     captions = [_caption(face) for face in faces]
     lines, indices, dots = (word in draw for word in ("lines", "indices", "points"))
     hidden = np.array([face.visible < VISIBLE for face in faces]).reshape(points.shape[:2])
-    drawn = draw_picture(image, points, boxes, captions, scheme, lines, indices, dots=dots, hidden=hidden)
+    drawn = draw_landmarks(image, points, boxes, captions, scheme, lines, indices, dots=dots, hidden=hidden)
     if "radius90" in draw:
         for face in faces:
             draw_circles(drawn, face.points, face.radius90)

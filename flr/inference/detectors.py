@@ -53,7 +53,7 @@ class BuiltinDetector:
 
     def __init__(
         self, model: str | None = None, work: Annotated[int, Ge(32), Le(8192)] = 320,
-        score: Annotated[float, Ge(0)] | None = None, threads: Annotated[int, Ge(0)] = 1,
+        score: Annotated[float, Ge(0), Le(1)] | None = None, threads: Annotated[int, Ge(0)] = 1,
     ) -> None:  # fmt: skip
         self.finder, self.threads = Builtin(model, work, score), threads
         self.offsets = self.finder.network(threads).metadata.offsets

@@ -42,7 +42,7 @@ def draw_points(
         side: pixels of the face's crop, which the size of all goes by.
         scheme: of the points; wanted for lines alone.
         lines: whether the regions' lines are drawn through the points.
-        indices: whether each point's number stands beside it.
+        indices: whether to write each point's number next to it.
         dots: whether the points themselves are drawn.
         hidden: (K,) bool, the predicted points that are drawn as circles rather than discs; None for none.
     """
@@ -107,7 +107,7 @@ def draw_face(
     return canvas
 
 
-def draw_picture(
+def draw_landmarks(
     image: np.ndarray, points: np.ndarray, boxes: np.ndarray | None = None, captions: Sequence[str] = (),
     scheme: Scheme | None = None, lines: bool = False, indices: bool = False, least: int = 0,
     truth: np.ndarray | None = None, dots: bool = True, hidden: np.ndarray | None = None,
@@ -128,7 +128,7 @@ def draw_picture(
         hidden: (N, K) bool, as for `draw_points`.
 
     Returns:
-        (h, w, 3) RGB uint8, of the picture's size or larger.
+        (h, w, 3) RGB uint8, of the image's size or larger.
     """
     height, width = image.shape[:2]
     scale = max(1, -(-least // max(height, width)))

@@ -1,6 +1,6 @@
 """The lines of a face through its points: which points a line takes, in which order, and the smooth curve through them.
 
-They stand beside the schemes, not in them: what a scheme says goes into the fingerprint of every dataset.
+They are separate from the schemes, since all of a scheme goes into the fingerprint of every dataset.
 """
 
 from collections.abc import Mapping

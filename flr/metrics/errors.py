@@ -21,14 +21,14 @@ from flr.metrics.functional import (
     spearman,
 )
 
-SURE = 0.99  # of the faces seen are less uncertain than the doubt from which on a face is to be distrusted
+CERTAIN_SHARE = 0.99  # of the validation faces; a face that is more uncertain than these counts as uncertain
 
 
 class LandmarkErrors(Metric):
     """Predictions of an evaluation; exact on any number of ranks, even or not, since rows are kept by face index.
 
-    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side); and where the model tells how uncertain its
-    points are ``spearman``, and ``doubt``: percent of the normaliser, as uncertain as one face in a hundred is.
+    `compute` gives ``nme`` (percent), ``mse`` and ``mae`` (units of the crop's side); where the model reports the uncertainty of
+    its points, also ``spearman`` and ``uncertainty_threshold``, the 99th percentile of the faces' uncertainties in percent of the normaliser.
     """
 
     full_state_update = False
@@ -87,8 +87,10 @@ class LandmarkErrors(Metric):
         }
         rank = spearman(point_errors(*pair, labelled), states["spread"], states["normaliser"])
         if not np.isnan(rank):
-            doubt = np.nanquantile(face_uncertainty(states["spread"], states["normaliser"].astype(np.float64)), SURE)
-            values |= {"spearman": rank, "doubt": float(doubt)}
+            threshold = np.nanquantile(
+                face_uncertainty(states["spread"], states["normaliser"].astype(np.float64)), CERTAIN_SHARE
+            )
+            values |= {"spearman": rank, "uncertainty_threshold": float(threshold)}
         precision = hidden_precision(states["visible"], states["hidden"], labelled)
         if not np.isnan(precision):
             values["hidden_ap"] = precision

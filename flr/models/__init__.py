@@ -1,6 +1,6 @@
 """Landmark models, one file an architecture. They import torch alone.
 
-A model is built with ``points`` (K), ``channels`` and ``size`` of its input beside its own arguments, names what it puts
+A model is built with ``points`` (K), ``channels`` and ``size`` of its input in addition to its own arguments, names what it puts
 out in ``output`` and maps (B, C, H, W) to that:
 
     points              (B, 2K) coordinates

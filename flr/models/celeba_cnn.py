@@ -67,7 +67,7 @@ class CelebACNN(nn.Module):
             nn.Linear(512, 2 * points),
         )  # fmt: skip
         kaiming(self)
-        # Start from the grey picture: under a negative weight, which half of all seeds draw, the ReLU would leave
+        # Start from the grey image: under a negative weight, which half of all seeds draw, the ReLU would leave
         # nothing of pixels in [0, 1], for good.
         nn.init.constant_(grey.weight, 1 / channels)
 

@@ -1,4 +1,4 @@
-"""Residual net with a top-down path (after He et al. 2016, arXiv:1512.03385, and Lin et al. 2017, arXiv:1612.03144).
+"""Residual network with a top-down path (after He et al. 2016, arXiv:1512.03385, and Lin et al. 2017, arXiv:1612.03144).
 
 Shapes at 1 x 128 x 128, K = 68, the default widths (4,599,972 parameters):
 

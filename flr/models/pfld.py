@@ -10,10 +10,10 @@ Shapes at 1 x 112 x 112, K = 68, width 1 (1,216,488 parameters):
     inverted residual 16, t = 2                S1: 16 x 14 x 14
     Conv 3x3 s2 32                             S2: 32 x 7 x 7
     Conv 7x7 128 valid                         S3: 128
-    averages of S1 and S2 beside S3, Dense     2K
+    averages of S1, S2 and S3, Dense     2K
 
 As in the paper: the rows, widths, strides and expansions, three scales in the last layer, the width multiplier. Not as
-in the paper: no auxiliary net that estimates the head's pose in training, and no loss weighted by it (losses are
+in the paper: no auxiliary network that estimates the head's pose in training, and no loss weighted by it (losses are
 objectives here); S1 and S2 enter by their averages; the last convolution spans whatever map the input's size leaves.
 """
 

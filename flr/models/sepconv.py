@@ -1,4 +1,4 @@
-"""Residual depthwise-separable regression net (Xception-like, after Chollet 2017, arXiv:1610.02357).
+"""Residual depthwise-separable regression network (Xception-like, after Chollet 2017, arXiv:1610.02357).
 
 Shapes of `SepConv` at 1 x 128 x 128, K = 68 (20,553,984 parameters), LeakyReLU .2 everywhere:
 
@@ -30,7 +30,7 @@ def _separable(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class _Down(nn.Module):
-    """Two separable convolutions and a pool beside a strided 1x1: half the side."""
+    """Two separable convolutions and a pool, added to a strided 1x1 convolution: half the side."""
 
     def __init__(self, inputs: int, outputs: int, act_first: bool) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ class TimmBackbone(nn.Module):
             which data.pixels=[-1,1] comes near.
 
     Raises:
-        ValueError: timm cannot be imported, knows no such net, or its net does not take this input.
+        ValueError: timm cannot be imported, knows no such model, or the model does not take this input.
     """
 
     output = "points"
@@ -27,7 +27,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         try:
             import timm  # type: ignore[import-not-found, unused-ignore]  # the extra may be there or not
-        except Exception as error:  # beside a torchvision built for another torch, the import ends in any kind
+        except Exception as error:  # with a torchvision built for another torch, the import raises any kind
             raise ValueError(
                 f"model=timm needs the extra flr[timm] and a torchvision built for torch {torch.__version__}: "
                 f"pip install 'flr[timm]' ({type(error).__name__}: {error})"

@@ -103,11 +103,11 @@ def find_run(run: str, uri: str, output: Path) -> RunFolder:
         with translate_auth_errors(uri, f"run={run}"):
             stored = client.get_run(run)
     except MlflowException as error:
-        raise UserError(f"run={run}: no such folder, and {uri} knows no run of this id; set tracking.uri") from error
+        raise UserError(f"run={run}: no such folder, and {uri} has no run of this id; set tracking.uri") from error
     if stored.info.lifecycle_stage != "active":
         raise UserError(f"run={run}: it was deleted in MLflow; restore it there, or name another")
     if PREFIX + GRID in stored.data.tags:
-        raise UserError(f"run={run}: a sweep, which trained no net itself; name one of its jobs")
+        raise UserError(f"run={run}: a sweep, which trained no model itself; name one of its jobs")
     target, local = output.absolute() / "runs" / run, Path(stored.data.tags.get(f"{PREFIX}folder", ""))
     for place in (target, local):
         if (place / "run.json").is_file():

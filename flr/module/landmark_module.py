@@ -1,4 +1,4 @@
-"""LandmarkModule: net, objective and metrics behind one shared step."""
+"""LandmarkModule: model, objective and metrics behind one shared step."""
 
 import copy
 import time
@@ -265,7 +265,8 @@ class LandmarkModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         values = {f"val/{name}": value for name, value in self.errors.compute().items()}
-        self.about["doubt"] = values["val/doubt"].item() if "val/doubt" in values else None
+        threshold = values.get("val/uncertainty_threshold")
+        self.about["doubt"] = None if threshold is None else threshold.item()  # the name that checkpoints have for it
         self.about["radius90"] = self.errors.radius_factors()
         values["val/baseline_nme"] = self.baseline.compute()["nme"]
         subsets = self.trainer.datamodule.table.subsets  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ class Objective(nn.Module, ABC):
     """Coordinates and losses are float32 whatever the model's precision.
 
     Attributes:
-        takes: the kind of net output that it understands; see a model's ``output``.
+        takes: the kind of model output that it accepts; see a model's ``output``.
         visibility_weight: Weight of the term that learns which points can be seen; 0 for none.
     """
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1440px; margin: 2em auto; padding: 0 1em; color: #222 }
+h1, h2, h3, p { overflow-wrap: anywhere } .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: .5em 0 }
 th, td { padding: .15em 1em .15em 0; vertical-align: top; border-bottom: 1px solid #ddd; text-align: left }
-td:first-child { white-space: pre-wrap; color: #555 } img { max-width: 100%; margin: .5em 0 1.5em }
+th { white-space: nowrap } td:first-child { white-space: pre-wrap } img { max-width: 100%; margin: .5em 0 1.5em }
 .note { background: #fff4d6; padding: .3em .8em; margin: .3em 0 }
 figure { display: inline-block; margin: 0 1em 1em 0 } figure img { margin: 0; display: block } figcaption { color: #555 }
 th.sorts { cursor: pointer } svg { max-width: 100%; height: auto }
@@ -44,7 +45,8 @@ def document(title: str, body: str, sortable: bool = False) -> str:
     """
     name = html.escape(title)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title><style>{STYLE}</style>'
         f"<h1>{name}</h1>{body}{f'<script>{SORT}</script>' if sortable else ''}</html>\n"
     )
 
@@ -56,9 +58,9 @@ def embed(data: bytes, kind: str, text: str) -> str:
 
 def grid(rows: Iterable[Sequence[Cell]], head: Sequence[str] = ()) -> str:
     """Make a table of plain text and links."""
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = ("".join(f"<td>{_cell(cell)}</td>" for cell in line) for line in rows)
-    return f"<table>{f'<tr>{top}</tr>' if head else ''}{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in head)] if head else []
+    lines += ["".join(f"<td>{_cell(cell)}</td>" for cell in row) for row in rows]
+    return f'<div class="scroll"><table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
 
 
 def _cell(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""Run one job of a sweep: skip it where a finished run stands for it, resume it, or train it.
+"""Run one job of a sweep: skip it where a finished run has its settings, resume it, or train it.
 
 A job is finished when a finished run of the experiment has its recipe (the config without the keys that do not change the
 result), its code and its data.
@@ -120,7 +120,7 @@ class Job(ChildRun):
         return run.tags.get("sweep") == self._sweep
 
     def finished_run(self, fingerprint: Callable[[], str]) -> StoredRun | None:
-        """Return the finished run that stands for this job, if any.
+        """Return the finished run with the settings of this job, if any.
 
         Args:
             fingerprint: Returns the fingerprint of the job's data; called only where a run may stand for the job.

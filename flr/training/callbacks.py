@@ -1,4 +1,4 @@
-"""What runs beside a training: progress with the time left, an early end, checkpoints, validation images."""
+"""Callbacks of a training: progress with the time left, an early end, checkpoints, validation images."""
 
 import io
 import math
@@ -154,7 +154,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                         shutil.copyfile(path, link)
 
 
-class ValidationPictures(pl.Callback):
+class ValidationImages(pl.Callback):
     """A grid of validation faces, truth green and prediction magenta, in MLflow's image grid.
 
     Args:

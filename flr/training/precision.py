@@ -70,7 +70,7 @@ def check_trainer(trainer: DictConfig) -> None:
 
 
 def settle_batch_norm(cfg: DictConfig, device: str, ranks: int) -> None:
-    """Set what ``trainer.sync_batchnorm=null`` stands for: true where a GPU has fewer than `OWN_STATISTICS` faces of a batch.
+    """Resolve ``trainer.sync_batchnorm=null``: true where a GPU has fewer than `OWN_STATISTICS` faces of a batch.
 
     torch's layer waits for the device three times a layer and step, and takes no CPU tensor, so that on CPUs it is always false.
 
@@ -103,7 +103,7 @@ def check_batch_norm(net: nn.Module) -> None:
 
 
 def resolve_precision_and_fusion(cfg: DictConfig, device: str, bf16: bool | None = None) -> None:
-    """Set what ``trainer.speed=auto`` stands for on a device, so that a run's config says what it trained with.
+    """Resolve ``trainer.speed=auto`` for a device, so that a run's config says what it trained with.
 
     Args:
         cfg: a checked config, changed in place; keys that are set already stay, but for a precision of 32 bit, the default.

@@ -70,7 +70,7 @@ class TrainingSession:
         folder: of the run to resume; None starts one.
         checkpoint: the ``flr`` part of the checkpoint to resume from; None for a run that was stopped in its first epoch.
         job: the run, where a sweep or a study has created it.
-        sweep: the name of the sweep that this training is a part of, where no run of its own stands for it.
+        sweep: the name of the sweep that this training is a part of, where the sweep has no run of its own.
     """
 
     def __init__(

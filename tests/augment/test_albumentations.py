@@ -108,7 +108,7 @@ def test_transforms_draw_apart_from_one_another():
     bent = stack(albumentations.InvertImg(p=0.5), albumentations.RandomBrightnessContrast((0.2, 0.2), (0, 0), p=0.5))
     picture = np.full((8, 8, 1), 100, np.uint8)
     keys = bent.draw(0, 0, np.arange(400)).key
-    values = [bent.picture(picture, np.eye(2, 3), int(key), 8)[0, 0, 0] for key in keys]
+    values = [bent.augment_image(picture, np.eye(2, 3), int(key), 8)[0, 0, 0] for key in keys]
     kinds, counts = np.unique(values, return_counts=True)
     assert len(kinds) == 4 and counts.min() > 60
 
@@ -157,7 +157,7 @@ def data_of(cache: Path, workers: int, rank: int = 0, ranks: int = 1, epoch: int
 
 
 def epoch_of(data: FaceData) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """Row -> picture and points of all that an epoch shows."""
+    """Row -> image and points of all that an epoch shows."""
     batches = [data.transfer_batch_to_device(batch, torch.device("cpu"), 0) for batch in data.train_dataloader()]
     return {
         int(row): (image, points)
@@ -244,7 +244,7 @@ def test_evaluation_bends_nothing(cache):
 
 
 class Fails(albumentations.ImageOnlyTransform):
-    """Serves most pictures."""
+    """Serves most images."""
 
     def apply(self, img: np.ndarray, **params: object) -> np.ndarray:
         if self.py_random.random() < 0.1:
@@ -311,7 +311,7 @@ def texture(channels: int = 3, side: int = 128) -> np.ndarray:
 
 
 def moved(transform: albumentations.ImageOnlyTransform) -> float:
-    """The median move in pixels of the quarters of a picture, by phase correlation."""
+    """The median move in pixels of the quarters of an image, by phase correlation."""
     picture, moves = texture(), []
     window = cv2.createHanningWindow((64, 64), cv2.CV_32F)
     for seed in range(8):
@@ -383,7 +383,7 @@ def test_painters_paint_over_and_move_nothing(name):
         p=1, **({"num_masks_x": 3, "mask_x_length": 5} if name == "XYMasking" else {})
     )
     picture = texture(1)
-    bent = stack(transform).picture(picture, np.eye(2, 3), 3, 128)
+    bent = stack(transform).augment_image(picture, np.eye(2, 3), 3, 128)
     same = bent == picture
     assert 0.1 < same.mean() < 1  # what is not painted over is what it was, where it was
 
@@ -399,10 +399,10 @@ BAD: list[tuple[object, str]] = [
         {"_target_": "albumentations.SomeOf", "n": 3, "transforms": [{"_target_": "albumentations.Blur"}]},
         "greater than",
     ),
-    ({"_target_": "albumentations.OneOf", "transforms": []}, "OneOf cannot stand here"),
+    ({"_target_": "albumentations.OneOf", "transforms": []}, "OneOf is not accepted here"),
     ({"_target_": "albumentations.OneOf", "transforms": [5]}, "transforms=\\[5\\]"),
     ({"_target_": "albumentations.OneOf", "p": 3, "transforms": [{"_target_": "albumentations.Blur"}]}, "0.p=3"),
-    ({"_target_": "albumentations.Compose", "transforms": []}, "Compose cannot stand here"),
+    ({"_target_": "albumentations.Compose", "transforms": []}, "Compose is not accepted here"),
     ({"_target_": "albumentations.HorizontalFlip"}, "geometry is augment.rotation"),
     (5, "transforms.0=5 is no transform"),
     ({"p": 0.5}, "is no transform"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flr.data.boxes import Boxes, BoxPolicy, Haar, face_boxes, faces_of_pictures
+from flr.data.boxes import Boxes, BoxPolicy, Haar, face_boxes, faces_by_image
 from flr.data.crops import CropSettings, open_store
 from flr.data.finders.builtin import Builtin
 from flr.data.readers import ibug
@@ -62,7 +62,7 @@ def test_jitter_is_a_bounded_function_of_the_face_s_name(tmp_path: Path, source:
 
 def test_faces_that_share_a_picture_are_grouped_in_the_order_of_the_pictures() -> None:
     table = dataclasses.replace(face_table(("train",) * 5), image=np.array(["b", "a", "b", "c", "a"]))
-    assert [rows.tolist() for rows in faces_of_pictures(table)] == [[0, 2], [1, 4], [3]]
+    assert [rows.tolist() for rows in faces_by_image(table)] == [[0, 2], [1, 4], [3]]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def missed_as(helen: FaceTable, cache: Path, missed: str) -> Boxes:
 
 
 def test_threads_detect_what_one_after_another_does(helen: FaceTable) -> None:
-    """A cascade keeps the picture that it looks at, so that a shared one mixes them up, or crashes."""
+    """A cascade keeps the image that it looks at, so that a shared one mixes them up, or crashes."""
     pictures = [helen.load(i) for i in range(3)] * 4
     alone = [Haar().detect(picture) for picture in pictures[:3]] * 4
     with ThreadPoolExecutor(4) as threads:
@@ -116,7 +116,7 @@ def test_faces_that_haar_misses_are_counted_and_cropped_as_the_policy_says(helen
     assert table.name.tolist() == helen.name[~left_out.missed].tolist() and not table.faults
     assert store.missed["train"] + store.missed["test"] == left_out.missed.sum() > 0
     assert store.offset == pytest.approx(left_out.offset)
-    assert len(store.images) == len(store.to_store) == len(store.pictures) == len(table)
+    assert len(store.images) == len(store.to_store) == len(store.image_info) == len(table)
     assert store.offset is not None
     given = BoxPolicy("haar", haar=Haar(offset=store.offset))
     last = open_store(table.take(np.array([len(table) - 1])), CropSettings(48, 1, given), 1.0, cache, 0, strict=True)[1]
@@ -143,7 +143,7 @@ def test_detections_are_searched_once(helen: FaceTable, cache: Path) -> None:
         raise AssertionError(f"{name} was decoded again")
 
     first = face_boxes(helen, BoxPolicy("haar"), cache, 2)
-    again = dataclasses.replace(helen, pictures=must_not_load)
+    again = dataclasses.replace(helen, read_image=must_not_load)
     np.testing.assert_array_equal(face_boxes(again, BoxPolicy("haar"), cache, 2).box, first.box)
     with pytest.raises(AssertionError, match="decoded again"):
         face_boxes(again, BoxPolicy("haar", haar=Haar(1.3)), cache, 0)

@@ -180,10 +180,10 @@ def test_part_of_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert count(table) == {"train": 5, "val": 1, "test": 3}
     np.testing.assert_array_equal(table.points, np.delete(fake.wild(12), [1, 7, 9], 0))
     np.testing.assert_array_equal(table.box[:, 0], np.delete(fake.boxes(fake.wild(12)), [1, 7, 9], 0)[:, 0] - 0.5)
-    stop(lambda: celeba.read(tmp_path, strict=True), "img_celeba: 3 of the 12 pictures", "'000002.jpg'", "data.strict=")
+    stop(lambda: celeba.read(tmp_path, strict=True), "img_celeba: 3 of the 12 images", "'000002.jpg'", "data.strict=")
     monkeypatch.setattr(celeba, "FACES", 9)
     assert celeba.read(tmp_path).form == "celeba_wild"
-    # The lists need to know the pictures that are there, no others.
+    # The lists need to know the images that are there, no others.
     _text(lambda text: "".join(line for line in text.splitlines(True) if "000002" not in line), "list_eval")(tmp_path)
     assert celeba.read(tmp_path).fingerprint() != table.fingerprint() and len(celeba.read(tmp_path)) == 9
 
@@ -192,14 +192,14 @@ def test_none_of_the_pictures(tmp_path: Path) -> None:
     fake.write(tmp_path)
     for path in sorted((tmp_path / "img_celeba").iterdir()):
         path.rename(path.with_suffix(".JPG"))
-    stop(lambda: celeba.read(tmp_path), "img_celeba: none of the pictures", "'000001.jpg'", "'000001.JPG'", "images=")
+    stop(lambda: celeba.read(tmp_path), "img_celeba: none of the images", "'000001.jpg'", "'000001.JPG'", "images=")
     for path in (tmp_path / "img_celeba").iterdir():
         path.unlink()
-    stop(lambda: celeba.read(tmp_path), "none of the pictures", "it is empty")
+    stop(lambda: celeba.read(tmp_path), "none of the images", "it is empty")
 
 
 def test_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first 150,000 rows of the list, whether their pictures are there or not."""
+    """The first 150,000 rows of the list, whether their images are there or not."""
     assert (celeba.PUBLISHED, celeba.FACES) == (150_000, 202_599)
     fake.write(tmp_path)
     table = celeba.read(tmp_path, split="published")
@@ -326,7 +326,7 @@ STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no_landmarks": (lambda r: (r / "list_landmarks_celeba.txt").unlink(), ("no list_landmarks_celeba.txt or", celeba.SITE)),
     "counts_more": (_replace("list_landmarks", "12\n", "202599\n"), ("says 202599 rows, 12 are there",)),
     "lacks_rows": (_text(lambda t: t[: t.index("000005")], "list_eval"),
-                   ("list_eval_partition.txt: does not list 8 of the pictures, such as '000005.jpg'",)),
+                   ("list_eval_partition.txt: does not list 8 of the images, such as '000005.jpg'",)),
     "twice_in_boxes": (_replace("list_bbox", "000007", "000008"), ("list_bbox_celeba.txt: lists '000008.jpg' twice",)),
     "no_column": (_replace("list_landmarks", "nose_x", "nose"), ("no column 'nose_x' (did you mean 'nose_y'?)",)),
     "no_box_column": (_replace("list_bbox", "x_1", "left"), ("list_bbox_celeba.txt: no column 'x_1'",)),
@@ -350,7 +350,7 @@ def _picture(change: Callable[[Path], object]) -> Callable[[Path, str], object]:
 
 
 def _cell(place: int, text: str, stem: str = "list_landmarks") -> Callable[[Path, str], object]:
-    """Put another text in a cell (the picture's name is cell 0)."""
+    """Put another text in a cell (the image's name is cell 0)."""
 
     def spoil(root: Path, name: str) -> None:
         path = next(root.glob(f"{stem}*"))
@@ -378,8 +378,8 @@ FAULTS: dict[str, tuple[Callable[[Path, str], object], str]] = {
     "no_cell": (_cell(3, ""), "a point is not a finite number"),
     "one_place": (_same_points, "its points span no area"),
     "box_word": (_cell(1, "left", "list_bbox"), "list_bbox_celeba.csv line {line}: 'left' is not a number"),
-    "empty_picture": (_picture(lambda path: path.write_bytes(b"")), "its picture is an empty file"),
-    "dangling_link": (_picture(_dangling), "its picture cannot be read (No such file"),
+    "empty_picture": (_picture(lambda path: path.write_bytes(b"")), "its image is an empty file"),
+    "dangling_link": (_picture(_dangling), "its image cannot be read (No such file"),
 }
 
 
@@ -398,7 +398,7 @@ def test_faults(tmp_path: Path, spoil: Callable[[Path, str], object], reason: st
 
 
 def test_faults_name_their_own_face(tmp_path: Path) -> None:
-    """Lists of other orders and missing pictures shift no fault, box or part to another face."""
+    """Lists of other orders and missing images shift no fault, box or part to another face."""
     fake.write(tmp_path, csv=True, identities=True)
     (tmp_path / "img_celeba/000001.jpg").unlink()
     for stem in ("list_bbox", "list_eval", "identity"):
@@ -430,7 +430,7 @@ def test_images_of_the_other_kind_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_whole_index(tmp_path: Path) -> None:
-    """The whole set's index over forty of its pictures, which lie far apart in it."""
+    """The whole set's index over forty of its images, which lie far apart in it."""
     total, step = celeba.FACES, 5000
     fake.write(tmp_path, parts=(41, 0, 0), kinds=("aligned",), csv=True)
     names = [f"{i:06d}.jpg" for i in range(1, total + 1)]
@@ -464,7 +464,7 @@ def test_real_aligned(real_data: Path) -> None:
 
 
 def test_real_faces_in_the_wild(real_forms: Path) -> None:
-    """Real pictures whose 68 points were made into this form elsewhere."""
+    """Real images whose 68 points were made into this form elsewhere."""
     table = celeba.read(real_forms / "celeba", strict=True)
     assert table.form == "celeba_wild[80/202599]" and count(table) == {"train": 36, "val": 4, "test": 40}
     assert asymmetry(table) < 0.1 and asymmetry(table, np.arange(5)) > 0.8

@@ -190,12 +190,12 @@ STOPS = {
     "html": (put(b"<!DOCTYPE html><html>404</html>"), "cannot be read as Matlab 7.3, which is HDF5 ("),
     "empty": (put(b""), "cannot be read as Matlab 7.3"),
     "older_matlab": (put(b"MATLAB 5.0 MAT-file, Platform: PCWIN64".ljust(124) + b"\0\1IM" + bytes(900)), "'-v7.3'"),
-    "folder": (folder, "is no file"),
-    "pipe": (pipe, "is no file"),
+    "folder": (folder, "is not a file"),
+    "pipe": (pipe, "is not a file"),
     "cut": (cut, "cannot be read as Matlab 7.3"),
     "no_pictures": (hdf5(lambda file: file.pop("IsTr")), "it holds no array IsTr"),
     "no_labels": (hdf5(lambda file: file.pop("phisTr")), "it holds no array phisTr"),
-    "group": (hdf5(lambda file: (file.pop("phisTr"), file.create_group("phisTr"))), "phisTr is no array"),
+    "group": (hdf5(lambda file: (file.pop("phisTr"), file.create_group("phisTr"))), "phisTr is not an array"),
     "external_link": (link(h5py.ExternalLink), "it holds no array phisTr"),
     "soft_link": (link(h5py.SoftLink), "it holds no array phisTr"),
     "external_values": (outside, "phisTr keeps its values in another file"),
@@ -204,7 +204,7 @@ STOPS = {
     "fewer_labels": (array("phisTr", lambda values: values[:, 1:]), "phisTr is float64 (87, 6), not numbers (87, 7)"),
     "28_points": (array("phisTr", lambda values: values[3:]), "phisTr is float64 (84, 7), not numbers (87, 7)"),
     "text": (array("phisTr", lambda values: values.astype("S8")), "phisTr is |S8 (87, 7), not numbers"),
-    "nothing": (array("phisTr", lambda values: h5py.Empty("f8")), "phisTr is no array"),
+    "nothing": (array("phisTr", lambda values: h5py.Empty("f8")), "phisTr is not an array"),
     "no_references": (array("IsTr", lambda values: np.zeros((1, 7))), "IsTr is float64 (1, 7), not references"),
     "absurd_labels": (claim("phisTr", (87, 10**12), chunks=(87, 10)), "phisTr claims 87 x 1000000000000 elements"),
     "absurd_chunks": (claim("phisTr", (87, 7), chunks=(87, 10**6), maxshape=(None, None)), "phisTr claims 87 x 7"),
@@ -228,7 +228,7 @@ def number(name: str, row: int, value: float) -> Callable[[Path], object]:
 
 
 def picture(make: Callable[[h5py.File], Any]) -> Callable[[Path], object]:
-    """Another picture of the second face: what `make` returns is referred to."""
+    """Another image of the second face: what `make` returns is referred to."""
 
     def spoil(file: h5py.File) -> None:
         made = make(file)
@@ -253,21 +253,21 @@ FAULTS = {
     "flag": (number("phisTr", 86, 57.0), "an occlusion is not between 0 and 1"),
     "no_width": (number("bboxesTr", 2, 0), "its box has no size"),
     "box_far_away": (number("bboxesTr", 1, 1e20), "its box has no size"),
-    "null": (picture(lambda file: h5py.Reference()), f"{TRAIN}: its picture is a reference to nothing"),
+    "null": (picture(lambda file: h5py.Reference()), f"{TRAIN}: its image is a reference to nothing"),
     "gone": (picture(gone), f"{TRAIN}: "),
-    "to_a_group": (picture(lambda file: file["#refs#"]), "its picture is no array"),
-    "to_labels": (picture(lambda file: file["phisTr"]), "its picture is float64 (87, 7), not uint8 (W, H) or (3,"),
-    "flat": (picture(claimed((50,))), "its picture is uint8 (50,), not"),
-    "channels_last": (picture(claimed((20, 20, 3))), "its picture is uint8 (20, 20, 3), not"),
-    "sixteen_bits": (picture(claimed((20, 20), np.uint16)), "its picture is uint16 (20, 20), not"),
-    "absurd": (picture(claimed((10**6, 10**6), chunks=(10, 10))), "its picture claims 1000000 x 1000000 elements"),
+    "to_a_group": (picture(lambda file: file["#refs#"]), "its image is not an array"),
+    "to_labels": (picture(lambda file: file["phisTr"]), "its image is float64 (87, 7), not uint8 (W, H) or (3,"),
+    "flat": (picture(claimed((50,))), "its image is uint8 (50,), not"),
+    "channels_last": (picture(claimed((20, 20, 3))), "its image is uint8 (20, 20, 3), not"),
+    "sixteen_bits": (picture(claimed((20, 20), np.uint16)), "its image is uint16 (20, 20), not"),
+    "absurd": (picture(claimed((10**6, 10**6), chunks=(10, 10))), "its image claims 1000000 x 1000000 elements"),
     "absurd_chunks": (
         picture(claimed((20, 20), chunks=(30_000, 30_000), maxshape=(None, None))),
-        "its picture claims 20 x 20 elements",
+        "its image claims 20 x 20 elements",
     ),
     "outside": (
         picture(claimed((20, 20), external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])),
-        "its picture keeps its values in another file",
+        "its image keeps its values in another file",
     ),
 }  # fmt: skip
 
@@ -301,4 +301,4 @@ def test_damaged_pixels(root: Path) -> None:
     stop(lambda: table.load(1), str(root / TRAIN), "cannot be read as Matlab 7.3")
     assert table.load(0).size
     (root / TRAIN).unlink()
-    stop(lambda: table.load(0), str(root / TRAIN), "is no file")
+    stop(lambda: table.load(0), str(root / TRAIN), "is not a file")

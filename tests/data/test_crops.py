@@ -116,7 +116,7 @@ def test_opening_again_decodes_nothing(tmp_path):
 )
 def test_other_settings_are_another_store(tmp_path, change):
     open_(table_of(), tmp_path)
-    table = dataclasses.replace(change.pop("table", table_of()), pictures=must_not_load)
+    table = dataclasses.replace(change.pop("table", table_of()), read_image=must_not_load)
     with pytest.raises(AssertionError, match="decoded again"):
         open_(table, tmp_path, **change)
 
@@ -259,7 +259,7 @@ def test_grey_weighs_the_colours_of_rgb():
 def test_pictures_that_changed_are_cropped_anew(tmp_path):
     table = table_of()
     _, before = open_(table, tmp_path)
-    changed = dataclasses.replace(table, pictures=lambda name: 255 - picture(int(name)), version=table.version + 1)
+    changed = dataclasses.replace(table, read_image=lambda name: 255 - picture(int(name)), version=table.version + 1)
     assert changed.fingerprint() == table.fingerprint()  # which must agree between machines
     _, after = open_(changed, tmp_path)
     np.testing.assert_allclose(after.images.astype(int), 255 - before.images.astype(int), atol=1)

@@ -43,7 +43,7 @@ READERS = {
         ("helen/trainset/", "https://ibug.doc.ic.ac.uk/resources/300-W/"), ("afw/100040721_1.pts",),
     ),
     "ibug_xml": Reader(
-        ibug_xml.read, fake_xml.write, "no picture", (ibug_xml.TEST,), (ibug_xml.TRAIN, ibug_xml.TEST)
+        ibug_xml.read, fake_xml.write, "no image", (ibug_xml.TEST,), (ibug_xml.TRAIN, ibug_xml.TEST)
     ),
     "wflw": Reader(
         wflw.read, fake_wflw.write, f"no {wflw.INDEX['test']} or {wflw.INDEX['train']} is in it",

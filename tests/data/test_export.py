@@ -54,19 +54,19 @@ def same(table: FaceTable, again: FaceTable, pixels: bool = True) -> None:
 
 
 def photos(root: Path) -> FaceTable:
-    """One face a picture, each whole; two pictures of each group in afw."""
+    """One face an image, each whole; two images of each group in afw."""
     fake.write(root / "300w", {"afw": 4, "lfpw/trainset": 2, "helen/testset": 3, "ibug": 2})
     return ibug.read(root / "300w", strict=True)
 
 
 def crowds(root: Path) -> FaceTable:
-    """Whole-number points, boxes, and pictures of two faces."""
+    """Whole-number points, boxes, and images of two faces."""
     fake_xml.write(root / "300w_xml", {"afw": 4, "helen/testset": 3})
     return ibug_xml.read(root / "300w_xml", strict=True)
 
 
 def gaps(root: Path) -> FaceTable:
-    """Missing and hidden points, boxes for some, a validation part, an empty subset, pictures without labels."""
+    """Missing and hidden points, boxes for some, a validation part, an empty subset, images without labels."""
     table, random = photos(root).reduce("kaggle15", KAGGLE15), np.random.default_rng(0)
     labelled = random.random(table.labelled.shape) < 0.7
     labelled[3], labelled[4] = False, True
@@ -86,7 +86,7 @@ def rendered(root: Path) -> FaceTable:
     table = photos(root)
     pictures = {f"cell {i % 10}": table.load(i) for i in range(len(table))}
     image = np.array([f"cell {i % 10}" for i in range(len(table))])
-    return dataclasses.replace(table, image=image, pictures=lambda name: pictures[name])
+    return dataclasses.replace(table, image=image, read_image=lambda name: pictures[name])
 
 
 TABLES: dict[str, Callable[[Path], FaceTable]] = {
@@ -379,7 +379,7 @@ real = st.floats(-2e4, 2e4, width=32).filter(lambda value: value == 0 or abs(val
 
 @st.composite
 def tables(draw: st.DrawFn) -> FaceTable:
-    """Up to six faces of up to four points in up to three pictures that are no files."""
+    """Up to six faces of up to four points in up to three images that are no files."""
     count, k = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     pairs = [["p0", "p1"]] if k > 1 else []
     scheme = parse_scheme({"names": [f"p{i}" for i in range(k)], "pairs": pairs, "normaliser": "box"})
@@ -407,7 +407,7 @@ def tables(draw: st.DrawFn) -> FaceTable:
         form="drawn", scheme=scheme, points=points, labelled=labelled, visible=draw(arrays(bool, (count, k))), box=box,
         group=np.array(draw(st.lists(fit, min_size=count, max_size=count))), split=np.array(split),
         name=np.array(draw(st.lists(fit, min_size=count, max_size=count, unique=True))), image=np.array(images),
-        subsets=subsets, pictures=lambda name: np.full((3, 4), pictures.index(name), np.uint8),
+        subsets=subsets, read_image=lambda name: np.full((3, 4), pictures.index(name), np.uint8),
         published=np.arange(count).astype(str), version=np.zeros(count, np.int64),
     )  # fmt: skip
 
@@ -427,7 +427,7 @@ def test_any_faces_come_back(tmp_path_factory: pytest.TempPathFactory, form: str
 
 
 def sound(path: Path) -> None:
-    """Whether dlib would take a file: each picture stands there once, with all its boxes."""
+    """Whether dlib would take a file: each image stands there once, with all its boxes."""
     root = ElementTree.parse(path).getroot()
     images = root.findall("images/image")
     assert images == list(root.iter("image")) and root.tag == "dataset"
@@ -436,7 +436,7 @@ def sound(path: Path) -> None:
 
 
 def test_a_picture_stands_once_in_the_xml(tmp_path: Path) -> None:
-    """Faces of two pictures by turns, with and without labels."""
+    """Faces of two images by turns, with and without labels."""
     table = rendered(tmp_path)
     table = table.take(np.array([0, 1, 10, 2, 3, 4]))
     labelled, points, split = table.labelled.copy(), table.points.copy(), np.full(6, "unlabelled")
@@ -470,7 +470,7 @@ def test_nothing_is_left_of_an_export_that_failed(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     stop(lambda: export(table, "coco", tmp_path / "out"), str(path), "fetch it again")
     path.unlink()
-    stop(lambda: export(table, "csv", tmp_path / "out"), str(path), "the picture is gone")
+    stop(lambda: export(table, "csv", tmp_path / "out"), str(path), "the image is gone")
     assert sorted(each.name for each in tmp_path.iterdir()) == [".out.lock", "300w"]
 
 

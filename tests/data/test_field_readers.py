@@ -154,7 +154,7 @@ def test_frames_are_those_of_their_number(roots: dict[str, Path]) -> None:
     assert all(
         np.array_equal(table.load(i), image) for i, image in zip(range(len(table))[::-1], backwards, strict=True)
     )
-    stop(lambda: table.pictures("001/000099"), "has no frame 000099")
+    stop(lambda: table.read_image("001/000099"), "has no frame 000099")
     assert vw300.read(roots["vw300"], every=2).name[:3].tolist() == ["001/000001", "001/000003", "001/000005"]
 
 

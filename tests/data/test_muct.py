@@ -35,7 +35,7 @@ LABELS = "muct-landmarks/muct76-opencv.csv"
 
 
 def offset(table: FaceTable, points: np.ndarray) -> np.ndarray:
-    """(2,) how far, on the mean, the dots of a fake's pictures lie from `points` (N, K, 2), in pixels."""
+    """(2,) how far, on the mean, the dots of a fake's images lie from `points` (N, K, 2), in pixels."""
     found = []
     for i, face in enumerate(points):
         image = table.load(i).astype(float)
@@ -465,7 +465,7 @@ def test_muct_all_76(tmp_path: Path) -> None:
 
 
 def test_muct_mirrored(tmp_path: Path) -> None:
-    """The mirrored rows' pictures are not part of the set: they are the others', turned when loaded."""
+    """The mirrored rows' images are not part of the set: they are the others', turned when loaded."""
     fake.write_muct(tmp_path)
     plain, table = muct.read(tmp_path, points=76), muct.read(tmp_path, strict=True, points=76, mirrored=True)
     assert table.form == "muct76+mirrored" and len(table) == 30
@@ -547,7 +547,7 @@ MUCT_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "twice": (lambda r: edit(r / LABELS, 2, 0, "i000qa-fn"), "it is listed twice"),
     "no_file": (lambda r: (r / "jpg/i000qb-fn.jpg").unlink(), "cannot be read"),
     "upper_case_suffix": (
-        lambda r: (r / "jpg/i000qb-fn.jpg").rename(r / "jpg/i000qb-fn.JPG"), "its picture cannot be read",
+        lambda r: (r / "jpg/i000qb-fn.jpg").rename(r / "jpg/i000qb-fn.JPG"), "its image cannot be read",
     ),
 }  # fmt: skip
 
@@ -570,7 +570,7 @@ def test_muct_faults_of_one_face(tmp_path: Path, spoil: Callable[[Path], object]
     edits=st.lists(st.tuples(st.integers(0, 2), st.booleans(), changes()), min_size=1, max_size=2),
 )  # fmt: skip
 def test_whatever_the_bytes(form: str, edits: list[tuple[int, bool, Change]]) -> None:
-    """A table or a UserError, and each picture pixels or a UserError."""
+    """A table or a UserError, and each image pixels or a UserError."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         if form == "muct":

@@ -11,7 +11,7 @@ from flr.landmarks.scheme import COFW29, IBUG68, WFLW98, get_scheme
 
 
 def view(yaw: float, pitch: float, roll: float, distance: float = 900.0) -> np.ndarray:
-    """(68, 2) the mean face as a pinhole camera sees it, turned about y, then x, then in the picture's plane."""
+    """(68, 2) the mean face as a pinhole camera sees it, turned about y, then x, then in the image's plane."""
     (cy, cp, cr), (sy, sp, sr) = np.cos(np.radians([yaw, pitch, roll])), np.sin(np.radians([yaw, pitch, roll]))
     about_y, about_x = (
         np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]),

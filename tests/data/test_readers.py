@@ -127,7 +127,7 @@ SPOILED = {
     "no_picture": (lambda p: p.unlink(), "has no image"),
     "empty_picture": (lambda p: p.write_bytes(b""), "an empty file"),
     "dangling_link": (_dangling, "cannot be read (No such file"),
-    "folder": (_folder, "is no file"),
+    "folder": (_folder, "is not a file"),
     "two_pictures": (lambda p: p.with_suffix(".png").write_bytes(b"x"), "have the same stem"),
     "unreadable_pts": (
         lambda p: (p.with_suffix(".pts").unlink(), p.with_suffix(".pts").mkdir()),
@@ -169,7 +169,7 @@ PAGE = b"\n<!DOCTYPE html><html><body>404</body></html>"
     [
         (lambda data: PAGE, "an HTML or XML page"),
         (lambda data: data[: len(data) // 2], "a truncated JPEG"),
-        (lambda data: bytes(500), "not a picture"),
+        (lambda data: bytes(500), "not an image"),
     ],
     ids=["html", "cut", "zeros"],
 )
@@ -192,8 +192,8 @@ PNG, GIF, JPG = (cv2.imencode(kind, np.full((8, 8, 3), 90, np.uint8))[1].tobytes
         (PNG[:33] + b"\x40\0\0\0IDAT" + PNG[41:], "a truncated PNG"),
         (PNG[:8] + b"\x40\0\0\0", "a truncated PNG"),
         (PNG[:-1], "a truncated PNG"),
-        (GIF[:6] + b"\x98\x3a" * 2 + GIF[10:], "not a picture"),
-        (JPG.replace(b"\xc0\0\x11\x08\0\x08\0\x08", b"\xff\xc0\0\x11\x08" + b"\x3a\x98" * 2), "not a picture"),
+        (GIF[:6] + b"\x98\x3a" * 2 + GIF[10:], "not an image"),
+        (JPG.replace(b"\xc0\0\x11\x08\0\x08\0\x08", b"\xff\xc0\0\x11\x08" + b"\x3a\x98" * 2), "not an image"),
     ],
     ids=["chunk", "no chunk", "end", "gif", "fill byte"],
 )
@@ -350,7 +350,7 @@ def test_xml_mirrored(tmp_path: Path) -> None:
 
 
 def _set(root: Path, body: str | bytes, split: str = "train", encoding: str = "latin-1") -> Path:
-    """A set whose `split` file is `body`; a sound picture lies at afw/a_1.jpg."""
+    """A set whose `split` file is `body`; a sound image lies at afw/a_1.jpg."""
     (root / "afw").mkdir(parents=True, exist_ok=True)
     fake.save(root / "afw/a_1.jpg", fake.picture(fake.faces(1)[0]))
     path = root / f"labels_ibug_300W_{split}.xml"
@@ -389,7 +389,7 @@ def test_xml_bad_files(tmp_path: Path, body: str | bytes, reason: str) -> None:
 
 
 def test_xml_in_both_files(tmp_path: Path) -> None:
-    """A picture that is trained on and tested on would make the score a lie."""
+    """An image that is trained on and tested on would make the score a lie."""
     _set(tmp_path, fake_xml.document(FACE))
     _set(tmp_path, fake_xml.document(FACE), "test")
     stop(lambda: ibug_xml.read(tmp_path), ibug_xml.TEST, f"lists afw/a_1.jpg, as {ibug_xml.TRAIN} did")
@@ -425,9 +425,9 @@ BAD_FACES = {
         lambda text: _swap(f"left='{LEFT}'", "left='3e38'")(text.replace(" width='", " width='3e38' was='", 2)),
         "its box has no size",
     ),
-    "missing_picture": (_swap("a_1.jpg", "b_1.jpg"), "picture cannot be read (No such file"),
+    "missing_picture": (_swap("a_1.jpg", "b_1.jpg"), "image cannot be read (No such file"),
     "empty_picture": (_swap("a_1.jpg", "empty_1.jpg"), "an empty file"),
-    "long_name": (_swap("a_1.jpg", "a" * 5000), "picture cannot be read (File name too long"),
+    "long_name": (_swap("a_1.jpg", "a" * 5000), "image cannot be read (File name too long"),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from flr.data.synthetic import Face, render
 from flr.data.synthetic.draws import Draws
 from flr.data.synthetic.shape import sample_shape
 from flr.data.synthetic.view import sample_view
+from flr.errors import UserError
 
 MIRROR = np.arange(68)
 for _a, _b in (
@@ -205,3 +206,9 @@ def test_rendering_that_is_killed_leaves_no_process(tmp_path: Path, victim: str)
     assert victim == "parent" or "UserError: a process that renders faces was killed" in errors
     _, left = psutil.wait_procs(workers, timeout=20)
     assert not left
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written .*set paths\.cache_dir=DIR"):
+        reader.read(tmp_path / "file/synthetic", train=1, val=1, test=1)

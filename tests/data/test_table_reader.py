@@ -141,7 +141,7 @@ ODD_YAML = {
     "deep_block": ("- " * 20_000, "nested too deep"),
     "object": ("!!python/object/apply:os.system ['touch ran']", "a scheme is a mapping"),
     "object_in": (fake.SCHEME.replace("mine", "!!python/name:os.system mine"), ""),
-    "twice": (fake.SCHEME + "pairs: []\n", "line 1: a key stands twice"),
+    "twice": (fake.SCHEME + "pairs: []\n", "line 1: a key occurs twice"),
     "two_documents": (fake.SCHEME + "---\n" + fake.SCHEME, "no sound YAML"),
     "cut": (fake.SCHEME[:-10], "no sound YAML"),
     "tab": (fake.SCHEME.replace("name:", "\tname:"), "no sound YAML"),
@@ -252,7 +252,7 @@ def rows(*lines: str, header: str = "image,split,eye r_x,eye r_y,eye l_x,eye l_y
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A set of three points with five pictures and no labels yet."""
+    """A set of three points with five images and no labels yet."""
     (tmp_path / "p").mkdir()
     for i, name in enumerate(("a.jpg", "b.JPG", "c d.png", "ë,顔.jpg", "e.jpg")):
         ibug.save(tmp_path / "p" / name, ibug.picture(ibug.faces(1)[0], seed=i))
@@ -327,7 +327,7 @@ def test_faces_of_one_picture(small: Path) -> None:
 
 
 def test_csv_with_points_beside(small: Path) -> None:
-    """Without point columns, each picture's .pts has them."""
+    """Without point columns, each image's .pts has them."""
     header = "image,split,left,top,right,bottom"
     lines = ["p/a.jpg,train,0,0,9,9", "p/b.JPG,test,,,,", "p/c d.png,unlabelled,,,,"]
     for i, stem in enumerate(("a", "b")):
@@ -410,11 +410,11 @@ CSV_FAULTS = {
     "half": (FACE.replace(",3,", ",,"), "line 3: a point has x or y alone"),
     "no_label": ("p/a.jpg,train,,,,,,", "no point has a label"),
     "no_area": ("p/a.jpg,train,1,1,1,1,1,1", "span no area"),
-    "missing": (FACE.replace("a.jpg", "z.jpg"), "its picture cannot be read (No such file"),
-    "absolute": (FACE.replace("p/a.jpg", "/etc/passwd"), "'/etc/passwd' leads out of the set's folder"),
-    "climbing": (FACE.replace("p/a.jpg", "p/../../a.jpg"), "leads out of the set's folder"),
-    "windows": (FACE.replace("p/a.jpg", "..\\a.jpg"), "leads out of the set's folder"),
-    "folder": (FACE.replace("p/a.jpg", "p"), "its picture is no file"),
+    "missing": (FACE.replace("a.jpg", "z.jpg"), "its image cannot be read (No such file"),
+    "absolute": (FACE.replace("p/a.jpg", "/etc/passwd"), "'/etc/passwd' is outside the dataset's folder"),
+    "climbing": (FACE.replace("p/a.jpg", "p/../../a.jpg"), "is outside the dataset's folder"),
+    "windows": (FACE.replace("p/a.jpg", "..\\a.jpg"), "is outside the dataset's folder"),
+    "folder": (FACE.replace("p/a.jpg", "p"), "its image is not a file"),
 }
 
 
@@ -447,7 +447,7 @@ def test_csv_faults_beside_the_points(small: Path, cells: str, reason: str) -> N
 
 
 def test_pictures_that_are_none(small: Path) -> None:
-    """Zero bytes are told when the table is read; other bytes that are no picture when it is loaded."""
+    """Zero bytes are told when the table is read; other bytes that are no image when it is loaded."""
     (small / "p/a.jpg").write_bytes(b"<html>")
     data = (small / "p/b.JPG").read_bytes()
     (small / "p/b.JPG").write_bytes(data[: len(data) // 2])
@@ -455,7 +455,7 @@ def test_pictures_that_are_none(small: Path) -> None:
     (small / "link.jpg").symlink_to("p/c d.png")
     lines = [FACE.replace("p/a.jpg", name) for name in ("p/a.jpg", "p/b.JPG", "p/e.jpg", "link.jpg")]
     table = read_csv(small, rows(*lines), strict=False)
-    assert [fault.reason for fault in table.faults] == ["its picture is an empty file"]
+    assert [fault.reason for fault in table.faults] == ["its image is an empty file"]
     stop(lambda: table.load(0), "an HTML or XML page")
     stop(lambda: table.load(1), "a truncated JPEG")
     assert table.load(2).shape == (128, 144, 3)
@@ -594,8 +594,8 @@ COCO_FAULTS = {
     "no_keypoints": (_spoil(*MARKS, drop=True), "no point has a label"),
     "bbox": (_spoil("annotations", 0, "bbox", value=[1, 2, -3, 4]), "its bbox has no size"),
     "bbox_three": (_spoil("annotations", 0, "bbox", value=[1, 2, 3]), "its bbox is not a list of 4 numbers"),
-    "picture": (_spoil("images", 0, "file_name", value="gone.jpg"), "its picture cannot be read"),
-    "outside": (_spoil("images", 0, "file_name", value="/etc/passwd"), "leads out of the set's folder"),
+    "picture": (_spoil("images", 0, "file_name", value="gone.jpg"), "its image cannot be read"),
+    "outside": (_spoil("images", 0, "file_name", value="/etc/passwd"), "is outside the dataset's folder"),
 }
 
 
@@ -663,7 +663,7 @@ XML_FAULTS = {
     "visible": ("name='02'", "name='02' visible='no'", "a <part>'s visible is 'no', not 0 or 1"),
     "box": ("width='30'", "width='-30'", "its <box> has no size"),
     "no_parts": ("part ", "port ", "no point has a label"),
-    "picture": ("train/000.jpg", "train/0.jpg", "its picture cannot be read"),
+    "picture": ("train/000.jpg", "train/0.jpg", "its image cannot be read"),
 }
 
 

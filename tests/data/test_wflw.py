@@ -28,11 +28,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(written: Path, tmp_path: Path) -> Path:
-    """A set that may be changed; its pictures are those of `written`."""
+    """A set that may be changed; its images are those of `written`."""
     for name in (TRAIN, TEST):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((written / name).read_bytes())
-    for path in (written / wflw.PICTURES).rglob("*.jpg"):
+    for path in (written / wflw.IMAGE_FOLDER).rglob("*.jpg"):
         link = tmp_path / path.relative_to(written)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
@@ -72,7 +72,7 @@ def test_attributes_are_subsets_that_overlap(written: Path) -> None:
 
 
 def test_points_lie_on_the_pixels(tmp_path: Path) -> None:
-    """Points count from 0, and two faces of one picture are not mistaken for each other."""
+    """Points count from 0, and two faces of one image are not mistaken for each other."""
     fake.write(tmp_path, {"train": 4, "test": 2}, size=(320, 288))
     table = wflw.read(tmp_path)
     assert np.abs(offset(table)).max() < 0.1
@@ -96,12 +96,12 @@ def test_form_of_the_whole_set(written: Path, root: Path, monkeypatch: pytest.Mo
     assert wflw.TOTAL == {"train": 7500, "test": 2500}
     monkeypatch.setattr(wflw, "TOTAL", {"train": 8, "test": 6})
     assert wflw.read(written).form == "wflw"
-    (root / wflw.PICTURES / f"{fake.FOLDERS['train']}_2.jpg").unlink()
+    (root / wflw.IMAGE_FOLDER / f"{fake.FOLDERS['train']}_2.jpg").unlink()
     assert wflw.read(root).form == "wflw[train:7|test:6]"
 
 
 def test_a_test_face_keeps_its_name_whatever_there_is_to_train_on(root: Path) -> None:
-    """Also where a picture has faces in both lists."""
+    """Also where an image has faces in both lists."""
     alone = of(wflw.read(root), "test").name.tolist()
     path = root / TRAIN
     path.write_text(path.read_text().replace(FIRST, f"{fake.FOLDERS['test']}_1.jpg"))
@@ -131,8 +131,8 @@ def test_variants(root: Path, change: Callable[[str], str]) -> None:
 
 def test_names(root: Path) -> None:
     name = "61--Straße/61_顔.JPG"
-    (root / wflw.PICTURES / name).parent.mkdir()
-    (root / wflw.PICTURES / FIRST).rename(root / wflw.PICTURES / name)
+    (root / wflw.IMAGE_FOLDER / name).parent.mkdir()
+    (root / wflw.IMAGE_FOLDER / FIRST).rename(root / wflw.IMAGE_FOLDER / name)
     path = root / TRAIN
     path.write_text(path.read_text().replace(FIRST, name), encoding="utf-8")
     table = of(wflw.read(root, strict=True), "train")
@@ -193,10 +193,10 @@ def test_stops(root: Path, spoil: Callable[[Path], object], reason: str) -> None
 
 
 def picture(change: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Something else in place of the third training face's picture."""
+    """Something else in place of the third training face's image."""
 
     def spoil(root: Path) -> None:
-        path = root / wflw.PICTURES / f"{fake.FOLDERS['train']}_2.jpg"
+        path = root / wflw.IMAGE_FOLDER / f"{fake.FOLDERS['train']}_2.jpg"
         path.unlink()
         change(path)
 
@@ -215,10 +215,10 @@ FAULTS = {
         f"{LIST} line 3: its box has no size",
     ),
     "box_of_a_point": (words(lambda line: line[:198] + line[196:198] + line[200:]), "line 3: its box has no size"),
-    "no_picture": (picture(lambda path: None), "its picture cannot be read (No such file"),
-    "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its picture is an empty file"),
-    "climbing": (word(206, "../../../etc/passwd"), "leads out of the set's folder"),
-    "absolute": (word(206, "/etc/passwd"), "its picture cannot be read (No such file"),
+    "no_picture": (picture(lambda path: None), "its image cannot be read (No such file"),
+    "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its image is an empty file"),
+    "climbing": (word(206, "../../../etc/passwd"), "is outside the dataset's folder"),
+    "absolute": (word(206, "/etc/passwd"), "its image cannot be read (No such file"),
 }  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def test_a_face_listed_twice_shows_in_the_form(root: Path) -> None:
 
 @pytest.mark.long
 def test_the_whole_set_reads_fast(tmp_path: Path) -> None:
-    """10000 faces of six pictures: seconds, not minutes."""
+    """10000 faces of six images: seconds, not minutes."""
     fake.write(tmp_path)
     for name, times in ((TRAIN, 940), (TEST, 415)):
         path = tmp_path / name

@@ -29,7 +29,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(written: Path, tmp_path: Path) -> Path:
-    """A set whose tables may be changed; its pictures are those of `written`."""
+    """A set whose tables may be changed; its images are those of `written`."""
     for name in (TRAIN, TEST):
         (tmp_path / name).write_bytes((written / name).read_bytes())
     for folder in fake.INDEX:
@@ -57,12 +57,12 @@ def test_columns(written: Path) -> None:
     np.testing.assert_array_equal(table.points, np.concatenate(truth).round())
     assert table.points.dtype == np.float32 and np.isnan(table.box).all()
     assert table.labelled.all() and table.visible.all()
-    assert (table.points < 0).any()  # a point may lie outside its picture
+    assert (table.points < 0).any()  # a point may lie outside its image
     assert asymmetry(table) < 0.05
 
 
 def test_points_lie_on_the_pixels(written: Path) -> None:
-    """The tables count from 1, in whole pixels; pictures of one name in the two folders are not mixed up."""
+    """The tables count from 1, in whole pixels; images of one name in the two folders are not mixed up."""
     table = youtube_faces.read(written)
     assert np.abs(offset(table)).max() < 0.15
     assert all(table.load(i).shape == (*drawn.SIZE[::-1], 3) for i in range(len(table)))  # a PNG loses its alpha
@@ -219,7 +219,7 @@ def cell(value: str) -> Callable[[Path], object]:
 
 
 def picture(change: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Something else in place of the second face's picture."""
+    """Something else in place of the second face's image."""
 
     def spoil(root: Path) -> None:
         path = root / "training/Luis_Fonsi_01.jpg"
@@ -235,11 +235,11 @@ FAULTS = {
     "1e400": (cell("1e400"), "line 3: '1e400' is not a finite number"),
     "empty_cell": (cell(""), f"{TRAIN} line 3: a cell is empty"),
     "no_area": (put(FLAT), "its points span no area"),
-    "no_picture": (picture(lambda path: None), "its picture cannot be read (No such file"),
-    "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its picture is an empty file"),
+    "no_picture": (picture(lambda path: None), "its image cannot be read (No such file"),
+    "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its image is an empty file"),
     "twice": (edit("Luis_Fonsi_01.jpg", "Luis_Fonsi_00.jpg"), "it is listed twice"),
-    "climbing": (edit("Luis_Fonsi_01.jpg", "../../etc/passwd"), "leads out of the set's folder"),
-    "no_name": (edit("Luis_Fonsi_01.jpg", ""), "its picture is no file"),
+    "climbing": (edit("Luis_Fonsi_01.jpg", "../../etc/passwd"), "is outside the dataset's folder"),
+    "no_name": (edit("Luis_Fonsi_01.jpg", ""), "its image is not a file"),
 }  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def test_real(real_data: Path) -> None:
 
 
 def test_real_points_count_from_1(real_data: Path) -> None:
-    """Round a point of the midline a picture is its own mirror image, if anywhere; read as 0-based it is 1.2 px off."""
+    """Round a point of the midline an image is its own mirror image, if anywhere; read as 0-based it is 1.2 px off."""
     root = real_data / "youtube_faces"
     if not root.is_dir():
         pytest.skip("FLR_DATA has no youtube_faces")

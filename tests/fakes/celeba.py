@@ -65,12 +65,12 @@ def write(
 
 
 def wild(count: int, seed: int = 0) -> np.ndarray:
-    """(count, 5, 2) int64 points in pictures of `ibug.SIZE`."""
+    """(count, 5, 2) int64 points in images of `ibug.SIZE`."""
     return IBUG68.reduce(ibug.faces(count, seed=seed), "celeba5").round().astype(int)
 
 
 def aligned(count: int, seed: int = 0) -> np.ndarray:
-    """(count, 5, 2) int64 points in pictures of 178 x 218, the eyes where the set's alignment puts them."""
+    """(count, 5, 2) int64 points in images of 178 x 218, the eyes where the set's alignment puts them."""
     return ALIGNED + np.random.default_rng(seed).normal(0, [[1.5]] * 2 + [[3]] * 3, (count, 5, 2)).round().astype(int)
 
 

@@ -66,13 +66,13 @@ def hidden(part: str, count: int) -> np.ndarray:
 
 
 def images(points: np.ndarray, size: tuple[int, int], colour: bool) -> list[np.ndarray]:
-    """A picture of each face, (H, W) or (H, W, 3) RGB."""
+    """An image of each face, (H, W) or (H, W, 3) RGB."""
     pictures = [ibug.picture(face, size, seed=i, grey=not colour or i % 5 == 4) for i, face in enumerate(points)]
     return [picture if picture.ndim == 2 else picture[..., ::-1] for picture in pictures]
 
 
 def save(path: Path, ending: str, pictures: list[np.ndarray], points: np.ndarray, hidden: np.ndarray) -> None:
-    """Write one file of N pictures, points (N, 29, 2), 0-based, and flags (N, 29)."""
+    """Write one file of N images, points (N, 29, 2), 0-based, and flags (N, 29)."""
     with h5py.File(path, "w", userblock_size=512) as file:
         cell = file.create_dataset(f"Is{ending}", (1, len(pictures)), h5py.ref_dtype)
         cell.attrs["MATLAB_class"] = np.bytes_("cell")

@@ -47,7 +47,7 @@ def folder_seed(part: str, seed: int) -> int:
 
 
 def file_name(part: str, i: int) -> str:
-    """The i-th picture's name in the style of its folder."""
+    """The i-th image's name in the style of its folder."""
     folder = part.rpartition("/")[2]
     if folder in ("01_Indoor", "02_Outdoor"):
         return f"{folder[3:].lower()}_{i + 1:03d}.png"
@@ -116,7 +116,7 @@ def picture(
 
 
 def save(path: Path, image: np.ndarray) -> None:
-    """Write a picture in its suffix's kind. By bytes, since not every OpenCV takes every path."""
+    """Write an image in its suffix's kind. By bytes, since not every OpenCV takes every path."""
     done, data = cv2.imencode(path.suffix.lower(), image)
     assert done
     path.write_bytes(data.tobytes())

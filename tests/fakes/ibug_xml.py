@@ -1,4 +1,4 @@
-"""iBUG 300-W as dlib lays it out: two XML files of whole-number labels, a ``_mirror`` copy of every picture.
+"""iBUG 300-W as dlib lays it out: two XML files of whole-number labels, a ``_mirror`` copy of every image.
 
 The first picture of each folder holds two faces, as imglab allows; it also has a box that is to be ignored.
 """

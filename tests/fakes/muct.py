@@ -32,7 +32,7 @@ _FROM_68 = [
 
 
 def kaggle_faces(count: int, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(count, 15, 2) points and the pictures (96, 96) with a dot on each."""
+    """(count, 15, 2) points and the images (96, 96) with a dot on each."""
     points = IBUG68.reduce(ibug.faces(count, SIDE, seed), "kaggle15")
     return points, [ibug.picture(face, SIDE, seed=i, grey=True) for i, face in enumerate(points)]
 
@@ -95,7 +95,7 @@ def muct_points(points: np.ndarray) -> np.ndarray:
 def write_muct(
     root: Path, subjects: int = 3, seed: int = 0, count: int = 76, landmarks: str = "muct-landmarks"
 ) -> None:
-    """Write ``LANDMARKS/muct76-opencv.csv`` and ``jpg/``: five pictures a subject.
+    """Write ``LANDMARKS/muct76-opencv.csv`` and ``jpg/``: five images a subject.
 
     Args:
         root: the folder to fill.

@@ -39,7 +39,7 @@ def layout() -> np.ndarray:
 
 
 def write(root: Path, parts: Mapping[str, int] = PARTS, seed: int = 0, size: tuple[int, int] = ibug.SIZE) -> None:
-    """Write a WFLW of so many faces a part; the first two of each part share a picture.
+    """Write a WFLW of so many faces a part; the first two of each part share an image.
 
     Args:
         root: the folder to fill.
@@ -63,7 +63,7 @@ def write(root: Path, parts: Mapping[str, int] = PARTS, seed: int = 0, size: tup
 
 
 def faces(part: str, count: int, seed: int = 0, size: tuple[int, int] = ibug.SIZE) -> np.ndarray:
-    """(count, 98, 2) the faces of a part, each in a picture of its own."""
+    """(count, 98, 2) the faces of a part, each in an image of its own."""
     return ibug.faces(count, size, ibug.folder_seed(part, seed), layout())
 
 

@@ -5,10 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hydra
 import numpy as np
 import onnx
 import pytest
 
+from flr.config.compose import CONF
+from flr.config.schema import Predict
+from flr.config.validate import check
 from flr.data.boxes import BoxPolicy, overlap
 from flr.data.finders.builtin import Builtin
 from flr.data.finders.network import BUILTIN, BUILTIN_SHA256, FaceNetwork
@@ -88,3 +92,10 @@ def test_a_file_that_is_no_detector_is_refused_in_one_line(tmp_path: Path) -> No
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=words):
             FaceNetwork(tmp_path / name)
+
+
+def test_a_score_that_no_face_reaches_is_refused() -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("predict", ["source=photo.jpg", "detector=builtin", "detector.score=2"])
+    with pytest.raises(UserError, match=r"detector\.score=2: expected number >= 0 and <= 1"):
+        check(cfg, Predict)

@@ -211,7 +211,7 @@ def test_a_mask_of_few_points_has_the_labels_that_they_carry():
     assert fifteen == {0, LABELS["skin"], LABELS["right_brow"], LABELS["left_brow"]}
 
 
-# -- hung pictures -----------------------------------------------------------------------------------------------------
+# -- hung images -----------------------------------------------------------------------------------------------------
 
 
 def png(path: Path, image: np.ndarray) -> Path:

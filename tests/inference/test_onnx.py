@@ -96,7 +96,7 @@ def test_it_sees_pictures_as_the_crop_says(file: Path) -> None:
     boxes = np.array([[10.0, 12, 40, 38], [5, 5, 30, 50]])
     points = predictor([image, image[..., 0]], boxes)
     assert points.shape == (2, 15, 2) and points.std() > 0
-    # A picture moved, box and all, moves its points by as much.
+    # An image moved, box and all, moves its points by as much.
     moved = predictor([np.pad(image, ((7, 0), (11, 0), (0, 0)))], boxes[:1] + [11, 7, 11, 7])
     np.testing.assert_allclose(moved, points[:1] + [11, 7], atol=0.2)
     with ThreadPoolExecutor(4) as pool:

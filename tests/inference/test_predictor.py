@@ -1,4 +1,4 @@
-"""The predictor gives the points that the evaluation measured, of pictures alone, and refuses what is none."""
+"""The predictor gives the points that the evaluation measured, of images alone, and refuses what is none."""
 
 import csv
 from pathlib import Path
@@ -30,7 +30,7 @@ def best(workspace: Workspace) -> Path:
 
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Workspace:
-    """A run that has learned to tell faces apart, of larger pictures, in colour, in bf16, with other boxes and a mirror."""
+    """A run that has learned to tell faces apart, of larger images, in colour, in bf16, with other boxes and a mirror."""
     workspace = Workspace(tmp_path_factory.mktemp("coloured"), shared_cache)
     workspace.train(
         "data.reader.size=160", "data.crop.channels=3", "data.pixels=[0,1]", "data.crop.policy.shape=stretch", "tta=true",
@@ -41,7 +41,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Wo
 
 
 def as_evaluated(workspace: Workspace) -> tuple[Predictor, list[np.ndarray], np.ndarray, np.ndarray]:
-    """The predictor of a run, its test pictures with the boxes of its protocol, and the NME of each that was measured."""
+    """The predictor of a run, its test images with the boxes of its protocol, and the NME of each that was measured."""
     path = best(workspace)
     checkpoint = load_checkpoint(path)
     data = restore(as_config(checkpoint["flr"]["config"]), checkpoint, path, Augment())[1]
@@ -79,7 +79,7 @@ def test_grey_and_coloured_pictures_of_any_size_and_number(coloured: Workspace) 
     grey = [image if image.ndim == 2 else image[..., 0] for image in images]
     three = [np.stack([image] * 3, -1) for image in grey]
     np.testing.assert_allclose(predictor(three, boxes), predictor(grey, boxes), atol=0.2)
-    # A picture moved, box and all, moves its points by as much; what a crop's rounding does to a hardly trained net depends on the CPU.
+    # An image moved, box and all, moves its points by as much; what a crop's rounding does to a hardly trained net depends on the CPU.
     moved = predictor([np.pad(grey[0], ((11, 0), (7, 0)))], boxes[:1] + [7, 11, 7, 11])
     inner = (boxes[0] > 12).all()  # else the border would be seen
     np.testing.assert_allclose(moved, predictor(grey[:1], boxes[:1]) + [7, 11], atol=0.3 if inner else 8)

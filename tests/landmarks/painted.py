@@ -23,7 +23,7 @@ def paint(
 
 
 def dot(image: np.ndarray, near: np.ndarray, radius: int = 9) -> tuple[np.ndarray, float]:
-    """The dot within `radius` of a point in a picture (H, W): its intensity-weighted centroid (2,) and its mass."""
+    """The dot within `radius` of a point in an image (H, W): its intensity-weighted centroid (2,) and its mass."""
     x, y = np.arange(image.shape[1]), np.arange(image.shape[0])[:, None]
     weight = np.where((abs(x - near[0]) <= radius) & (abs(y - near[1]) <= radius), image, 0).astype(np.float64)
     mass = weight.sum()
@@ -31,7 +31,7 @@ def dot(image: np.ndarray, near: np.ndarray, radius: int = 9) -> tuple[np.ndarra
 
 
 def face_points(count: int, seed: int = 0, width: int = 120, height: int = 100) -> np.ndarray:
-    """(count, 5, 2) float32: the layout turned, scaled and moved, all inside the picture."""
+    """(count, 5, 2) float32: the layout turned, scaled and moved, all inside the image."""
     random = np.random.default_rng(seed)
     points = np.empty((count, 5, 2))
     for i in range(count):
@@ -66,7 +66,7 @@ def face_table(
         name=np.array([f"face{i}" for i in range(count)]),
         image=np.arange(count).astype(str),
         subsets={"even": np.arange(count) % 2 == 0},
-        pictures=lambda name: load(int(name)) if load else face_picture(points[int(name)]),
+        read_image=lambda name: load(int(name)) if load else face_picture(points[int(name)]),
         published=np.arange(count).astype(str),
         version=np.zeros(count, np.int64),
     )

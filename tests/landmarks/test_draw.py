@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from flr.landmarks.draw import ERROR, PREDICTION, TRUTH, draw_face, draw_picture, sheet
+from flr.landmarks.draw import ERROR, PREDICTION, TRUTH, draw_face, draw_landmarks, sheet
 from flr.landmarks.outlines import OUTLINES, is_closed, outlines_of, smooth
 from flr.landmarks.scheme import CELEBA5, IBUG68, SCHEMES, Scheme
 from tests.fakes import ibug
@@ -30,7 +30,7 @@ def test_truth_is_green_prediction_magenta_and_the_error_between():
 @pytest.mark.parametrize("side", [96, 400, 4000])
 def test_dots_grow_with_the_face(side):
     picture, scale = np.zeros((side, side), np.uint8), side / 200
-    drawn = draw_picture(picture, FACE[None] * scale)
+    drawn = draw_landmarks(picture, FACE[None] * scale)
     share = (drawn.max(-1) > 128).mean()
     assert 0.002 < share < 0.06 if side > 96 else share < 0.2
     assert drawn.shape == (side, side, 3)
@@ -39,17 +39,17 @@ def test_dots_grow_with_the_face(side):
 
 
 def test_a_small_picture_is_enlarged_where_that_is_asked_for():
-    drawn = draw_picture(np.zeros((96, 60), np.uint8), FACE[None] * 0.3, least=480, indices=True)
+    drawn = draw_landmarks(np.zeros((96, 60), np.uint8), FACE[None] * 0.3, least=480, indices=True)
     assert drawn.shape == (480, 300, 3)
-    assert draw_picture(np.zeros((600, 500, 3), np.uint8), FACE[None], least=480).shape == (600, 500, 3)
+    assert draw_landmarks(np.zeros((600, 500, 3), np.uint8), FACE[None], least=480).shape == (600, 500, 3)
 
 
 def test_lines_indices_boxes_and_captions_each_add_something():
     image = np.full((200, 200, 3), 60, np.uint8)
-    bare = draw_picture(image, FACE[None])
+    bare = draw_landmarks(image, FACE[None])
     box = np.array([[30.0, 40, 170, 180]])
     for more in ({"lines": True, "scheme": IBUG68}, {"indices": True}, {"boxes": box}, {"captions": ["1.00"]}):
-        assert (draw_picture(image, FACE[None], **more) != bare).any(), more
+        assert (draw_landmarks(image, FACE[None], **more) != bare).any(), more
     assert (image == 60).all()
 
 
@@ -58,7 +58,7 @@ def test_points_that_are_none_are_not_drawn(bad):
     points = np.full((2, 68, 2), bad)
     points[1, :] = 5.0  # all in one place
     boxes = np.full((2, 4), bad)
-    drawn = draw_picture(
+    drawn = draw_landmarks(
         np.zeros((50, 40, 3), np.uint8), points, boxes, ["a", "b"], IBUG68, True, True, truth=points[::-1].copy()
     )
     assert drawn.shape == (50, 40, 3)
@@ -67,7 +67,7 @@ def test_points_that_are_none_are_not_drawn(bad):
 
 def test_no_face_is_the_picture_alone():
     image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
-    np.testing.assert_array_equal(draw_picture(image, np.zeros((0, 68, 2))), image)
+    np.testing.assert_array_equal(draw_landmarks(image, np.zeros((0, 68, 2))), image)
 
 
 def test_a_sheet_lays_out_row_by_row():

@@ -308,12 +308,12 @@ def test_the_doubt_is_what_one_face_in_a_hundred_has():
     visible = torch.where(hidden, 0.2, 0.9)
     metric.update(index, points, points + index[:, None, None], labelled, fifty, fifty, spread, visible, hidden)
     found = metric.compute()
-    assert found["doubt"] == pytest.approx(2 * 19.8)
+    assert found["uncertainty_threshold"] == pytest.approx(2 * 19.8)
     assert found["spearman"] > 0.98
     assert found["hidden_ap"] == 1
     metric.reset()
     metric.update(index, points, points, labelled, fifty, fifty, spread * torch.nan, spread * torch.nan, hidden)
-    assert not {"doubt", "spearman", "hidden_ap"} & set(metric.compute())
+    assert not {"uncertainty_threshold", "spearman", "hidden_ap"} & set(metric.compute())
 
 
 @given(st.integers(0, 9))

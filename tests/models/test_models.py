@@ -55,7 +55,7 @@ def parameters(net: nn.Module) -> int:
 
 
 def shapes(net: nn.Module, of: list[nn.Module], channels: int, size: int) -> list[tuple[int, ...]]:
-    """What some modules of a net on the meta device put out for one picture, in the order of their work."""
+    """What some modules of a net on the meta device put out for one image, in the order of their work."""
     found: list[tuple[int, ...]] = []
     for module in of:
         module.register_forward_hook(lambda _, __, out: found.append(tuple(out.shape[1:])))

@@ -18,7 +18,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from flr.data.boxes import faces_of_pictures
+from flr.data.boxes import faces_by_image
 from flr.data.formats.coco import load_json
 from flr.data.formats.dlib_xml import inside, read_images
 from flr.data.formats.records import FaceRecord, has_box, label_rows, no_labels, under
@@ -63,7 +63,7 @@ def marked_images(table: FaceTable, size: np.ndarray) -> Iterator[MarkedImage]:
     points = [np.array(marks) for marks in label_rows(table)]
     box = np.where(has_box(table)[:, None], table.box, np.nan).astype(np.float64)
     hidden = table.labelled & ~table.visible
-    for rows in faces_of_pictures(table):
+    for rows in faces_by_image(table):
         first = int(rows[0])
         faces = [MarkedFace(points[i], hidden[i], box[i]) for i in rows.tolist() if table.labelled[i].any()]
         yield MarkedImage(str(table.image[first]), int(size[first, 1]), int(size[first, 0]), faces)

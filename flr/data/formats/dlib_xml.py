@@ -11,7 +11,7 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
-from flr.data.boxes import faces_of_pictures
+from flr.data.boxes import faces_by_image
 from flr.data.formats.records import (
     FaceRecord,
     has_box,
@@ -66,14 +66,14 @@ def read_images(path: Path, root: str = "dataset") -> Iterator["Element"]:
 
 
 def inside(root: Path, written: str, where: str) -> str:
-    """A picture's path under `root`, POSIX, from what the XML says.
+    """An image's path under `root`, POSIX, from what the XML says.
 
     Raises:
         UserError: it says nothing, or leads out of `root`.
     """
     path = PurePosixPath(under(root, written))
     if not path.parts:
-        raise UserError(f"{where} has no file attribute; name its picture or take the element out")
+        raise UserError(f"{where} has no file attribute; name its image or take the element out")
     if path.is_absolute() or PureWindowsPath(path).drive or ".." in path.parts:
         raise UserError(f"{where} has file='{written}', which leads out of {root}; name it relative to that")
     file = str(path)
@@ -166,7 +166,7 @@ def _hidden(element: "Element", place: Mapping[str, int]) -> np.ndarray:
 
 def xml_text(table: FaceTable) -> Iterator[str]:
     """The pieces of a file of dlib's XML."""
-    rows = np.concatenate(faces_of_pictures(table))
+    rows = np.concatenate(faces_by_image(table))
     blank: np.ndarray = ~has_box(table) & ~table.labelled.any(1)  # each an <image> of its own, which comes last
     rows = rows[np.argsort(blank[rows], kind="stable")]
     table, blank = table.take(rows), blank[rows]

@@ -1,4 +1,4 @@
-"""``labels.csv``: a row a face; and folders of images with .pts files beside them."""
+"""``labels.csv``: a row a face; and folders of images with .pts files next to them."""
 
 import itertools
 import os
@@ -94,7 +94,7 @@ def _check_columns(path: Path, columns: Sequence[str], known: set[str]) -> None:
 
 
 def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.ndarray | None, str]:
-    """The points (count, 2) of the .pts beside an image; None where there is none, with the fault if it is one."""
+    """The points (count, 2) of the .pts next to an image; None where there is none, with the fault if it is one."""
     path = PurePosixPath(under(root, image))
     if path.is_absolute() or ".." in path.parts or not path.name:
         return None, ""  # `from_files` tells of images that lead out of the root
@@ -109,7 +109,7 @@ def read_folder(root: Path, folder: Path, split: str | None, count: int) -> Iter
     """Read a folder of images with .pts files next to them; without `split`, one of train, val and test folders."""
     parts = [(split, folder)] if split else [(name, folder / name) for name in SPLITS if os.path.isdir(folder / name)]
     if not parts:
-        raise UserError(f"{folder}: none of the folders {', '.join(SPLITS)} is in it; sort pictures and .pts into them")
+        raise UserError(f"{folder}: none of the folders {', '.join(SPLITS)} is in it; sort images and .pts into them")
     for own, part in parts:
         for place in _folders(part):
             for images, labels in pair_files(place):

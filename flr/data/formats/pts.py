@@ -11,7 +11,7 @@ from flr.data.images import is_image
 from flr.files import opened
 
 LARGEST_PTS = 2**20  # bytes; a face's 68 points take 2,000
-PICTURES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def parse(data: bytes, count: int) -> np.ndarray:
@@ -42,28 +42,28 @@ def parse(data: bytes, count: int) -> np.ndarray:
 def pair_files(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
     """Yield the images and the .pts files of each stem in a folder, in the order of their names.
 
-    A .pts without an image of `PICTURES` gets the images of its stem by any other suffix.
+    A .pts without an image of `IMAGE_SUFFIXES` gets the images of its stem by any other suffix.
     """
     files: dict[str, list[Path]] = {}
     others: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith(".")  # macOS leaves a ._NAME twin of each file
         if not hidden:
-            known = path.suffix.lower() in (*PICTURES, ".pts")
+            known = path.suffix.lower() in (*IMAGE_SUFFIXES, ".pts")
             (files if known else others).setdefault(path.stem, []).append(path)
     for stem, paths in files.items():
         labels = [path for path in paths if path.suffix.lower() == ".pts"]
         yield [path for path in paths if path not in labels] or list(filter(is_image, others.get(stem, ()))), labels
 
 
-def read_pair(pictures: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
+def read_pair(images: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
     """Read the points (count, 2) of one stem's files (see `pair_files`); return None and the reason if they are invalid."""
-    if not pictures:
-        return None, f"it has no image ({', '.join(PICTURES)}) next to it"
+    if not images:
+        return None, f"it has no image ({', '.join(IMAGE_SUFFIXES)}) next to it"
     if not labels:
         return None, "it has no .pts next to it"
-    if len(pictures) + len(labels) > 2:
-        twins = ", ".join(sorted(portable(path.name) for path in (*pictures, *labels)))
+    if len(images) + len(labels) > 2:
+        twins = ", ".join(sorted(portable(path.name) for path in (*images, *labels)))
         return None, f"{twins} have the same stem; keep one image and one .pts of it"
     try:
         with opened(labels[0], LARGEST_PTS) as file:

@@ -76,7 +76,7 @@ class _Plain(yaml.BaseLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a key stands twice in one mapping")
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a key occurs twice in one mapping")
         return mapping
 
 

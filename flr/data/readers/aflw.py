@@ -21,7 +21,7 @@ from flr.landmarks.scheme import AFLW19
 
 SITE = "https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/aflw/"
 LABELS, POINTS = "AFLWinfo_release.mat", "http://mmlab.ie.cuhk.edu.hk/projects/compositional.html"
-PICTURES = ("flickr", "data/flickr", "aflw/data/flickr", "images", ".")  # where the folders 0, 2 and 3 may be
+IMAGE_FOLDERS = ("flickr", "data/flickr", "aflw/data/flickr", "images", ".")  # where the folders 0, 2 and 3 may be
 TRAINING = 20_000  # faces
 TOTAL = {"train": 20_000, "test": 4386}
 LARGEST = 1 << 28  # bytes
@@ -45,7 +45,9 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     get = f"get AFLW's images ({SITE}; for research) and {LABELS} ({POINTS}), unpack them so that this folder holds {LABELS} and flickr/"
     root = require(root, [LABELS], get)
     arrays, names = _load(root / LABELS)
-    folder = next((place for place in PICTURES if any((root / place / part).is_dir() for part in "023")), PICTURES[0])
+    folder = next(
+        (place for place in IMAGE_FOLDERS if any((root / place / part).is_dir() for part in "023")), IMAGE_FOLDERS[0]
+    )
     points = arrays["data"].reshape(-1, 2, len(AFLW19)).transpose(0, 2, 1)
     labelled = np.isfinite(points).all(-1) & ~np.isin(points, (0, -1)).all(-1)
     left, right, top, bottom = arrays["bbox"].T

@@ -23,7 +23,7 @@ from flr.landmarks.scheme import CELEBA5
 
 SITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 FACES, PUBLISHED = 202_599, 150_000
-PICTURES = {"wild": "img_celeba", "aligned": "img_align_celeba"}
+IMAGE_FOLDERS = {"wild": "img_celeba", "aligned": "img_align_celeba"}
 LANDMARKS = {"wild": "list_landmarks_celeba", "aligned": "list_landmarks_align_celeba"}
 BOXES, PARTITION, IDENTITY = "list_bbox_celeba", "list_eval_partition", "identity_CelebA"
 POINTS = tuple(f"{part}_{axis}" for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy")
@@ -66,7 +66,7 @@ def read(
     """
     if root is None:
         raise UserError("data.root is null; set data.root=DIR")
-    kind, folder = _pictures(root, [images] if images else list(PICTURES))
+    kind, folder = _image_folder(root, [images] if images else list(IMAGE_FOLDERS))
     names, rows, points, bad = _landmarks(_list(root, LANDMARKS[kind]), folder, strict)
     box, listed_box = np.full((len(names), 4), np.nan), np.full((len(names), 4), np.nan)
     if boxes and kind == "aligned":
@@ -90,14 +90,14 @@ def read(
     return table if len(table) == FACES else dataclasses.replace(table, form=f"{table.form}[{len(table)}/{FACES}]")
 
 
-def _pictures(root: Path, kinds: Sequence[str]) -> tuple[str, Path]:
+def _image_folder(root: Path, kinds: Sequence[str]) -> tuple[str, Path]:
     """Return the first of `kinds` whose folder of images exists, and that folder."""
     for kind in kinds:
-        name = PICTURES[kind]
+        name = IMAGE_FOLDERS[kind]
         for place in (root / name / name, root / name, root / "Img" / name / name, root / "Img" / name):
             if os.path.isdir(place):
                 return kind, place
-    looked = " or ".join(f"{PICTURES[kind]}/" for kind in kinds)
+    looked = " or ".join(f"{IMAGE_FOLDERS[kind]}/" for kind in kinds)
     found = f"no {looked} is in it" if os.path.isdir(root) else "there is no such folder"
     raise UserError(
         f"{root}: {found}; get CelebA ({SITE}; its terms allow non-commercial "
@@ -150,14 +150,14 @@ def _landmarks(path: Path, folder: Path, strict: bool) -> tuple[list[str], np.nd
     if strict and len(rows) < len(names):
         first = next(name for name in names if name not in there)
         raise UserError(
-            f"{folder}: {len(names) - len(rows)} of the {len(names)} pictures that {path.name} lists are missing, first "
+            f"{folder}: {len(names) - len(rows)} of the {len(names)} images that {path.name} lists are missing, first "
             f"'{first[:80]}'; add them or leave data.strict=false to read the others"
         )
     if not rows:
         other = f"such as '{min(there)}'" if there else "it is empty"
         raise UserError(
-            f"{folder}: none of the pictures that {path.name} lists ('{names[0][:80]}' ...) is in it ({other}); unpack "
-            "them there, or name the other pictures: data.reader.images=wild or aligned"
+            f"{folder}: none of the images that {path.name} lists ('{names[0][:80]}' ...) is in it ({other}); unpack "
+            "them there, or name the other images: data.reader.images=wild or aligned"
         )
     points, faults = sheet.numbers(POINTS)
     bad = {at: faults[row] for at, row in enumerate(rows) if row in faults}
@@ -178,7 +178,7 @@ def _rows(sheet: Sheet, names: Sequence[str]) -> list[int]:
     missing = [name for name in names if name not in place]
     if missing:
         raise UserError(
-            f"{sheet.path}: does not list {len(missing)} of the pictures, such as '{missing[0]}'; fetch it again"
+            f"{sheet.path}: does not list {len(missing)} of the images, such as '{missing[0]}'; fetch it again"
         )
     return [place[name] for name in names]
 

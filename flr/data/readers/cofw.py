@@ -73,7 +73,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         name=name,
         image=name,
         subsets={"occlusion": hidden.max(1)},
-        pictures=Pictures(files),
+        read_image=ImageReader(files),
         published=digest_rows(numbers, size),
         version=np.concatenate([part.version for part in parts]),
     )
@@ -104,7 +104,7 @@ def _files(root: Path, form: str) -> dict[str, Path]:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageReader:
     """The images in the two files, by the faces' names. A call opens its file anew, so that several threads may call at once.
 
     Attributes:
@@ -121,8 +121,8 @@ class Pictures:
         """
         split, _, number = name.partition("/")
         with _opened(self.files[split]) as file:
-            picture = _picture(file, _references(file, split)[int(number) - 1])
-            return np.ascontiguousarray(picture[()].T)
+            array = _image_array(file, _references(file, split)[int(number) - 1])
+            return np.ascontiguousarray(array[()].T)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class _Part:
     Attributes:
         name: (N,) str.
         numbers: (N, 91) float64, those of ``phis`` and ``bboxes``.
-        size: (N,) int64, bytes of a picture's pixels.
+        size: (N,) int64, bytes of an image's pixels.
         version: (N,) int64, when the file was changed.
         faults: name -> what is wrong with the image.
     """
@@ -156,7 +156,7 @@ def _read_part(path: Path, split: str) -> _Part:
         size, faults = np.zeros(count, np.int64), {}
         for i, reference in enumerate(references):
             try:
-                size[i] = _picture(file, reference).size
+                size[i] = _image_array(file, reference).size
             except DAMAGE as error:
                 faults[str(name[i])] = f"{path.name}: {error}"
         return _Part(name, np.concatenate(numbers).T, size, np.full(count, path.stat().st_mtime_ns), faults)
@@ -172,7 +172,7 @@ def _opened(path: Path) -> Iterator[Any]:
     import h5py
 
     if not path.is_file():
-        raise UserError(f"{path}: is no file; fetch it again")
+        raise UserError(f"{path}: is not a file; fetch it again")
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
@@ -206,7 +206,7 @@ def _checked(array: Any, what: str, limit: int) -> Any:
     import h5py
 
     if not isinstance(array, h5py.Dataset) or array.shape is None:
-        raise ValueError(f"{what} is no array")
+        raise ValueError(f"{what} is not an array")
     if array.external or array.is_virtual:
         raise ValueError(f"{what} keeps its values in another file")
     if max(math.prod(array.shape), math.prod(array.chunks or ())) > limit:
@@ -225,12 +225,12 @@ def _references(file: Any, split: str) -> np.ndarray:
     name = f"Is{ENDING[split]}"
     array = _array(file, name, MAX_FACES)
     if h5py.check_ref_dtype(array.dtype) is not h5py.Reference or not array.size:
-        raise ValueError(f"{name} is {array.dtype} {array.shape}, not references to pictures")
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, not references to images")
     return array[()].ravel()
 
 
 def _numbers(file: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """`shape` float64, NaN where a number is not one that a picture's coordinate could be.
+    """`shape` float64, NaN where a number is not one that an image's coordinate could be.
 
     Raises:
         ValueError: the array is another.
@@ -242,16 +242,16 @@ def _numbers(file: Any, name: str, shape: tuple[int, int]) -> np.ndarray:
     return np.where(np.abs(numbers) < FARTHEST, numbers, np.nan)
 
 
-def _picture(file: Any, reference: Any) -> Any:
+def _image_array(file: Any, reference: Any) -> Any:
     """The h5py.Dataset of an image, (W, H) or (3, W, H) uint8; its pixels are not read yet.
 
     Raises:
         ValueError: it is something else.
     """
     if not reference:
-        raise ValueError("its picture is a reference to nothing")
-    array = _checked(file[reference], "its picture", 3 * MAX_PIXELS)
+        raise ValueError("its image is a reference to nothing")
+    array = _checked(file[reference], "its image", 3 * MAX_PIXELS)
     shape = array.shape
     if array.dtype != np.uint8 or len(shape) not in (2, 3) or shape[:-2] not in ((), (3,)) or 0 in shape:
-        raise ValueError(f"its picture is {array.dtype} {shape}, not uint8 (W, H) or (3, W, H)")
+        raise ValueError(f"its image is {array.dtype} {shape}, not uint8 (W, H) or (3, W, H)")
     return array

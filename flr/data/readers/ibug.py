@@ -1,7 +1,7 @@
 """iBUG 300-W by its .pts files (https://ibug.doc.ic.ac.uk/resources/300-W/), and what its two forms share.
 
 Under the root lie ``afw/``, ``helen/{trainset,testset}/``, ``lfpw/{trainset,testset}/``, ``ibug/`` and, for
-the private test, ``300w/{01_Indoor,02_Outdoor}/``: images, each with a text file of the same stem beside
+the private test, ``300w/{01_Indoor,02_Outdoor}/``: images, each with a text file of the same stem next to
 it. The text gives a version, a count and, in braces, one point a line, counted from 1 as Matlab does. Some
 copies lack all but the points.
 """
@@ -68,7 +68,7 @@ class Face(NamedTuple):
         image: the image; None where there is none.
         points: (68, 2) as the file gives them, float64; None where `fault` says why.
         box: left, top, width, height as the file gives them, or None.
-        fault: why no net should learn from this face; empty where nothing is known against it.
+        fault: why no model should be trained on this face; empty where nothing is known against it.
     """
 
     name: str
@@ -103,7 +103,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); let it be read") from error
     if not faces:
-        found = "none of 300-W's pictures is in it" if root.is_dir() else "there is no such folder"
+        found = "none of 300-W's images is in it" if root.is_dir() else "there is no such folder"
         places = " ".join(f"{part.folders[0]}/" for part in PARTS)
         raise UserError(
             f"{root}: {found}; looked there for {places}; get 300-W "
@@ -118,11 +118,11 @@ def _faces(root: Path, part: Part) -> Iterator[Face]:
     folder = next((root / place for place in part.folders if (root / place).is_dir()), None)
     if folder is None:
         return
-    for pictures, labels in pair_files(folder):
-        name = f"{part.folders[0]}/{portable((pictures or labels)[0].name)}"
+    for images, labels in pair_files(folder):
+        name = f"{part.folders[0]}/{portable((images or labels)[0].name)}"
         if not PurePosixPath(name).stem.endswith(MIRROR):
-            points, fault = read_pair(pictures, labels, len(IBUG68))
-            yield Face(name, photo(name), part.split, pictures[0] if pictures else None, points, fault=fault)
+            points, fault = read_pair(images, labels, len(IBUG68))
+            yield Face(name, photo(name), part.split, images[0] if images else None, points, fault=fault)
 
 
 def part_of(file: str) -> Part | None:

@@ -36,8 +36,8 @@ def read(
     """300-W, or any other 68-point set, by dlib's XML.
 
     Points are dlib's own, 0-based whole pixels. A dlib box holds the pixels left to left + width - 1, so its
-    edges, which `box` gives, lie at left - .5 and left + width - .5. A face's name is its picture's path
-    under `root`, with ``#`` and the box's number among all of the picture's (from 1) where it has several;
+    edges, which `box` gives, lie at left - .5 and left + width - .5. A face's name is its image's path
+    under `root`, with ``#`` and the box's number among all of the image's (from 1) where it has several;
     boxes of ignore='1' are passed over. The split is the file's. Subsets follow the folders (see
     `ibug.PARTS`), not the split: dlib's training file may list faces of a test folder.
 
@@ -72,7 +72,7 @@ def read(
             listed[file] = path
             faces += _faces(root, file, element.findall("box"), split, path.name)
     if not listed:
-        there = "no picture is listed" if root.is_dir() else "there is no such folder"
+        there = "no image is listed" if root.is_dir() else "there is no such folder"
         raise UserError(
             f"{root}: {there}; looked there for {train} and {test}; get dlib's copy of 300-W "
             "(http://dlib.net/files/data/ibug_300W_large_face_landmark_dataset.tar.gz), unpack it so that "

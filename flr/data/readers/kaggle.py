@@ -117,7 +117,7 @@ def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
         name=names,
         image=names,
         subsets={"complete": labelled.all(1)},
-        pictures=Cells(places),
+        read_image=Cells(places),
         published=digest_rows(points, cells[:, 1]),
         version=np.array([changed[path] for path in source], np.int64),
     )

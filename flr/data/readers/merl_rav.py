@@ -44,11 +44,11 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     for pose in POSES:
         for part, split in SPLITS.items():
             place = root / folder / pose / part
-            for pictures, labels in pair_files(place) if place.is_dir() else ():
-                points, fault = read_pair(pictures, labels, len(IBUG68))
+            for files, labels in pair_files(place) if place.is_dir() else ():
+                points, fault = read_pair(files, labels, len(IBUG68))
                 if points is None:
                     bad[len(images)] = fault
-                images.append((pictures or labels)[0].relative_to(root).as_posix())
+                images.append((files or labels)[0].relative_to(root).as_posix())
                 splits.append(split)
                 poses.append(pose)
                 found.append(np.full((len(IBUG68), 2), np.nan) if points is None else points)

@@ -35,8 +35,8 @@ class Member:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pictures:
-    """Pictures under their sets' names."""
+class _ImageReader:
+    """Images under their sets' names."""
 
     members: Mapping[str, Callable[[str], np.ndarray]]
 
@@ -99,7 +99,7 @@ def join(tables: Mapping[str, FaceTable]) -> FaceTable:
         scheme=first.scheme,
         reductions=tuple(f"{name}:{step}" for name, table in tables.items() for step in table.reductions),
         subsets=subsets,
-        pictures=_Pictures({name: table.pictures for name, table in tables.items()}),
+        read_image=_ImageReader({name: table.read_image for name, table in tables.items()}),
         faults=[
             dataclasses.replace(fault, face=f"{name}/{fault.face}")
             for name, table in tables.items() for fault in table.faults

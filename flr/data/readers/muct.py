@@ -101,11 +101,11 @@ def _nothing(root: Path) -> str:
 class Mirrorable:
     """Images of which some are mirrored when loaded."""
 
-    pictures: Callable[[str], np.ndarray]
+    read_image: Callable[[str], np.ndarray]
 
     def __call__(self, name: str) -> np.ndarray:
         """Return the pixels (see `flr.data.images.read_image`)."""
-        image = self.pictures(name.removeprefix(_TURNED))
+        image = self.read_image(name.removeprefix(_TURNED))
         return np.ascontiguousarray(image[:, ::-1]) if name.startswith(_TURNED) else image
 
 
@@ -167,4 +167,4 @@ def _read_muct(root: Path, place: str, strict: bool, count: Literal[15, 76], mir
     turned = np.char.startswith(table.name, "ir")
     image = np.where(turned, np.char.add(_TURNED, table.image), table.image)
     reductions = () if scheme is MUCT76 else (f"{MUCT76.name}>{scheme.name}",)
-    return dataclasses.replace(table, image=image, pictures=Mirrorable(table.pictures), reductions=reductions)
+    return dataclasses.replace(table, image=image, read_image=Mirrorable(table.read_image), reductions=reductions)

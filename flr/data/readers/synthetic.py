@@ -75,7 +75,7 @@ def read(
         name=name,
         image=np.arange(count).astype(str),
         subsets={},
-        pictures=lambda name: np.asarray(images[int(name)]),
+        read_image=lambda name: np.asarray(images[int(name)]),
         # No rendered value: the last bits of the points differ between CPUs.
         published=digest_rows([settings] * count, np.arange(count)),
         version=np.full(count, int(folder.name[:15], 16), np.int64),
@@ -89,7 +89,9 @@ def _render_once(folder: Path, count: int, seed: int, size: int, channels: int, 
             if not folder.exists():
                 _render_all(folder, count, seed, size, channels, face)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); set data.root=DIR") from error
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); set paths.cache_dir=DIR or data.root=DIR"
+        ) from error
 
 
 def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, face: float) -> None:

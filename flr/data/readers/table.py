@@ -16,7 +16,7 @@ from 1): (0, 0) is the centre of an image's top left pixel.
 ``left``, ``top``, ``right``, ``bottom``, the edges of a box (one that covers the pixels 3 to 5 has edges 2.5 and 5.5);
 ``split`` (train, val, test or unlabelled; train where empty); ``group``, what must not cross from training into validation
 (its image where empty); ``name``; and ``subset_<name>`` (0 or 1). Without any point column, the points of each
-image lie in the .pts of its stem beside it.
+image lie in the .pts of its stem next to it.
 
 ``labels_train.json`` and so on, a file a split, are COCO keypoints (https://cocodataset.org/#format-data): v is 0 for a
 point without a label, 1 for a hidden one, 2 for a visible one. Points are matched by the names that the category gives;
@@ -132,7 +132,7 @@ def _files(root: Path, labels: str | Mapping[str, str] | None) -> list[tuple[str
         lacks = "none of them is in it" if os.path.isdir(root) else "there is no such folder"
         raise UserError(
             f"{root}: {lacks}; looked there for labels.csv, labels_train.csv (or .json or .xml, and so for val, test and "
-            "unlabelled) and for folders train/ val/ test/ of pictures with .pts; write one as flr/data/readers/table.py "
+            "unlabelled) and for folders train/ val/ test/ of images with .pts; write one as flr/data/readers/table.py "
             "says, or name yours by data.reader.labels=FILE, and set data.root=DIR or the variable FLR_DATA"
         )
     return found[0] if found else [(None, root)]

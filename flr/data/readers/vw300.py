@@ -97,7 +97,7 @@ def read(root: Path | None, strict: bool = False, every: Annotated[int, Ge(1)] =
         points=(values - 1).astype(np.float32), labelled=np.ones(values.shape[:2], bool),
         visible=np.ones(values.shape[:2], bool), box=np.full((len(names), 4), np.nan, np.float32), group=group,
         split=np.where(kind == "", "train", "test"), name=name, image=name,
-        subsets={key: kind == key for key in CATEGORIES if (kind == key).any()}, pictures=Frames(root),
+        subsets={key: kind == key for key in CATEGORIES if (kind == key).any()}, read_image=Frames(root),
         published=digest_rows(values, size), version=version,
     )  # fmt: skip
     try:

@@ -2,7 +2,7 @@
 
 Under the root lie ``WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{train,test}.txt`` and, in
 ``WFLW_images/``, the images. The lists have no header, and in a line 207 words: x and y of 98 points, the upper left
-and the lower right corner of a detection (whole pixels), a 0 or 1 for each attribute, and the picture's path. The 10000
+and the lower right corner of a detection (whole pixels), a 0 or 1 for each attribute, and the image's path. The 10000
 faces lie in fewer images. Points are read as counted from 0, as all known code does; no file says so.
 """
 
@@ -21,7 +21,7 @@ from flr.landmarks.scheme import WFLW98
 
 SITE = "https://wywu.github.io/projects/LAB/WFLW.html"
 LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test"
-PICTURES = "WFLW_images"
+IMAGE_FOLDER = "WFLW_images"
 # Numbers are counted from the test list on, so that the faces of a test keep their names whatever there is to train on.
 INDEX = {"test": f"{LISTS}/list_98pt_rect_attr_test.txt", "train": f"{LISTS}/list_98pt_rect_attr_train.txt"}
 TOTAL = {"train": 7500, "test": 2500}
@@ -31,7 +31,7 @@ NUMBERS = (*(f"{axis}{k}" for k in range(len(WFLW98)) for axis in "xy"), *BOX, *
 
 
 def read(root: Path | None, strict: bool = False) -> FaceTable:
-    """WFLW as published. A face is named by its picture's path, ``#`` and its number among that picture's faces.
+    """WFLW as published. A face is named by its image's path, ``#`` and its number among that image's faces.
 
     Each attribute is a subset over both parts; `group` is the image. `form` is ``wflw``, with the counts where they
     are not the official ones: ``wflw[train:7000|test:2500]``.
@@ -51,7 +51,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         found = f"no {' or '.join(missing)} is in it" if root.is_dir() else "there is no such folder"
         raise UserError(
             f"{root}: {found}; get WFLW ({SITE}; for research), unpack WFLW_annotations.tar.gz and "
-            f"WFLW_images.tar.gz so that this folder holds {LISTS}/ and {PICTURES}/, and set data.root=DIR or the "
+            f"WFLW_images.tar.gz so that this folder holds {LISTS}/ and {IMAGE_FOLDER}/, and set data.root=DIR or the "
             "variable FLR_DATA"
         )
     images: list[str] = []
@@ -76,7 +76,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     values = np.concatenate(numbers)
     points, box, flags = np.split(values, [2 * len(WFLW98), 2 * len(WFLW98) + 4], axis=1)
     table = from_files(
-        "wflw", WFLW98, root, [f"{PICTURES}/{image}" for image in images], points.reshape(-1, len(WFLW98), 2), splits,
+        "wflw", WFLW98, root, [f"{IMAGE_FOLDER}/{image}" for image in images], points.reshape(-1, len(WFLW98), 2), splits,
         published=(values,), strict=strict, box=box + [-0.5, -0.5, 0.5, 0.5],
         group=[portable(image) for image in images], name=names, bad=bad,
         subsets={attribute: flags[:, k] == 1 for k, attribute in enumerate(ATTRIBUTES)},

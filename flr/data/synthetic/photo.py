@@ -1,4 +1,4 @@
-"""What a camera and a file do to a picture: exposure, colour, blur, noise, compression."""
+"""What a camera and a file do to an image: exposure, colour, blur, noise, compression."""
 
 from typing import Any
 

@@ -22,7 +22,7 @@ _INNER = np.arange(68) > 16
 _EYES = slice(36, 42), slice(42, 48)
 _BROWS = [21, 20, 19, 18, 17], [22, 23, 24, 25, 26]
 _RED = np.array([(-38, 32, 18, 18, 1), (38, 32, 18, 18, 1), (0, 38, 14, 14, 1)], np.float32)  # bells of a blush
-_SKULL = np.array([0, 0, -80], np.float32)[:, None, None]  # hair stands away from here
+_SKULL = np.array([0, 0, -80], np.float32)[:, None, None]  # hair is pushed away from here
 _THREE = np.ones((3, 3), np.uint8)
 
 

@@ -19,7 +19,7 @@ class View:
 
     Attributes:
         rotation: (3, 3) float32, head to camera.
-        roll: (2, 2) float32, its part in the picture's plane.
+        roll: (2, 2) float32, its part in the image's plane.
         yaw, pitch: radians; yaw is positive when the face turns to the viewer's right, pitch when it looks up.
         distance: camera to pivot, millimetres.
         scale: pixels a millimetre at the pivot's depth.
@@ -102,7 +102,7 @@ def place(view: View, shape: Shape, grid: np.ndarray, size: int, share: float, d
         view: with scale 1 and shift 0.
         shape: the face.
         grid: (3, A, C + 1) float32, the head's surface.
-        size: the picture's side.
+        size: the image's side.
         share: the points' tight box as a share of the image.
         d: the face's random numbers.
     """
