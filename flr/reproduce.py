@@ -53,6 +53,8 @@ def check_values(cfg: DictConfig) -> None:
         raise UserError("name what to reproduce: name=published/ibug_sepconv, or another of conf/experiment/")
     if cfg.name not in known:
         raise UserError(f"name={cfg.name}: no such experiment{nearest(cfg.name, known)}; name one of {folder}")
+    if cfg.data.root is not None and cfg.name == DETECTOR:
+        raise UserError("data.root: the detector draws its scenes itself; leave it out")
     if cfg.tier == "eval" and cfg.name == DETECTOR:
         raise UserError("tier=eval scores landmark models; python -m benchmarks.detectors measures detectors on photos")
     if cfg.tier == "eval" and not cfg.run:
