@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 
 from flr.cli import quiet, run_command
 from flr.config.compose import CONF, key_of, task_overrides, under
-from flr.config.schema import DETECTOR, Reproduce
+from flr.config.detector_schema import DETECTOR
+from flr.config.schema import Reproduce
 from flr.config.validate import check_without_tracker
 from flr.errors import UserError, nearest
 

@@ -292,9 +292,6 @@ class Compare:
     paths: Any
 
 
-DETECTOR = "box/detector"  # what ``flr reproduce`` calls the face detector, which is no experiment of `Train`
-
-
 @dataclass(frozen=True)
 class Reproduce:
     """Run an experiment and check it against its record, experiments/NAME/expected.yaml.

@@ -5,13 +5,12 @@ import json
 import time
 from collections.abc import Sequence
 
-import hydra
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LambdaCallback
 
-from flr.config.compose import task_overrides, under
+from flr.config.compose import compose_training, task_overrides, under
 from flr.config.detector_schema import TrainDetector
 from flr.config.instantiate import build
 from flr.config.validate import check
@@ -34,7 +33,7 @@ def compose(seed: int, changes: Sequence[str] = ()) -> tuple[DictConfig, list[st
     """Compose the recipe with a seed and what the user has set, and check it; return the config and its overrides."""
     overrides = [f"seed={seed}", *changes]
     overrides += [word for word in task_overrides() if under(word.split("=", 1)[0], PASSED_ON)]
-    cfg = hydra.compose("train_detector", overrides)
+    cfg = compose_training(overrides, "train_detector")
     check(cfg, TrainDetector, trusted=False)
     return cfg, overrides
 

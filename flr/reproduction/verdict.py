@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from flr.config.schema import DETECTOR
+from flr.config.detector_schema import DETECTOR
 from flr.errors import UserError
 from flr.evaluation.results import mean_and_deviation
 from flr.reporting.tables import TextTable, print_table, write_csv
