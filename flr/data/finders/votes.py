@@ -16,7 +16,7 @@ PAD = 16  # black pixels around each level, so that faces at the edge have cells
 _LEAST = 0.05  # probability of a cell that votes
 _MOST = 1500  # votes of an image, the best ones
 _CERTAIN = np.log(0.95 / _LEAST)  # vote of a level that is certain
-_LEVELS = 4  # that see a face, where it is not too small for the finer ones
+_LEVELS = 3  # whose certain votes make a score of 1, where a face is not too small for the finer ones
 _VOTING, _AVERAGED, _SAME = 0.3, 0.3, 0.25  # overlaps of boxes that vote for, are averaged into, and repeat a box
 _INSIDE = 0.6  # share of the smaller box that lies in a box that it repeats
 _MIDDLE, _TRUST = 0.0, 0.45  # binary logarithm of the size that a level tells best over UNIT, and its deviation
@@ -49,7 +49,7 @@ def find_votes(grey: np.ndarray, network: Network) -> np.ndarray:
         side = UNIT * 2**size * np.sqrt(scale.prod())
         votes.append(np.stack([x, y, side, 1 / (1 + np.exp(-logit)), np.full(len(x), k), size], 1))
         smaller = (round(width * 2 ** (-(k + 1) / 2)), round(height * 2 ** (-(k + 1) / 2)))
-        if min(smaller) < SMALLEST * 1.5:
+        if min(smaller) < SMALLEST * 0.7:
             return np.concatenate(votes)
         levels.append(np.asarray(cv2.resize(levels[max(k - 1, 0)], smaller, interpolation=cv2.INTER_AREA)))
 
