@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from flr.cli import quiet, run_command
 from flr.config.compose import CONF, key_of, task_overrides, under
+from flr.config.detector_schema import DETECTOR
 from flr.config.schema import Reproduce
 from flr.config.validate import check_without_tracker
 from flr.errors import UserError, nearest
@@ -48,11 +49,15 @@ def check_overrides(cfg: DictConfig) -> None:
 def check_values(cfg: DictConfig) -> None:
     """Raise `UserError` for an unknown experiment, and for what its tier needs and lacks."""
     folder = CONF / "experiment"
-    known = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
+    known = [DETECTOR, *(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))]
     if cfg.name is None:
         raise UserError("name what to reproduce: name=published/ibug_sepconv, or another of conf/experiment/")
     if cfg.name not in known:
         raise UserError(f"name={cfg.name}: no such experiment{nearest(cfg.name, known)}; name one of {folder}")
+    if cfg.data.root is not None and cfg.name == DETECTOR:
+        raise UserError("data.root: the detector draws its scenes itself; leave it out")
+    if cfg.tier == "eval" and cfg.name == DETECTOR:
+        raise UserError("tier=eval scores landmark models; python -m benchmarks.detectors measures detectors on photos")
     if cfg.tier == "eval" and not cfg.run:
         raise UserError("tier=eval scores what was trained: run=ID, run=DIR or run=FILE.ckpt, or a list, one a seed")
     if cfg.records is not None and Path(cfg.records).exists() and not Path(cfg.records).is_dir():

@@ -25,7 +25,7 @@ RECORDS = ROOT / "experiments"
 PUBLISHED = sorted(f"published/{path.stem}" for path in (CONF / "experiment/published").glob("*.yaml"))
 RECORDED = sorted(file.parent.relative_to(RECORDS).as_posix() for file in RECORDS.rglob("expected.yaml"))
 LIGHT = "published/celeba_cnn"  # a second
-QUICK = ("published/muct_cnn", "published/ytf_cnn", "records/flagship")  # others in test_cpus.py, or with `long`
+QUICK = ("published/muct_cnn", "published/ytf_cnn", "records/flagship", "box/detector")  # others in test_cpus.py, or with `long`
 
 
 # -- the published configs -----------------------------------------------------------------------------------------------
@@ -43,7 +43,8 @@ def test_a_recorded_config_still_gives_what_it_gave(workspace: Workspace, name: 
 def test_all_are_recorded() -> None:
     names = ["celeba_cnn", "ibug_sepconv", "ibug_sepconv_light", "muct_cnn", "ytf_cnn", "ytf_cnn_wide"]
     assert [f"published/{name}" for name in names] == PUBLISHED
-    assert {*PUBLISHED, "records/flagship", "records/tiny", "records/large"} == set(RECORDED)
+    records = {"records/flagship", "records/tiny", "records/large", "box/landmarks", "box/detector"}
+    assert {*PUBLISHED, *records} == set(RECORDED)
     assert all((RECORDS / name / "README.md").is_file() for name in PUBLISHED)
 
 
@@ -125,6 +126,8 @@ BAD = [
     ([f"name={LIGHT}", "tier=train", "seeds=[0,0]"], "each once"),
     ([f"name={LIGHT}", "tier=train", "seeds=3"], "seeds=3: expected"),
     ([f"name={LIGHT}", "records=nowhere"], "records=DIR"),
+    (["name=box/detector", "tier=eval", "run=x"], "benchmarks.detectors"),
+    (["name=box/detector", "tier=train", "data.root=."], "data.root: the detector draws its scenes itself"),
 ]
 
 

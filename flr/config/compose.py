@@ -149,9 +149,9 @@ def spell(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def compose_training(overrides: Sequence[str]) -> DictConfig:
+def compose_training(overrides: Sequence[str], config_name: str = "train") -> DictConfig:
     """Compose a training's config inside another command, whose Hydra is initialised."""
-    return hydra.compose("train", list(overrides))
+    return hydra.compose(config_name, list(overrides))
 
 
 def as_config(values: Mapping[str, Any]) -> DictConfig:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Lt
 
+DETECTOR = "box/detector"  # what ``flr reproduce`` calls the face detector, which is no experiment of `Train`
+
 
 @dataclass(frozen=True)
 class TrainDetector:

@@ -303,7 +303,7 @@ class Reproduce:
     record's (another fingerprint) or there is no record of this tier yet.
 
     Attributes:
-        name: Experiment, as published/ibug_sepconv.
+        name: Experiment, as published/ibug_sepconv, or box/detector for the built-in face detector.
         tier: How much is run.
         run: Trained runs that tier=eval tests, one per seed: MLflow ids, folders or checkpoint files.
         seeds: Seeds that tier=train trains. null takes those of the record.

@@ -152,7 +152,7 @@ class SceneData(pl.LightningDataModule):
         self,
         cache: str,
         seed: int,
-        scenes: Annotated[int, Ge(1)] = 8_000,
+        scenes: Annotated[int, Ge(1)] = 24_000,
         validation_scenes: Annotated[int, Ge(1)] = 500,
         batches: Annotated[int, Ge(1)] = 200,
         batch_size: Annotated[int, Ge(2)] = 128,

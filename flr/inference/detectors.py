@@ -6,6 +6,7 @@ A detector returns the boxes that a model expects, which depend on the boxes tha
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -21,6 +22,7 @@ from flr.files import opened
 from flr.landmarks.geometry import fit_similarity, tight_box, transform
 from flr.landmarks.scheme import Scheme
 
+FIRST_WORK, SMALL = 320, 30  # of the built-in detector, pixels: the first search, and faces that make it search again
 MAX_COORDINATE = 1e6  # pixels: no box reaches further, and no side is shorter than the inverse
 
 Detections = tuple[np.ndarray, np.ndarray]  # (M, 4) boxes as the model expects them, (M,) scores, the best face first
@@ -46,16 +48,18 @@ class BuiltinDetector:
 
     Args:
         model: File of another detector that ``flr train_detector`` wrote; null for the built-in one.
-        work: Side in pixels to which the longer side of an image is scaled. Most faces from 22 pixels there are found.
+        work: Side in pixels to which the longer side of an image is scaled. Most faces from 22 pixels there are found. null
+            searches at 320 pixels, and at twice as many while the faces are small or none is found (see `search`).
         score: Lowest score of a face; null for that of the file. A higher one gives fewer faces and fewer false ones.
         threads: Threads for one image; 0 for one per core.
     """
 
     def __init__(
-        self, model: str | None = None, work: Annotated[int, Ge(32), Le(8192)] = 320,
-        score: Annotated[float, Ge(0), Le(1)] | None = None, threads: Annotated[int, Ge(0)] = 1,
+        self, model: str | None = None, work: Annotated[int, Ge(32), Le(8192)] | None = None,
+        score: Annotated[float, Ge(0), Le(2)] | None = None, threads: Annotated[int, Ge(0)] = 1,
     ) -> None:  # fmt: skip
-        self.finder, self.threads = Builtin(model, work, score), threads
+        self.work, self.threads = work, threads
+        self.finder = Builtin(model, work or FIRST_WORK, score)
         self.offsets = self.finder.network(threads).metadata.offsets
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
@@ -68,7 +72,7 @@ class BuiltinDetector:
         known = next((to for to in (scheme.name, *scheme.reductions) if to in self.offsets), None)
         if known is None or model.crop.policy.source not in TIGHT_SOURCES:
             raise _unknown_box(model)
-        squares, scores = self.finder.find(image, self.threads)
+        squares, scores = self.search(image)
         boxes = from_detection(squares, self.offsets[known])
         if known != scheme.name:  # from the tight box of the reduced points to that of all points, as on the mean face
             reduced = np.asarray(scheme.reduce(model.mean_face, known))
@@ -76,6 +80,20 @@ class BuiltinDetector:
             ends = (model.mean_face.min(0) - low) / side, (model.mean_face.max(0) - low) / side
             boxes = boxes[:, [0, 1, 0, 1]] + np.tile(boxes[:, 2:] - boxes[:, :2], 2) * np.concatenate(ends)
         return boxes, scores
+
+    def search(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find faces as `Builtin.find`, in twice the size while half of the faces are small or none is found.
+
+        An image without a face is searched at 640 pixels too, and a large one up to a quarter of its longer side.
+        """
+        side, work = max(image.shape[:2]), self.finder.work
+        while True:
+            squares, scores = replace(self.finder, work=work).find(image, self.threads)
+            small = len(squares) == 0 or np.median(squares[:, 2] - squares[:, 0]) * work < SMALL * side
+            most = side if len(squares) else max(2 * FIRST_WORK, side / 4)
+            if self.work is not None or not small or 2 * work > most:
+                return squares, scores
+            work *= 2
 
 
 def _unknown_box(model: BoxTarget) -> UserError:

@@ -11,7 +11,7 @@ from flr.module.checkpoints import find_checkpoint
 
 INCLUDED = "included"  # the value of run= for the model that is part of the installation
 LANDMARKS = Path(str(files("flr"))) / "assets" / "landmarks.onnx"
-LANDMARKS_SHA256 = "672db8cd9fb33a04eee67f0a76c3e11a466e2a3eecdbd4996581b2292626101f"
+LANDMARKS_SHA256 = "3b30a093c896ab3af744213f071e93a1cad630b7da60122d2bae49157a90e15d"
 
 
 def find_model(run: str, uri: str, output: Path) -> Path:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from flr.config.detector_schema import DETECTOR
 from flr.errors import UserError
 from flr.evaluation.results import mean_and_deviation
 from flr.reporting.tables import TextTable, print_table, write_csv
+from flr.reproduction import detector
 from flr.reproduction.record import (
     Record,
     Run,
@@ -53,20 +55,27 @@ def reproduce(cfg: DictConfig, records_dir: Path) -> int:
         # The record itself may differ from the commit, except for a training, whose tags would call the tree dirty.
         check_clean_tree(() if cfg.tier == "train" else ("expected.yaml", "results.csv"))
     if cfg.tier == "smoke":
-        runs = [smoke(rendered(cfg.name, cfg.paths.cache_dir))]
+        runs = [_smoke(cfg)]
     elif cfg.tier == "eval":
         runs = evaluate(cfg)
     else:
         if not expected and not cfg.record:
             print(f"note: {file} has no {tier}: part, so the numbers will be information only")
-        elif expected and not cfg.record:
+        elif expected and not cfg.record and cfg.name != DETECTOR:
             note_other_data(cfg.name, expected)
-        runs = train(cfg, cfg.seeds or (expected.seeds if expected else SEEDS))
+        train_seeds = detector.train if cfg.name == DETECTOR else train
+        runs = train_seeds(cfg, cfg.seeds or (expected.seeds if expected else SEEDS))
     inside = compare(expected, runs)
     if not cfg.record:
         return report_verdict(expected, runs, inside, file, tier)
     record(cfg, runs, file, records)
     return WITHIN
+
+
+def _smoke(cfg: DictConfig, threads: int = 1) -> Run:
+    if cfg.name == DETECTOR:
+        return detector.smoke(cfg.paths.cache_dir, threads)
+    return smoke(rendered(cfg.name, cfg.paths.cache_dir), threads)
 
 
 def report_verdict(expected: Record | None, runs: Sequence[Run], inside: bool, file: Path, tier: Tier) -> int:
@@ -126,7 +135,7 @@ def record(cfg: DictConfig, runs: Sequence[Run], file: Path, records: Mapping[Ti
     """
     command = f"python -m flr.reproduce name={cfg.name} tier="
     if cfg.tier == "smoke":
-        again = smoke(rendered(cfg.name, cfg.paths.cache_dir), threads=2)
+        again = _smoke(cfg, threads=2)
         records = {**records, "smoke": of_smoke(f"{command}smoke", runs[0], again)}
     else:
         seeds = ",".join(str(run.seed) for run in runs)

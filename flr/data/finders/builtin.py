@@ -63,8 +63,8 @@ class Builtin:
         shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         scaled = cv2.resize(image, (width, height), interpolation=shrink)
         grey = scaled if scaled.ndim == 2 else cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY)
-        faces = merge(find_votes(grey, network))
-        faces = faces[faces[:, 3] >= (network.metadata.threshold if self.score is None else self.score)]
+        least = network.metadata.threshold if self.score is None else self.score
+        faces = merge(find_votes(grey, network), least)
         scale = np.array([image.shape[1] / width, image.shape[0] / height])
         middle, half = (faces[:, :2] + 0.5) * scale - 0.5, faces[:, 2:3] * scale.mean() / 2
         return np.concatenate([middle - half, middle + half], 1), faces[:, 3]

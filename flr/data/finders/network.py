@@ -18,7 +18,7 @@ from flr.files import opened
 METADATA_KEY = "flr_detector"
 MAX_BYTES = 2**26
 BUILTIN = Path(__file__).parent.parent.parent / "assets" / "detector.onnx"
-BUILTIN_SHA256 = "6b179156c03fcead1ee7fa7b7db1ce259d15ad438004f5cdd32d11db4c57c388"
+BUILTIN_SHA256 = "2682682fc9c2a5ddf58df378990a55275acb44bc5ba716e7dc0d2a415d66ee1c"
 
 Finite = Annotated[float, AllowInfNan(False)]
 

@@ -16,7 +16,7 @@ PAD = 16  # black pixels around each level, so that faces at the edge have cells
 _LEAST = 0.05  # probability of a cell that votes
 _MOST = 1500  # votes of an image, the best ones
 _CERTAIN = np.log(0.95 / _LEAST)  # vote of a level that is certain
-_LEVELS = 4  # that see a face, where it is not too small for the finer ones
+_LEVELS = 3  # whose certain votes make a score of 1, where a face is not too small for the finer ones
 _VOTING, _AVERAGED, _SAME = 0.3, 0.3, 0.25  # overlaps of boxes that vote for, are averaged into, and repeat a box
 _INSIDE = 0.6  # share of the smaller box that lies in a box that it repeats
 _MIDDLE, _TRUST = 0.0, 0.45  # binary logarithm of the size that a level tells best over UNIT, and its deviation
@@ -49,7 +49,7 @@ def find_votes(grey: np.ndarray, network: Network) -> np.ndarray:
         side = UNIT * 2**size * np.sqrt(scale.prod())
         votes.append(np.stack([x, y, side, 1 / (1 + np.exp(-logit)), np.full(len(x), k), size], 1))
         smaller = (round(width * 2 ** (-(k + 1) / 2)), round(height * 2 ** (-(k + 1) / 2)))
-        if min(smaller) < SMALLEST * 1.5:
+        if min(smaller) < SMALLEST * 0.7:
             return np.concatenate(votes)
         levels.append(np.asarray(cv2.resize(levels[max(k - 1, 0)], smaller, interpolation=cv2.INTER_AREA)))
 
@@ -63,34 +63,39 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return common / (area_a + area_b - common), common / np.minimum(area_a, area_b)
 
 
-def merge(votes: np.ndarray) -> np.ndarray:
+def merge(votes: np.ndarray, least: float = 0) -> np.ndarray:
     """Turn votes into faces (M, 4) float64: centre x, y, size and score, the best first.
 
     The score of a box is the sum over the levels of the strongest vote that overlaps it, where a vote is the logarithm of its
     probability over the least one. It is divided by what the levels that can see a box of this size would give if they were
     certain, so that 1 is a certain face of any size.
+
+    Args:
+        votes: See `find_votes`.
+        least: Lowest score of a face.
     """
     if not len(votes):
         return np.zeros((0, 4))
     votes = votes[np.argsort(-votes[:, 3], kind="stable")[:_MOST]]
-    union = overlaps(votes, votes)[0]
-    probability = votes[:, 3].clip(_LEAST, 0.95)
-    strength = np.log(probability / _LEAST)
+    votes = votes[np.argsort(votes[:, 4], kind="stable")]
+    union, smaller = overlaps(votes, votes)
+    strength = np.log(votes[:, 3].clip(_LEAST, 0.95) / _LEAST)
     trust = votes[:, 3] * np.exp(-0.5 * ((votes[:, 5] - _MIDDLE) / _TRUST) ** 2)
-    score = np.zeros(len(votes))
-    for level in np.unique(votes[:, 4]):
-        of_level = votes[:, 4] == level
-        score += ((union[:, of_level] > _VOTING) * strength[of_level]).max(1)
+    levels = np.flatnonzero(np.diff(votes[:, 4], prepend=-1))
+    score = np.maximum.reduceat((union > _VOTING) * strength, levels, axis=1).sum(1)
     taken, faces = np.zeros(len(votes), bool), []
-    for k in np.argsort(-score, kind="stable"):
+    for k in np.lexsort((-votes[:, 3], -score)):
+        if score[k] < least * _CERTAIN:  # also of a face that one level alone can see
+            break
         if taken[k]:
             continue
         weight = (union[k] > _AVERAGED) * trust
         face = weight @ votes[:, :3] / weight.sum()
-        levels = np.clip(1 + 2 * np.log2(max(face[2] / SMALLEST, 1)), 1, _LEVELS)
-        faces.append((*face, score[k] / (_CERTAIN * levels)))
-        for box in (votes[k : k + 1, :3], face[None]):
-            of_union, of_smaller = overlaps(box, votes)
-            taken |= (of_union[0] > _SAME) | (of_smaller[0] > _INSIDE)
-    found = np.array(faces)
+        seeing = np.clip(1 + 2 * np.log2(max(face[2] / SMALLEST, 1)), 1, _LEVELS)
+        faces.append((*face, score[k] / (_CERTAIN * seeing)))
+        face_union, face_smaller = overlaps(face[None], votes)
+        for of_union, of_smaller in ((union[k], smaller[k]), (face_union[0], face_smaller[0])):
+            taken |= (of_union > _SAME) | (of_smaller > _INSIDE)
+    found = np.array(faces).reshape(-1, 4)
+    found = found[found[:, 3] >= least]
     return found[np.argsort(-found[:, 3], kind="stable")]

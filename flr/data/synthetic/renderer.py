@@ -10,12 +10,12 @@ from flr.data.synthetic import paint, scene, skin
 from flr.data.synthetic.draws import Draws
 from flr.data.synthetic.mouth import paint_mouth
 from flr.data.synthetic.photo import develop
-from flr.data.synthetic.shape import RIM, Shape, bell_weights, bells, sample_shape
+from flr.data.synthetic.shape import RIM, Shape, bell_weights, bells, habits, sample_shape
 from flr.data.synthetic.view import View, place, sample_view
 
 # The identity of what is rendered, a part of fingerprints. Raise it with every change of a pixel or a point; a test holds
 # stored faces against it.
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 # How far, in millimetres, the surface must lie in front of a point to hide it: more than the coarse grid's error.
 _HIDING = 9.0
 _INNER = np.arange(68) > 16
@@ -57,8 +57,9 @@ def render(seed: int, index: int, size: int = 128, channels: int = 1, face: floa
     person = Person(d, size, face)
     canvas = scene.background(size, channels == 1, d)
     head, cover = person.paint(canvas)
-    points = person.points[:68]
-    return Face(develop(canvas, person.span, channels, d), points[:, :2].copy(), _visible(points, head, cover))
+    points, view = person.points[:68], person.view
+    labels = points[:, :2] + habits() @ (view.rotation[:2, :2].T * view.scale)
+    return Face(develop(canvas, person.span, channels, d), labels, _visible(points, head, cover))
 
 
 class Person:

@@ -12,6 +12,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from flr.data.synthetic.draws import Draws
+from flr.landmarks.scheme import IBUG68
 
 # The viewer's right half of a neutral adult face, from common facial proportions: outer canthi 83 apart,
 # fissure 26 long, nose 34 wide and 51 from the eye line, mouth 51 wide, chin 114 below the eye line.
@@ -23,7 +24,7 @@ _LIP_UPPER, _LIP_LOWER = [(6.5, 62.3), (16, 65.3), (25.5, 71)], [(15.5, 77.5), (
 _INNER = [(21, 71), (7, 69.8), (7, 70.8)]
 
 # Depth of the visible outline, jaw end to chin, then over the temple to the crown (x, y, z).
-_JAW_DEPTH = np.array([-80, -80, -77, -71, -59, -41, -23, -10, -4], np.float32)
+_JAW_DEPTH = np.array([-71, -71, -69, -65, -56, -41, -23, -10, -4], np.float32)
 _JAW_DEPTHS = np.concatenate([_JAW_DEPTH, _JAW_DEPTH[-2::-1]])[:, None]
 _SKULL = np.array(
     [(75, -18, -82), (73, -42, -82), (66, -66, -80), (52, -88, -76), (29, -104, -72), (0, -110, -70)], np.float32
@@ -58,6 +59,27 @@ def _neutral() -> np.ndarray:
     points[27:31, 1] = (-1, 11.5, 23.5, 35.2)
     points[[33, 51, 57, 62, 66], 1] = (50.5, 63.8, 82.5, 70.2, 71.2)
     return points
+
+
+# Where annotators of photos put a point, off the feature as it is painted: millimetres outwards from the middle of the face,
+# and down. Set by hand, in half millimetres, after a comparison with labels of photos; points of the viewer's left half.
+_HABITS = {
+    17: (0, -1), 18: (-0.5, -1.5), 19: (-1.5, -1.5), 20: (-1, -1), 21: (-1, -0.5),
+    29: (0, 1), 30: (0, 1), 31: (-1, 1.5), 32: (-0.5, 1), 33: (0, 1),
+    36: (-2.5, 0), 37: (-2, 0), 38: (-1.5, 0), 39: (0, 0.5), 40: (-0.5, 0), 41: (-1.5, 0),
+    48: (-1, 1), 49: (-1, 0), 57: (0, -1), 60: (-1, 0.5), 61: (-0.5, -1), 62: (0, -1),
+}  # fmt: skip
+
+
+@cache
+def habits() -> np.ndarray:
+    """Offsets (68, 2) of the labels from the painted points, millimetres in the frontal view."""
+    offsets = np.zeros((68, 2), np.float32)
+    mirror = dict(IBUG68.pairs) | {b: a for a, b in IBUG68.pairs}
+    for point, (outwards, down) in _HABITS.items():
+        offsets[point] = -outwards, down
+        offsets[mirror.get(point, point)] = outwards, down
+    return offsets
 
 
 NEUTRAL = _neutral()
@@ -109,6 +131,7 @@ class Shape:
         points: (68, 2) float32, millimetres, frontal view.
         outline: (C, 3) float32, the frontal silhouette, densely from jaw end 0 over the chin and the crown.
         nose: depth of the nose's ridge at the eye line and at the tip, width of the ridge, of the wings.
+        muzzle: how far nose and lips stand out before the cheeks, millimetres.
         child: 0 adult to 1 small child.
         smile: its strength, 0 to about 1, for cheeks and folds.
         iris: (2, 2) float32, centres of the two irises in the frontal view.
@@ -117,6 +140,7 @@ class Shape:
     points: np.ndarray
     outline: np.ndarray
     nose: tuple[float, float, float, float]
+    muzzle: float
     child: float
     smile: float
     iris: np.ndarray
@@ -132,11 +156,13 @@ class Shape:
                 (eye[0] - side * 3, eye[1] + 1, 19, 11, -7 + 2 * self.child),
                 (eye[0], eye[1], 12, 8, 4),
                 (eye[0] + side * 15, eye[1], 10, 13, -4),
+                (eye[0] - side * 12, eye[1], 8, 9, -7),
                 (eye[0] - side * 2, eye[1] - 21, 21, 8, 3 - 2 * self.child),
                 (eye[0] + side * 8, eye[1] + 30, 20, 14, cheek),
                 (wing[0] * 0.9, wing[1] - 4.5, self.nose[3], 6, 8),
             ]
         rows += [
+            (mouth[0], (p[33, 1] + mouth[1]) / 2, 30, 22, self.muzzle),
             (mouth[0], mouth[1] - 4, 19, 10, 8),
             (mouth[0], mouth[1] + 8, 16, 8, 5),
             (mouth[0], mouth[1] + 16, 16, 6, -4),
@@ -277,12 +303,13 @@ def sample_shape(d: Draws) -> Shape:
     p[_UPPER_LIP, 1] = middle_y + (p[_UPPER_LIP, 1] - middle_y) * upper
     p[_LOWER_LIP, 1] = middle_y + (p[_LOWER_LIP, 1] - middle_y) * lower
     nose = (d.normal(4.5 - 3 * child, 1.6), d.normal(22.5 - 7 * child, 2.8), d.normal(9, 1.2), d.normal(7 - child, 0.8))
+    muzzle = d.normal(4, 2)
 
     smile = _express(p, d)
     p[:, :2] += d.normals(4, 0.5).reshape(2, 2)[(p[:, 1] > 30).astype(int)]  # halves slightly out of line
     p[17:] += d.normals(102, 0.45).reshape(51, 2)
     p[_BELOW, 1] = np.maximum(p[_BELOW, 1], p[_ABOVE, 1] + 0.5)  # lids and lips may meet, not cross
-    return _finish(p, nose, child, smile, d)
+    return _finish(p, nose, muzzle, child, smile, d)
 
 
 def _express(p: np.ndarray, d: Draws) -> float:
@@ -347,7 +374,9 @@ def _express(p: np.ndarray, d: Draws) -> float:
     return smile
 
 
-def _finish(p: np.ndarray, nose: tuple[float, float, float, float], child: float, smile: float, d: Draws) -> Shape:
+def _finish(
+    p: np.ndarray, nose: tuple[float, float, float, float], muzzle: float, child: float, smile: float, d: Draws
+) -> Shape:
     jaw = np.concatenate([p[:17], _JAW_DEPTHS], 1)
     skull = _SKULL * (p[16, 0] / 71.3, d.normal(1 + 0.1 * child, 0.05), 1)
     skull[:, 1] += p[16, 1] - 2
@@ -358,6 +387,7 @@ def _finish(p: np.ndarray, nose: tuple[float, float, float, float], child: float
         points=p,
         outline=spline(control, _SUBDIVISIONS, closed=True),
         nose=nose,
+        muzzle=muzzle,
         child=child,
         smile=max(smile, 0.0),
         iris=eyes + gaze + np.array([0, -0.6], np.float32),

@@ -73,7 +73,7 @@ def jaw_contour(shape: Shape, candidates: np.ndarray, yaw: float) -> np.ndarray:
 
     A point of the far side slides inwards, over the cheek, to where the surface turns away from the viewer;
     as annotators do, the points are then spread over each half of the contour, a little denser towards the
-    chin, the more so on the near side.
+    chin, the more so on the near side, where they also begin higher.
 
     Args:
         shape: the face.
@@ -88,9 +88,11 @@ def jaw_contour(shape: Shape, candidates: np.ndarray, yaw: float) -> np.ndarray:
     turn = min(1.0, max(-1.0, 2 * yaw))
     # From the ears to the chin.
     for half, to, near in ((contour[:, : chin + 1], out[:9], turn), (contour[:, : chin - 1 : -1], out[:7:-1], -turn)):
-        run = np.zeros(chin + 1, np.float32)
+        half = np.concatenate([2 * half[:, :1] - half[:, 1:2], half], 1)  # goes on above the ear
+        run = np.zeros(chin + 2, np.float32)
         np.hypot(*(half[:, 1:] - half[:, :-1])).cumsum(out=run[1:])
-        at = (_NINTHS + (0.014 + 0.014 * near) * _BULGE) * run[-1]
+        run -= run[1]
+        at = (_NINTHS + (0.014 + 0.014 * near) * _BULGE - (0.01 + 0.018 * near) * (1 - _NINTHS)) * run[-1]
         to[:, 0], to[:, 1] = np.interp(at, run, half[0]), np.interp(at, run, half[1])
     return out
 
