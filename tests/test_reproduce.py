@@ -25,7 +25,12 @@ RECORDS = ROOT / "experiments"
 PUBLISHED = sorted(f"published/{path.stem}" for path in (CONF / "experiment/published").glob("*.yaml"))
 RECORDED = sorted(file.parent.relative_to(RECORDS).as_posix() for file in RECORDS.rglob("expected.yaml"))
 LIGHT = "published/celeba_cnn"  # a second
-QUICK = ("published/muct_cnn", "published/ytf_cnn", "records/flagship", "box/detector")  # others in test_cpus.py, or with `long`
+QUICK = (
+    "published/muct_cnn",
+    "published/ytf_cnn",
+    "records/flagship",
+    "box/detector",
+)  # others in test_cpus.py, or with `long`
 
 
 # -- the published configs -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from flr.data.images import read_image
-from flr.inference.detectors import Detector, HaarFaces
+from flr.inference.detectors import BuiltinDetector, Detector
 from flr.inference.faces import Face
 from flr.inference.faces import find_faces as find
 from flr.inference.landmarker import Landmarker, validate_image
@@ -26,7 +26,7 @@ def find_faces(
     Args:
         image: File of an image, or (H, W) or (H, W, 3) RGB uint8.
         model: Model that finds the points, such as ``OnnxPredictor.load("model.onnx")``; None for the included one.
-        detector: Detector that finds the faces; None for OpenCV's Haar cascade.
+        detector: Detector that finds the faces; None for the built-in one.
         refine: Number of refinement passes (see `flr.inference.landmarker.Landmarker.find`).
 
     Returns:
@@ -43,4 +43,4 @@ def find_faces(
     """
     pixels = read_image(Path(image), upright=True) if isinstance(image, str | Path) else image
     validate_image(pixels, 0)
-    return find(model or _included_model(), detector or HaarFaces(), pixels, refine=refine)
+    return find(model or _included_model(), detector or BuiltinDetector(), pixels, refine=refine)

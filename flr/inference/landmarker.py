@@ -9,7 +9,7 @@ import numpy as np
 from flr.data.boxes import TIGHT_SOURCES, Offset
 from flr.data.crops import CropSettings, crop
 from flr.errors import UserError
-from flr.inference.detectors import MAX_COORDINATE, HaarFaces, WholeImage
+from flr.inference.detectors import MAX_COORDINATE, BuiltinDetector, Detector, HaarFaces, WholeImage
 from flr.landmarks.geometry import invert, tight_box, transform
 from flr.landmarks.scheme import Scheme
 from flr.metrics.conformal import radii
@@ -123,14 +123,19 @@ class Landmarker(ABC):
     def detect(self, image: np.ndarray) -> np.ndarray:
         """Return the boxes (M, 4) of an image's faces as this model expects them, the largest first.
 
-        OpenCV's Haar cascade finds them; a model of ``policy.source=picture`` takes the whole image as one face.
+        The built-in detector finds them, or OpenCV's Haar cascade for a model of ``policy.source=haar``. A model of
+        ``policy.source=picture`` takes the whole image as one face.
 
         Raises:
             UserError: The position of the points in a detected box is not known.
         """
         validate_image(image, 0)
         policy = self.crop.policy
-        detector = WholeImage() if policy.source == "picture" else HaarFaces(policy.haar.step, policy.haar.neighbours)
+        detector: Detector = BuiltinDetector()
+        if policy.source == "picture":
+            detector = WholeImage()
+        elif policy.source == "haar":
+            detector = HaarFaces(policy.haar.step, policy.haar.neighbours)
         return detector(image, "", self)[0]
 
 

@@ -96,6 +96,6 @@ def test_a_file_that_is_no_detector_is_refused_in_one_line(tmp_path: Path) -> No
 
 def test_a_score_that_no_face_reaches_is_refused() -> None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("predict", ["source=photo.jpg", "detector=builtin", "detector.score=2"])
-    with pytest.raises(UserError, match=r"detector\.score=2: expected number >= 0 and <= 1"):
+        cfg = hydra.compose("predict", ["source=photo.jpg", "detector=builtin", "detector.score=3"])
+    with pytest.raises(UserError, match=r"detector\.score=3: expected number >= 0 and <= 2"):
         check(cfg, Predict)
