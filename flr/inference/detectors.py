@@ -84,13 +84,13 @@ class BuiltinDetector:
     def search(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find faces as `Builtin.find`, in twice the size while half of the faces are small or none is found.
 
-        An image without a face is searched at 640 pixels too, and a large one up to a quarter of its longer side.
+        An image without a face is searched at 640 pixels too, and a large one up to a third of its longer side.
         """
         side, work = max(image.shape[:2]), self.finder.work
         while True:
             squares, scores = replace(self.finder, work=work).find(image, self.threads)
             small = len(squares) == 0 or np.median(squares[:, 2] - squares[:, 0]) * work < SMALL * side
-            most = side if len(squares) else max(2 * FIRST_WORK, side / 4)
+            most = side if len(squares) else max(2 * FIRST_WORK, side / 3)
             if self.work is not None or not small or 2 * work > most:
                 return squares, scores
             work *= 2

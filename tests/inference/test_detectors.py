@@ -5,10 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import hydra
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from flr.config.compose import CONF
 from flr.config.schema import Predict
@@ -21,6 +23,8 @@ from flr.errors import UserError
 from flr.inference.detectors import BuiltinDetector
 from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import CELEBA5, IBUG68, WFLW98, Scheme
+
+EXAMPLE = BUILTIN.with_name("face.jpg")  # rendered
 
 
 def target(scheme: Scheme = IBUG68, source: str = "truth", mean: np.ndarray | None = None) -> Any:
@@ -99,3 +103,41 @@ def test_a_score_that_no_face_reaches_is_refused() -> None:
         cfg = hydra.compose("predict", ["source=photo.jpg", "detector=builtin", "detector.score=3"])
     with pytest.raises(UserError, match=r"detector\.score=3: expected number >= 0 and <= 2"):
         check(cfg, Predict)
+
+
+def crowd(side: int, face: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image of `side` pixels with six copies of the example's face of `face` pixels, and their centres (6, 2)."""
+    example = np.array(Image.open(EXAMPLE).convert("RGB"))
+    (box,) = BuiltinDetector(work=320).search(example)[0]
+    factor = face / (box[2] - box[0])
+    small = cv2.resize(example, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    image, centres = np.full((side * 3 // 4, side, 3), 120, np.uint8), []
+    for column in range(3):
+        for row in range(2):
+            x, y = side * (column * 2 + 1) // 6, side * (row * 2 + 1) // 6
+            image[y : y + len(small), x : x + small.shape[1]] = small
+            centres.append((x, y) + (box[:2] + box[2:]) / 2 * factor)
+    return image, np.array(centres)
+
+
+@pytest.mark.parametrize(("side", "face"), [(640, 26), (4000, 75), (6000, 75)])
+def test_small_faces_are_searched_in_larger_sizes(side: int, face: int) -> None:
+    image, centres = crowd(side, face)
+    found = [
+        (boxes[:, :2] + boxes[:, 2:]) / 2
+        for boxes in (BuiltinDetector(work=320).search(image)[0], BuiltinDetector().search(image)[0])
+    ]
+    hits = [
+        sum(bool((np.abs(there - centre).max(1) < face / 3).any()) for centre in centres) if len(there) else 0
+        for there in found
+    ]
+    assert hits[0] < 6 and hits[1] == 6
+
+
+def test_a_portrait_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    find = Builtin.find
+    monkeypatch.setattr(Builtin, "find", lambda self, *image: searched.append(self.work) or find(self, *image))
+    BuiltinDetector().search(np.array(Image.open(EXAMPLE)))
+    BuiltinDetector().search(np.zeros((900, 1200), np.uint8))
+    assert searched == [320, 320, 640]
