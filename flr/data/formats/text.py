@@ -18,14 +18,14 @@ from flr.files import opened
 if TYPE_CHECKING:
     import pandas
 
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = 1e9  # no coordinate of an image; sums and products of smaller numbers are finite in float32
 MAX_BYTES = 2_000_000_000  # CelebA's largest text is 26 MB
 MAX_YAML = 200_000  # characters; a scheme of a thousand points takes a tenth
 CHUNK = 4096  # lines that are in memory as text
 
 
 def to_number(text: str) -> float:
-    """Convert text to a finite number that float32 can hold.
+    """Convert text to a number whose absolute value is below `LARGEST`.
 
     Raises:
         ValueError: The text is not such a number.
@@ -35,7 +35,7 @@ def to_number(text: str) -> float:
     except ValueError:
         raise ValueError(f"'{text[:40]}' is not a number") from None
     if not abs(value) < LARGEST:  # so written, NaN is caught too
-        raise ValueError(f"'{text[:40]}' is not a finite number")
+        raise ValueError(f"'{text[:40]}' is not a finite number below {LARGEST:g}")
     return value
 
 
