@@ -17,7 +17,7 @@ from flr.data.table import FaceTable
 from flr.files import write_json
 from flr.landmarks.symmetry import mirror_deviation
 
-VERSION = 6  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 7  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
 NEIGHBOURS = 8  # faces of one image that each is held against
 ALIKE = 0.08  # distance of two thumbnails of one image, each of mean 0 and norm 1; two people are about 1 apart
@@ -66,6 +66,7 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
         "outside": {"points": int(outside.sum()), "faces": int(outside.any(1).sum())},
         "left_out": [str(fault) for fault in table.faults],
         "not_detected": dict(store.missed),
+        "too_small": store.note,
         "duplicates": duplicates(table, store),
         "identities": identities(table),
         "symmetry": symmetry(table, labels & ~lying(table, seen)[:, None]),

@@ -130,8 +130,9 @@ class Landmarker(ABC):
         """
         validate_image(image, 0)
         policy = self.crop.policy
-        detector = WholeImage() if policy.source == "picture" else HaarFaces(policy.haar.step, policy.haar.neighbours)
-        return detector(image, "", self)[0]
+        if policy.source == "picture":
+            return WholeImage()(image, "", self)[0]
+        return HaarFaces(policy.haar.step, policy.haar.neighbours, work=policy.haar.work)(image, "", self)[0]
 
 
 def _validate_boxes(boxes: np.ndarray, images: int) -> np.ndarray:
