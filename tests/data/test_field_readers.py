@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,13 +134,36 @@ def test_a_file_of_all_faces_that_is_damaged_stops(
         path.write_bytes(whole)
 
 
-def test_aflw_s_arrays_must_agree(roots: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "change", "message"), [
+    ("ra", lambda values: values + 1, "ra is not an order of its faces"),
+    ("data", lambda values: values * 1e300, "data holds a number that is not below 1e+09"),
+    ("bbox", lambda values: values / 0.0, "bbox holds a number that is not below 1e+09"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_aflw_s_arrays_must_agree(
+    roots: dict[str, Path], tmp_path: Path, key: str, change: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
     arrays = loadmat(roots["aflw"] / "AFLWinfo_release.mat")
-    arrays["ra"] = arrays["ra"] + 1
+    arrays[key] = change(arrays[key])
     savemat(
         tmp_path / "AFLWinfo_release.mat", {key: arrays[key] for key in ("nameList", "data", "mask_new", "bbox", "ra")}
     )
-    stop(lambda: aflw.read(tmp_path), "ra is not an order of its faces")
+    stop(lambda: aflw.read(tmp_path), message)
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"pts_3d": np.full((68, 2), 1e300)}, {"Pose_Para": np.full((1, 7), 1e308)}], ids=["points", "yaw"]
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_no_image_can_have_are_a_fault(
+    roots: dict[str, Path], tmp_path: Path, spoilt: dict[str, np.ndarray]
+) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(roots["w300lp"], root)
+    path = root / "300W_LP/landmarks/AFW/AFW_134212_1_0_pts.mat"
+    savemat(path, {key: value for key, value in loadmat(path).items() if not key.startswith("_")} | spoilt)
+    (fault,) = w300lp.read(root).faults
+    assert path.name in fault.reason
 
 
 def test_pupils_are_those_of_their_eyes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from flr.data.formats.records import (
     shortest,
     subsets_of,
 )
-from flr.data.formats.text import LARGEST, read_text
+from flr.data.formats.text import MAX_NUMBER, read_text
 from flr.data.table import UNLABELLED, FaceTable
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import Scheme
@@ -205,8 +205,8 @@ def numbers(value: Any, count: int, key: str) -> np.ndarray:
         found = np.array(value, np.float64)
     except OverflowError:
         found = np.array([np.inf])
-    if not (np.abs(found) < LARGEST).all():
-        raise ValueError(f"its {key} holds a number that is not finite or not below {LARGEST:g}")
+    if not (np.abs(found) < MAX_NUMBER).all():
+        raise ValueError(f"its {key} holds a number that is not finite or not below {MAX_NUMBER:g}")
     return found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from flr.data.formats.text import MAX_NUMBER
 from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
@@ -77,6 +78,8 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         for key, columns in COLUMNS.items():
             if arrays[key].shape != (len(names), columns):
                 raise ValueError(f"{key} is {arrays[key].shape}, not {(len(names), columns)}")
+            if (np.abs(arrays[key]) >= MAX_NUMBER).any():
+                raise ValueError(f"{key} holds a number that is not below {MAX_NUMBER:g}")
         if sorted(arrays["ra"].tolist()) != list(range(len(names))):
             raise ValueError("ra is not an order of its faces")
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy.io import loadmat
 
+from flr.data.formats.text import MAX_NUMBER
 from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
 from flr.files import opened
@@ -94,7 +95,11 @@ def _read_mat(path: Path, key: str) -> tuple[np.ndarray, float, str]:
         points = points[:2].T if key == "pt3d_68" else points[:, :2]
         if points.shape != (len(IBUG68), 2):
             raise ValueError(f"{key} is {found[key].shape}")
+        if (np.abs(points) >= MAX_NUMBER).any():
+            raise ValueError(f"{key} holds a number that is not below {MAX_NUMBER:g}")
         yaw = float(np.asarray(found["Pose_Para"], np.float64).ravel()[1]) if "Pose_Para" in found else np.nan
+        if abs(yaw) >= MAX_NUMBER:
+            raise ValueError(f"its yaw is {yaw:g} radians")
         return points, yaw, ""
     except Exception as error:  # scipy has no kind of its own for a damaged file
         return (
