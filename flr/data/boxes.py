@@ -35,6 +35,10 @@ OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "celeba5": (0.313, 0.379, 0.701, 0.797),
 }
 TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are, or approximate, the points' tight box
+ADD_BOXES = (
+    "add their boxes to the labels (columns left, top, right and bottom of a CSV, bbox of COCO) and set "
+    "data.crop.policy.source=file, or label more points"
+)
 LARGEST_SIDE = 1024  # images are shrunk to this for the cascade, unless it is to find small faces
 
 
@@ -204,20 +208,20 @@ def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -
 
 def _given(table: FaceTable, source: str, square: bool) -> np.ndarray:
     box = table.box if source == "file" else table.tight
-    if np.isnan(box).any():
+    bare, single = np.isnan(box).any(1), table.labelled.sum(1) < 2
+    if bare.any():
+        wrong, what = bare, "no box in the labels" if source == "file" else "no labelled point"
+    elif source != "file" and single.any():
+        wrong, what = single, "one labelled point, which spans no box"
+    else:
+        side = box[:, 2:] - box[:, :2]
+        wrong, what = (side.max(1) if square else side.min(1)) <= 0, "points that span no area"
+    if wrong.any():
+        given = np.isfinite(table.box).all()
+        fix = "set data.crop.policy.source=file" if given else ADD_BOXES
+        fix += "" if given or single.any() else ", or set data.crop.policy.source=truth"
         raise UserError(
-            f"{table.form} gives no '{source}' box for every face; set data.crop.policy.source="
-            f"{'truth' if source == 'file' else 'file'}"
-        )
-    if source != "file" and (table.labelled.sum(1) < 2).any():
-        raise UserError(
-            f"{table.form} has faces with one labelled point, which span no box; set data.crop.policy.source=file"
-        )
-    side = box[:, 2:] - box[:, :2]
-    flat = (side.max(1) if square else side.min(1)) <= 0
-    if flat.any():
-        raise UserError(
-            f"{table.form}: the points of face '{table.name[flat][0]}' span no area; set data.crop.policy.source=file"
+            f"{table.form}: {wrong.sum()} of {len(table)} faces have {what}, such as '{table.name[wrong][0]}'; {fix}"
         )
     return box.astype(np.float64)
 

@@ -125,7 +125,7 @@ class FaceData(pl.LightningDataModule):
             raise UserError(problem)
         self.table = table
         self.labels = crop_labels(table, self.store)
-        self.normaliser = table.scheme.distance(table.points, table.labelled)
+        self.normaliser = table.normaliser()
         return table
 
     def label_problem(self, table: FaceTable) -> str:

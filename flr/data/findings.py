@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flr.data.boxes import ADD_BOXES
 from flr.landmarks.symmetry import ASYMMETRIC
 
 ENOUGH = 30  # faces from which a mean face says something
@@ -113,7 +114,8 @@ def nonsense(card: Mapping[str, Any]) -> str:
     if symmetry["faces"] >= ENOUGH and symmetry["paired"] and (symmetry["deviation"] or 0) > HOPELESS:
         return (
             f"its mean face is {symmetry['deviation']:.2f} box sides away from its mirror image at {symmetry['point']}, which "
-            f"is no face; {_orientation_fix(card)}fix the order of its points or the scheme's pairs"
+            f"is no face{': ' if symmetry['pairs'] else ''}{symmetry['pairs']}; {_orientation_fix(card)}fix the scheme's pairs, "
+            "or the order or names of the points in the labels"
         )
     if symmetry["faces"] >= ENOUGH and symmetry["fault"]:
         return (
@@ -124,7 +126,8 @@ def nonsense(card: Mapping[str, Any]) -> str:
             f"{card['outside']['faces']} of {faces} faces have points outside their images; fix the units of its labels"
         )
     if not card["face_side"]["median"]:
-        return "the points of its faces span no area, so that no normaliser is defined; use a scheme of more points"
+        fix = ADD_BOXES if len(card["not_labelled"]) == 1 else "use a scheme of more points"
+        return f"the points of its faces span no area, so that no normaliser is defined; {fix}"
     if card["face_side"]["median"] < 4:
         return f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
     return ""

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from flr.data.boxes import faces_of_pictures
+from flr.data.boxes import ADD_BOXES, faces_of_pictures
 from flr.data.crops import CropStore
 from flr.data.findings import SHOWN, findings
 from flr.data.images import Files
 from flr.data.pose import fault_of, head_pose
 from flr.data.table import FaceTable
 from flr.files import write_json
-from flr.landmarks.symmetry import mirror_deviation
+from flr.landmarks.symmetry import describe_pairs, mirror_deviation
 
-VERSION = 7  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 8  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
 NEIGHBOURS = 8  # faces of one image that each is held against
 ALIKE = 0.08  # distance of two thumbnails of one image, each of mean 0 and norm 1; two people are about 1 apart
@@ -45,7 +45,8 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
     """
     seen, names = store.pictures, table.scheme.names
     labels = table.labelled & (table.split != "unlabelled")[:, None]
-    side = table.tight[:, 2:] - table.tight[:, :2]
+    box = table.tight if len(table.scheme) > 1 else table.box
+    side = np.nan_to_num(box[:, 2:] - box[:, :2])
     limit = np.stack([seen["width"], seen["height"]], -1)[:, None] - 0.5
     outside = ((table.points < -0.5) | (table.points > limit)).any(-1) & labels
     card: dict[str, Any] = {
@@ -73,7 +74,7 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
         "pose": pose(table, labels),
         "undefined": undefined(table),
     }
-    without = np.isnan(table.scheme.distance(table.points, table.labelled)) & np.isin(table.split, ("val", "test"))
+    without = np.isnan(table.normaliser()) & np.isin(table.split, ("val", "test"))
     twins = card["duplicates"]
     card["examples"] = {
         "same image": [
@@ -217,13 +218,13 @@ def symmetry(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
     """The mean face against its own mirror image: about .04 with the right pairs, near 1 with wrong ones."""
     mean = mean_face(table.points, labels)
     away = mirror_deviation(mean, table.scheme.mirror_order)
-    paired = bool(table.scheme.pairs)
+    found: dict[str, Any] = {"faces": int(labels.any(1).sum()), "paired": bool(table.scheme.pairs)}
     if not np.isfinite(away).any():
-        return {"faces": int(labels.any(1).sum()), "paired": paired, "deviation": None, "point": None, "fault": None}
+        return found | {"deviation": None, "point": None, "fault": None, "pairs": ""}
     worst = int(np.nanargmax(away))
-    return {
-        "faces": int(labels.any(1).sum()), "paired": paired, "deviation": round(float(away[worst]), 4),
-        "point": table.scheme.names[worst], "fault": fault_of(mean, table.scheme),
+    return found | {
+        "deviation": round(float(away[worst]), 4), "point": table.scheme.names[worst], "fault": fault_of(mean, table.scheme),
+        "pairs": describe_pairs(mean, table.scheme),
     }  # fmt: skip
 
 
@@ -256,7 +257,7 @@ def pose(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
 
 def undefined(table: FaceTable) -> dict[str, tuple[int, int]]:
     """Count the faces without a normaliser among those of a split or subset, where there are any."""
-    without = np.isnan(table.scheme.distance(table.points, table.labelled))
+    without = np.isnan(table.normaliser())
     parts = {split: table.split == split for split in ("val", "test")}
     parts |= {f"test {name}": mask & parts["test"] for name, mask in table.subsets.items()}
     return {name: (int(without[mask].sum()), int(mask.sum())) for name, mask in parts.items() if without[mask].any()}
@@ -268,12 +269,10 @@ def undefined_normaliser(table: FaceTable, rows: np.ndarray, split: str) -> str:
     needed = [i for group in scheme.distances.get(scheme.normaliser, ()) for i in group]
     missing = [scheme.names[i] for i in needed if not labelled[:, i].any()]
     why = f"{', '.join(missing[:SHOWN])} has no label there" if missing else "no face there has all the points it needs"
-    defined = [
-        name for name in scheme.normalisers if np.isfinite(scheme.distance(table.points[rows], labelled, name)).all()
-    ]
+    defined = [name for name in scheme.normalisers if np.isfinite(table.normaliser(name)[rows]).all()]
     fix = (
         f"label it, or set normaliser: {' or '.join(defined)} in the scheme"
         if defined
-        else "label more points, or use a scheme of more points"
+        else (ADD_BOXES if len(scheme) == 1 else "label more points, or use a scheme of more points")
     )
     return f"the normaliser {scheme.normaliser} of all {len(rows)} {split} faces is undefined: {why}; {fix}"

@@ -725,6 +725,23 @@ def test_points_of_no_area_with_a_box(small: Path, tmp_path: Path, names: str) -
     boxes = face_boxes(table, BoxPolicy(source="file"), tmp_path, 1)
     assert boxes.box.tolist() == [[0, 0, 9, 9]]
     stop(lambda: face_boxes(table, BoxPolicy(shape="stretch"), tmp_path, 1), "set data.crop.policy.source=file")
+    normaliser = 9.0 if len(points) == 1 else np.nan  # in the place of the box of one point
+    np.testing.assert_array_equal(table.normaliser(), [normaliser])
+
+
+def test_one_point_without_a_box_names_the_columns_to_add(small: Path, tmp_path: Path) -> None:
+    (small / "scheme.yaml").write_text("names: [nose]\npairs: []\nnormaliser: box\n")
+    table = read_csv(small, rows("p/a.jpg,1,2", "p/b.JPG,3,4", header="image,nose_x,nose_y"))
+    fix = (
+        "such as 'p/a.jpg'; add their boxes to the labels (columns left, top, right and bottom",
+        "data.crop.policy.source=file",
+    )
+    stop(
+        lambda: face_boxes(table, BoxPolicy(), tmp_path, 1),
+        "2 of 2 faces have one labelled point, which spans no box",
+        *fix,
+    )
+    stop(lambda: face_boxes(table, BoxPolicy("file"), tmp_path, 1), "2 of 2 faces have no box in the labels", *fix)
 
 
 # ---------------------------------------------------------------- folders of .pts
