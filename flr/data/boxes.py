@@ -35,10 +35,8 @@ OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "celeba5": (0.313, 0.379, 0.701, 0.797),
 }
 TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are, or approximate, the points' tight box
-ADD_BOXES = (
-    "add their boxes to the labels (columns left, top, right and bottom of a CSV, bbox of COCO) and set "
-    "data.crop.policy.source=file, or label more points"
-)
+BOX_COLUMNS = "add their boxes to the labels (columns left, top, right and bottom of a CSV, bbox of COCO)"
+ADD_BOXES = f"{BOX_COLUMNS} and set data.crop.policy.source=file, or label more points"
 LARGEST_SIDE = 1024  # images are shrunk to this for the cascade, unless it is to find small faces
 
 
@@ -217,9 +215,9 @@ def _given(table: FaceTable, source: str, square: bool) -> np.ndarray:
         side = box[:, 2:] - box[:, :2]
         wrong, what = (side.max(1) if square else side.min(1)) <= 0, "points that span no area"
     if wrong.any():
-        given = np.isfinite(table.box).all()
-        fix = "set data.crop.policy.source=file" if given else ADD_BOXES
-        fix += "" if given or single.any() else ", or set data.crop.policy.source=truth"
+        fix = "set data.crop.policy.source=file" if np.isfinite(table.box).all() else ADD_BOXES
+        if source == "file":
+            fix = BOX_COLUMNS + ("" if single.any() else ", or set data.crop.policy.source=truth")
         raise UserError(
             f"{table.form}: {wrong.sum()} of {len(table)} faces have {what}, such as '{table.name[wrong][0]}'; {fix}"
         )
