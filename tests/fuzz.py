@@ -169,7 +169,7 @@ def main() -> None:
         size = max(seed.stat().st_size for seed in Path(seeds).iterdir())
         alone = any(os.path.isfile(word) for word in sys.argv[1:])
         options = [*sys.argv[1:]] if alone else [*sys.argv[1:], seeds]
-        options += [f"-max_len={2 * size + 4096}", "-timeout=60", "-rss_limit_mb=4096"]
+        options += [f"-max_len={2 * size + 4096}", "-timeout=300", "-rss_limit_mb=4096"]
         mutate = {"custom_mutator": replace_token} if target.is_text else {}
         atheris.Setup([sys.argv[0], *options], read, **mutate)
         atheris.Fuzz()
