@@ -1,8 +1,10 @@
 """Datasets of the field in their publishers' own forms: every face where it is drawn, splits, subsets, faults."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+from flr.data.formats.mat import read_mat
 from flr.data.readers import aflw, face_synthetics, lapa, merl_rav, vw300, w300lp, wholebody
 from flr.data.table import FaceTable
 from flr.landmarks.scheme import get_scheme
@@ -149,6 +152,30 @@ def test_aflw_s_arrays_must_agree(
         tmp_path / "AFLWinfo_release.mat", {key: arrays[key] for key in ("nameList", "data", "mask_new", "bbox", "ra")}
     )
     stop(lambda: aflw.read(tmp_path), message)
+
+
+def test_an_unknown_kind_of_element_is_refused_before_scipy_reads_it(roots: dict[str, Path], tmp_path: Path) -> None:
+    """SciPy's table of kinds has 20 places; the kind 4096 ended the process."""
+    data = (roots["aflw"] / "AFLWinfo_release.mat").read_bytes()
+    at = data.index(b"image00000.jpg") - 10  # the tag of the first name's text
+    assert data[at : at + 4] == struct.pack("<I", 16)
+    (tmp_path / "AFLWinfo_release.mat").write_bytes(data[:at] + struct.pack("<I", 4096) + data[at + 4 :])
+    stop(lambda: aflw.read(tmp_path), "an element of kind 4096 and 16 bytes does not fit")
+
+
+MATRICES = [np.zeros((68, 2)), np.zeros((0, 3)), np.zeros(1, np.uint8), np.array(["ab", "c"], object)]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("values", MATRICES, ids=["numbers", "empty", "byte", "cell"])
+def test_sound_matlab_files_are_read(tmp_path: Path, values: np.ndarray, compressed: bool) -> None:
+    savemat(tmp_path / "a.mat", {"a": values, "b": {"c": np.ones(3), "d": "text"}}, do_compression=compressed)
+    found, data = read_mat(tmp_path / "a.mat", ["a", "b"], 1 << 20), (tmp_path / "a.mat").read_bytes()
+    np.testing.assert_array_equal(found["a"], loadmat(tmp_path / "a.mat")["a"])
+    for end in range(120, len(data), 7):
+        (tmp_path / "cut.mat").write_bytes(data[:end])
+        with contextlib.suppress(Exception):
+            read_mat(tmp_path / "cut.mat", ["a", "b"], 1 << 20)
 
 
 @pytest.mark.parametrize(
