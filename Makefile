@@ -46,7 +46,7 @@ test-cluster: env ## the launchers on a real SLURM and a real Ray, started here 
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'
 	$(BIN)/python -m pytest -m cluster
 
-FUZZ = csv coco xml cvat labelstudio pts scheme image
+FUZZ = csv coco xml cvat labelstudio pts scheme image aflw w300lp cofw lapa
 fuzz: env ## change label files and images for ten minutes each, in search of faults (wants pip install atheris)
 	@for target in $(FUZZ); do mkdir -p build/fuzz/$$target; \
 	  $(BIN)/python -m tests.fuzz $$target build/fuzz/$$target -max_total_time=600 -artifact_prefix=build/fuzz/$$target- || exit; done
