@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 5000
 
-.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster reproduce fair bench gpu lint docs-env docs docs-serve figures lock clean
+.PHONY: help env demo ui team-env team-server test test-all test-team test-cluster fuzz reproduce fair bench gpu lint docs-env docs docs-serve figures lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -45,6 +45,11 @@ test-team: team-env ## the tests that track, and those of accounts, against a te
 test-cluster: env ## the launchers on a real SLURM and a real Ray, started here (wants apt-get install slurm-wlm)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'
 	$(BIN)/python -m pytest -m cluster
+
+FUZZ = csv coco xml cvat labelstudio pts scheme image aflw w300lp cofw lapa
+fuzz: env ## change label files and images for ten minutes each, in search of faults (wants pip install atheris)
+	@for target in $(FUZZ); do mkdir -p build/fuzz/$$target; \
+	  $(BIN)/python -m tests.fuzz $$target build/fuzz/$$target -max_total_time=600 -artifact_prefix=build/fuzz/$$target- || exit; done
 
 reproduce: env ## each published config, a few steps on rendered faces, against its record
 	@for file in conf/experiment/published/*.yaml; do $(BIN)/python -m flr.reproduce name=published/$$(basename $$file .yaml) || exit; done

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import warnings
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,6 +13,8 @@ __version__ = "0.2.0"
 MAX_PIXELS = 200_000_000  # an image that claims more is refused before memory is allocated
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own line reports a bad image
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # the same of Pillow, which reads headers
 
 # Otherwise ONNX Runtime sends its maker what runs here when it is imported, and leaves a file in the temporary folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

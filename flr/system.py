@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
+import platform
 import signal
 import sys
 import threading
@@ -34,6 +36,45 @@ def keep_memory() -> None:
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@functools.cache
+def _c_stderr() -> tuple[ctypes.c_void_p, int, int] | None:
+    """Return the C library's variable ``stderr``, its stream and one that drops everything; None without glibc."""
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    library.fopen.argtypes, library.fopen.restype = [ctypes.c_char_p] * 2, ctypes.c_void_p
+    variable, null = ctypes.c_void_p.in_dll(library, "stderr"), library.fopen(os.devnull.encode(), b"w")
+    return (variable, variable.value, null) if variable.value and null else None
+
+
+_silencing, _inside = threading.Lock(), 0  # threads that are inside
+
+
+@contextlib.contextmanager
+def silenced_c_stderr() -> Iterator[None]:
+    """Drop what C code prints to stderr while any thread is inside; Python's own messages and child processes are as before.
+
+    It exchanges the C library's stream, for a redirected file descriptor would swallow all messages of the process. Without
+    glibc it does nothing.
+    """
+    global _inside
+    found = _c_stderr()
+    if found is None:
+        yield
+        return
+    variable, stream, null = found
+    with _silencing:
+        _inside += 1
+        variable.value = null
+    try:
+        yield
+    finally:
+        with _silencing:
+            _inside -= 1
+            if not _inside:
+                variable.value = stream
 
 
 def set_parent_death_signal(parent: int, sent: signal.Signals) -> None:

@@ -15,6 +15,7 @@ from flr.evaluation.stress import StressResult
 from flr.landmarks.geometry import transform
 from flr.tracking.connection import StoredRun
 from tests.conftest import Workspace
+from tests.fakes import table as fake_table
 
 ROWS = np.arange(2)
 
@@ -81,6 +82,15 @@ def test_runs_by_datasets(trained: tuple[Workspace, str]) -> None:
         assert float(cell["nme"]) == pytest.approx(logged.metrics["test/nme"], rel=1e-4)
     assert logged.metrics["on/synthetic/nme"] == pytest.approx(float(cells[0]["nme"]))
     assert logged.tags["flr.on.synthetic"] == cells[0]["protocol"]
+
+
+def test_photos_that_are_stored_turned_are_reported_once(trained: tuple[Workspace, str], tmp_path: Path) -> None:
+    workspace, run = trained
+    fake_table.write_turned(tmp_path, 6, 6)
+    other = ("data=table", f"data.root={tmp_path}", "data.reader.scheme=ibug68", "data.test_fraction=0.5")
+    shown = workspace.run("flr.evaluate", f"run=[{run},{workspace.folder(run)}]", *other).stderr
+    note = "note: data=table: 6 image(s) are stored turned (EXIF orientation); their labels are read by the width and height"
+    assert shown.count("EXIF") == 1 and note in shown
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from flr.augment.draws import uniform
 from flr.data.finders.builtin import Builtin
+from flr.data.finders.reach import Reach
 from flr.data.finders.yunet import YuNetFinder
 from flr.data.table import FaceTable
 from flr.errors import UserError
@@ -34,7 +35,9 @@ OFFSETS: Mapping[str, tuple[float, float, float, float]] = {
     "celeba5": (0.313, 0.379, 0.701, 0.797),
 }
 TIGHT_SOURCES = ("truth", "haar", "detector")  # of `BoxPolicy`: boxes that are, or approximate, the points' tight box
-LARGEST_SIDE = 1024  # images are shrunk to this for the detector, unless it is to find small faces
+BOX_COLUMNS = "add their boxes to the labels (columns left, top, right and bottom of a CSV, bbox of COCO)"
+ADD_BOXES = f"{BOX_COLUMNS} and set data.crop.policy.source=file, or label more points"
+LARGEST_SIDE = 1024  # images are shrunk to this for the cascade, unless it is to find small faces
 
 
 class Finder(Protocol):
@@ -46,6 +49,11 @@ class Finder(Protocol):
     def offset(self) -> Offset: ...
     @property
     def identity(self) -> tuple[str | float | int | None, ...]: ...
+    @property
+    def reach(self) -> Reach | None:
+        """Which faces of a large image it finds; None where it searches images at their own size."""
+        ...
+
     def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
         """Return `offset` for a scheme, about; detections are matched to faces by it."""
         ...
@@ -66,35 +74,42 @@ class Haar:
             ``leave_out`` takes it from every part.
         offset: the tight box in units of the detected one: its left, top, right and bottom, from the detected box's
             left top, over its side. None takes the medians over the training faces that are found.
+        work: longer side in pixels of the image that is searched; a larger image is shrunk to it. Faces from about 30
+            pixels of the shrunk image are found. The time grows with the square.
     """
 
     step: Annotated[float, Ge(1.01), Le(2)] = 1.1
     neighbours: Annotated[int, Ge(0), Le(1000)] = 5
     missed: Literal["truth", "picture", "leave_out"] = "truth"
     offset: Offset = None
+    work: Annotated[int, Ge(32), Le(8192)] = LARGEST_SIDE
 
     def __str__(self) -> str:
-        return f"haar-{self.step:g}-{self.neighbours}"
+        return f"haar-{self.step:g}-{self.neighbours}" + (f"-{self.work}" if self.work != LARGEST_SIDE else "")
 
     @property
     def identity(self) -> tuple[float, ...]:
         """See `Finder`."""
-        return self.step, self.neighbours, LARGEST_SIDE
+        return self.step, self.neighbours, self.work
+
+    @property
+    def reach(self) -> Reach:
+        """See `Finder`."""
+        return Reach(30, self.work, 1.0)
 
     def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
         """See `Finder`."""
-        return OFFSETS.get(scheme, (0.0, 0.0, 1.0, 1.0))
+        return OFFSETS.get(scheme, self.offset or (0.0, 0.0, 1.0, 1.0))
 
-    def detect(self, image: np.ndarray, smallest: float = 0.0, work: int = LARGEST_SIDE) -> np.ndarray:
+    def detect(self, image: np.ndarray, smallest: float = 0.0) -> np.ndarray:
         """(M, 4) float64 boxes of the faces found in an image (H, W) or (H, W, 3) RGB, uint8.
 
         Args:
             image: the image.
             smallest: faces below this share of its shorter side are not looked for.
-            work: longer side of the image that is searched; a larger image is shrunk to it.
         """
         grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        factor = min(1.0, work / max(grey.shape))
+        factor = self.reach.scale(max(grey.shape))
         if min(grey.shape) * factor < 1:
             return np.zeros((0, 4))  # a line, too thin for any face
         if factor < 1:
@@ -162,11 +177,13 @@ class Boxes:
         box: (N, 4) float64; NaN where a face has none and is to be left out.
         missed: (N,) bool, where the detector found nothing.
         offset: see `Haar.offset`; None for another source.
+        note: how many faces are missed because the detector searches shrunk images; empty where there are none.
     """
 
     box: np.ndarray
     missed: np.ndarray
     offset: Offset = None
+    note: str = ""
 
 
 def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -> Boxes:
@@ -175,42 +192,42 @@ def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -
     Raises:
         UserError: the set has no such boxes.
     """
-    missed, offset = np.zeros(len(table), bool), None
+    missed, offset, note = np.zeros(len(table), bool), None, ""
     if policy.source == "picture":
-        box = _by_image(table, "picture", _whole, cache, workers)
+        box = _by_image(table, "picture", _whole, cache, workers)[:, :4]
         if np.isnan(box).any():
             box = np.where(np.isnan(box), [-0.5, -0.5, 0.5, 0.5], box)  # not decoded: the crop store says so
     else:
         box = _given(table, policy.source, policy.shape == "square")
     if policy.finder is not None:
-        box, missed, offset = _detected(table, policy, policy.finder, box, cache, workers)
-    return Boxes(_shaken(box, table.name, policy.jitter), missed, offset)
+        box, missed, offset, note = _detected(table, policy, policy.finder, box, cache, workers)
+    return Boxes(_shaken(box, table.name, policy.jitter), missed, offset, note)
 
 
 def _given(table: FaceTable, source: str, square: bool) -> np.ndarray:
     box = table.box if source == "file" else table.tight
-    if np.isnan(box).any():
+    bare, single = np.isnan(box).any(1), table.labelled.sum(1) < 2
+    if bare.any():
+        wrong, what = bare, "no box in the labels" if source == "file" else "no labelled point"
+    elif source != "file" and single.any():
+        wrong, what = single, "one labelled point, which spans no box"
+    else:
+        side = box[:, 2:] - box[:, :2]
+        wrong, what = (side.max(1) if square else side.min(1)) <= 0, "points that span no area"
+    if wrong.any():
+        fix = "set data.crop.policy.source=file" if np.isfinite(table.box).all() else ADD_BOXES
+        if source == "file":
+            fix = BOX_COLUMNS + ("" if single.any() else ", or set data.crop.policy.source=truth")
         raise UserError(
-            f"{table.form} gives no '{source}' box for every face; set data.crop.policy.source="
-            f"{'truth' if source == 'file' else 'file'}"
-        )
-    if source != "file" and (table.labelled.sum(1) < 2).any():
-        raise UserError(
-            f"{table.form} has faces with one labelled point, which span no box; set data.crop.policy.source=file"
-        )
-    side = box[:, 2:] - box[:, :2]
-    flat = (side.max(1) if square else side.min(1)) <= 0
-    if flat.any():
-        raise UserError(
-            f"{table.form}: the points of face '{table.name[flat][0]}' span no area; set data.crop.policy.source=file"
+            f"{table.form}: {wrong.sum()} of {len(table)} faces have {what}, such as '{table.name[wrong][0]}'; {fix}"
         )
     return box.astype(np.float64)
 
 
 def _detected(
     table: FaceTable, policy: BoxPolicy, finder: Finder, truth: np.ndarray, cache: Path, workers: int
-) -> tuple[np.ndarray, np.ndarray, Offset]:
-    """The detector's boxes, mapped to where the tight box of the points should be; which are missed; and the map."""
+) -> tuple[np.ndarray, np.ndarray, Offset, str]:
+    """The detector's boxes, mapped to where the tight box of the points should be; which are missed; the map; and a note."""
     # A detected box is much larger than the tight box of 5 points in it.
     usual = finder.usual_offset(table.scheme.name)
 
@@ -221,15 +238,20 @@ def _detected(
         hits = [len(overlap) > 0 and overlap.max() >= FOUND for overlap in overlaps]
         return np.array([boxes[o.argmax()] if hit else [np.nan] * 4 for o, hit in zip(overlaps, hits, strict=True)])
 
-    found = _by_image(table, repr((*finder.identity, FOUND, usual)), best, cache, workers)
+    seen_in = _by_image(table, repr((*finder.identity, FOUND, usual)), best, cache, workers)
+    found, image_side = seen_in[:, :4], seen_in[:, 4]
     missed = np.isnan(found).any(1)
+    share = max(usual[2] - usual[0], usual[3] - usual[1])  # of the detected box that the points span
+    side = (truth[:, 2:] - truth[:, :2]).max(1) / share
+    option = f"data.crop.policy.{policy.source}"
+    note = _small_faces(finder, option, side[missed], image_side[missed])
     offset = finder.offset
     if offset is None:
         seen = (table.split == "train") & ~missed
         if not seen.any():
             raise UserError(
                 f"{table.form}: {finder} finds none of its {int((table.split == 'train').sum())} training faces, so its box "
-                f"has no offset to the points; set data.crop.policy.{policy.source}.offset=[LEFT,TOP,RIGHT,BOTTOM]"
+                f"has no offset to the points; {note or f'set {option}.offset=[LEFT,TOP,RIGHT,BOTTOM]'}"
             )
         side = (found[seen, 2:] - found[seen, :2]).repeat(2, 1)
         middle = np.median((truth[seen] - found[seen][:, [0, 1, 0, 1]]) / side, 0)
@@ -238,8 +260,25 @@ def _detected(
     if finder.missed == "truth":
         box = np.where(missed[:, None], truth, box)
     elif finder.missed == "picture":
-        box = np.where(missed[:, None], _by_image(table, "picture", _whole, cache, workers), box)
-    return box, missed, offset
+        box = np.where(missed[:, None], _by_image(table, "picture", _whole, cache, workers)[:, :4], box)
+    return box, missed, offset, note
+
+
+def _small_faces(finder: Finder, option: str, side: np.ndarray, image_side: np.ndarray) -> str:
+    """Report those of the missed faces (M,) that are too small in their shrunk images, by the sides of both in pixels."""
+    reach = finder.reach
+    if reach is None:
+        return ""
+    small = (image_side > reach.work) & (side < reach.smallest_face(image_side))
+    if not small.any():
+        return ""
+    least = int(np.argmin(np.where(small, side, np.inf)))
+    return (
+        f"{small.sum()} of the {len(side)} face(s) that {finder} misses are smaller than it finds in images that are searched at "
+        f"{reach.work} pixels: in one of {image_side[least]:.0f} pixels it finds faces from about "
+        f"{reach.smallest_face(image_side[least]):.0f}, and a face has {side[least]:.0f}; set "
+        f"{option}.work={reach.work_for(side[small] / image_side[small])}"
+    )
 
 
 def from_detection(found: np.ndarray, offset: tuple[float, ...]) -> np.ndarray:
@@ -256,12 +295,13 @@ def _whole(image: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _by_image(
     table: FaceTable, what: str, find: Callable[[np.ndarray, np.ndarray], np.ndarray], cache: Path, workers: int
 ) -> np.ndarray:
-    """(N, 4) boxes that only the pixels tell: ``find(image, rows) -> (n, 4)``, kept in the cache under `what`.
+    """Boxes that only the pixels tell: ``find(image, rows) -> (n, 4)``, kept in the cache under `what`.
 
-    NaN where `find` says so and where an image cannot be decoded.
+    Returns:
+        (N, 5) the boxes and the longer side of the image; NaN where `find` says so and where an image cannot be decoded.
     """
     known = table.version.tobytes() + table.points.tobytes()  # a reader may come to read the same values otherwise
-    key = hashlib.sha256(f"{what} {table.fingerprint()}".encode() + known).hexdigest()[:16]
+    key = hashlib.sha256(f"{what} side {table.fingerprint()}".encode() + known).hexdigest()[:16]
     path = cache.absolute() / "boxes" / f"{table.form.split('[')[0]}-{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -270,11 +310,12 @@ def _by_image(
 
             def work(u: int) -> np.ndarray:
                 try:
-                    return find(table.load(int(image_rows[u][0])), image_rows[u])
+                    image = table.load(int(image_rows[u][0]))
                 except UserError:
-                    return np.full((len(image_rows[u]), 4), np.nan)  # the crop store says so
+                    return np.full((len(image_rows[u]), 5), np.nan)  # the crop store says so
+                return np.insert(find(image, image_rows[u]), 4, max(image.shape[:2]), axis=1)
 
-            boxes = np.empty((len(table), 4))
+            boxes = np.empty((len(table), 5))
             with tqdm(total=len(table), desc="Finding boxes", unit="face", disable=None) as bar:
                 for rows, found in zip(image_rows, parallel_map(work, len(image_rows), workers), strict=True):
                     boxes[rows] = found

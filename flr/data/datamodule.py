@@ -16,8 +16,9 @@ from flr.augment.transfer import to_device
 from flr.data.batches import AugmentedBatches, Batch, IndexBatches, PrefetchedBatches, StoreTensors, take_rows
 from flr.data.crops import CropSettings, crop_labels, open_store
 from flr.data.download import Download
+from flr.data.findings import nonsense
 from flr.data.protocol import Protocol
-from flr.data.quality import lying, mean_face, nonsense, open_card, undefined_normaliser
+from flr.data.quality import lying, mean_face, open_card, undefined_normaliser
 from flr.data.splits import hold_out
 from flr.data.table import UNLABELLED, FaceTable, check_faces
 from flr.errors import UserError
@@ -124,7 +125,7 @@ class FaceData(pl.LightningDataModule):
             raise UserError(problem)
         self.table = table
         self.labels = crop_labels(table, self.store)
-        self.normaliser = table.scheme.distance(table.points, table.labelled)
+        self.normaliser = table.normaliser()
         return table
 
     def label_problem(self, table: FaceTable) -> str:

@@ -13,6 +13,7 @@ from flr import MAX_PIXELS
 from flr.data import jpeg
 from flr.errors import UserError
 from flr.files import opened
+from flr.system import silenced_c_stderr
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif", ".jp2"}
 EXIF_ORIENTATION = 0x0112
@@ -136,7 +137,8 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
             raise UserError(f"{name}: a truncated JPEG; fetch it again")  # OpenCV would fill the rest with grey
     flags = cv2.IMREAD_ANYCOLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with silenced_c_stderr():  # libjpeg and libpng print a line for whatever is unusual in a file, without its name
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:

@@ -1,30 +1,27 @@
-"""The data card: counts, faults, duplicates, symmetry and pose of a dataset, and reasons not to train on it."""
+"""The data card: counts, faults, duplicates, symmetry and pose of a dataset."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from flr.data.boxes import faces_by_image
+from flr.data.boxes import ADD_BOXES, faces_by_image
 from flr.data.crops import CropStore
+from flr.data.findings import SHOWN, findings
 from flr.data.images import Files
 from flr.data.pose import fault_of, head_pose
 from flr.data.table import FaceTable
 from flr.files import write_json
-from flr.landmarks.symmetry import ASYMMETRIC, mirror_deviation
+from flr.landmarks.symmetry import describe_pairs, mirror_deviation
 
-VERSION = 6  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 8  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
-ENOUGH = 30  # faces from which a mean face says something
-HOPELESS = 0.4  # deviation of the mean face from its mirror image, box sides, that no face has
 NEIGHBOURS = 8  # faces of one image that each is held against
 ALIKE = 0.08  # distance of two thumbnails of one image, each of mean 0 and norm 1; two people are about 1 apart
 DIRECTIONS = 12
-NAMED = 10  # skipped faces that a finding names
-SHOWN = 20  # examples that a card names of each kind
 
 
 def open_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
@@ -48,7 +45,8 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
     """
     seen, names = store.image_info, table.scheme.names
     labels = table.labelled & (table.split != "unlabelled")[:, None]
-    side = table.tight[:, 2:] - table.tight[:, :2]
+    box = table.tight if len(table.scheme) > 1 else table.box
+    side = np.nan_to_num(box[:, 2:] - box[:, :2])
     limit = np.stack([seen["width"], seen["height"]], -1)[:, None] - 0.5
     outside = ((table.points < -0.5) | (table.points > limit)).any(-1) & labels
     card: dict[str, Any] = {
@@ -69,13 +67,14 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
         "outside": {"points": int(outside.sum()), "faces": int(outside.any(1).sum())},
         "left_out": [str(fault) for fault in table.faults],
         "not_detected": dict(store.missed),
+        "too_small": store.note,
         "duplicates": duplicates(table, store),
         "identities": identities(table),
         "symmetry": symmetry(table, labels & ~lying(table, seen)[:, None]),
         "pose": pose(table, labels),
         "undefined": undefined(table),
     }
-    without = np.isnan(table.scheme.distance(table.points, table.labelled)) & np.isin(table.split, ("val", "test"))
+    without = np.isnan(table.normaliser()) & np.isin(table.split, ("val", "test"))
     twins = card["duplicates"]
     card["examples"] = {
         "same image": [
@@ -219,13 +218,13 @@ def symmetry(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
     """The mean face against its own mirror image: about .04 with the right pairs, near 1 with wrong ones."""
     mean = mean_face(table.points, labels)
     away = mirror_deviation(mean, table.scheme.mirror_order)
-    paired = bool(table.scheme.pairs)
+    found: dict[str, Any] = {"faces": int(labels.any(1).sum()), "paired": bool(table.scheme.pairs)}
     if not np.isfinite(away).any():
-        return {"faces": int(labels.any(1).sum()), "paired": paired, "deviation": None, "point": None, "fault": None}
+        return found | {"deviation": None, "point": None, "fault": None, "pairs": ""}
     worst = int(np.nanargmax(away))
-    return {
-        "faces": int(labels.any(1).sum()), "paired": paired, "deviation": round(float(away[worst]), 4),
-        "point": table.scheme.names[worst], "fault": fault_of(mean, table.scheme),
+    return found | {
+        "deviation": round(float(away[worst]), 4), "point": table.scheme.names[worst], "fault": fault_of(mean, table.scheme),
+        "pairs": describe_pairs(mean, table.scheme),
     }  # fmt: skip
 
 
@@ -256,128 +255,9 @@ def pose(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def findings(card: Mapping[str, Any]) -> list[str]:
-    """What a person should know before training on this."""
-    lines = []
-    same, twice = card["duplicates"]["same_picture"], card["duplicates"]["labelled_twice"]
-    alike = card["duplicates"]["look_alike"]
-    if card["left_out"]:
-        named, more = card["left_out"][:NAMED], len(card["left_out"]) - NAMED
-        lines.append(
-            f"{len(card['left_out'])} face(s) skipped: {'; '.join(named)}"
-            + (f"; and {more} more, see card.json" if more > 0 else "")
-        )
-    if same["groups"]:
-        lines.append(
-            f"{same['groups']} image(s) occur more than once, {same['across_splits']} across splits, such as "
-            f"{' and '.join(same['examples'][0][:2])}; keep one copy of each"
-        )
-    if twice["pairs"]:
-        lines.append(
-            f"{twice['pairs']} face(s) are labelled twice, {twice['across_splits']} across splits, such as "
-            f"{' and '.join(twice['examples'][0])}; keep one label of each"
-        )
-    if alike["across_splits"]:
-        lines.append(
-            f"{alike['across_splits']} pair(s) of faces in different splits look alike, such as "
-            f"{' and '.join(alike['examples'][0])}; compare them (card.json lists {min(SHOWN, alike['across_splits'])}), and "
-            "take copies out of one split"
-        )
-    for part, found in card["identities"]["also_in_training"].items():
-        lines.append(
-            f"{found['faces']} of {found['of']} {part} faces are of {found['groups']} identities that are trained on too"
-        )
-    turned = card["turned"]
-    if turned["images"]:
-        lines.append(
-            f"{turned['images']} image(s) are stored turned (EXIF orientation); their labels are read {turned['read']}"
-            + ("; see data.reader.upright" if card["form"].startswith("table") else "")
-        )
-    if turned["other_size"]:
-        lines.append(
-            f"{turned['other_size']} image(s) have another size than their label file states: {turned['example']}"
-        )
-    if names := card["never_trained"]:
-        lines.append(
-            f"{len(names)} point(s) have no label in the training split, so that the model cannot learn them: "
-            f"{', '.join(names[:NAMED])}; label them or remove them from the scheme"
-        )
-    for part, (count, of) in card["undefined"].items():
-        lines.append(
-            f"{count} of {of} {part} faces have no normaliser, since points are missing; the NME is without them"
-        )
-    for part, count in card["not_detected"].items():
-        if count:
-            lines.append(f"the detector misses {count} {part} face(s); they are handled as the box policy says")
-    return lines + _shape_findings(card)
-
-
-def _shape_findings(card: Mapping[str, Any]) -> list[str]:
-    """What is unusual in where the points are."""
-    lines, faces = [], sum(card["faces"].values())
-    if card["outside"]["points"]:
-        lines.append(
-            f"{card['outside']['points']} point(s) of {card['outside']['faces']} face(s) lie outside their images"
-        )
-    deviation = card["symmetry"]["deviation"]
-    if deviation is not None and deviation > ASYMMETRIC and card["symmetry"]["faces"] >= ENOUGH:
-        hint = (
-            "are the pairs, or left and right, mixed up?"
-            if card["symmetry"]["paired"]
-            else "which pairs does a mirror swap?"
-        )
-        lines.append(
-            f"the mean face is {deviation:.2f} box sides away from its mirror image at {card['symmetry']['point']}: {hint}"
-        )
-    if card["symmetry"]["fault"] and card["symmetry"]["faces"] >= ENOUGH:
-        lines.append(f"the mean face is {card['symmetry']['fault']}")
-    if card["face_side"] and card["face_side"]["median"] < 24:
-        lines.append(f"half the faces are under {card['face_side']['median']:.0f} pixels wide")
-    if card["outside"]["faces"] > faces / 2:
-        lines.append("most faces have points outside their images: are the labels of other images or in other units?")
-    return lines
-
-
-def nonsense(card: Mapping[str, Any]) -> str:
-    """Return why a dataset's labels cannot be what they claim; empty where nothing is known against them.
-
-    The mean face is nothing like its mirror image, or is upside down; nearly every face has points outside its image; or the
-    faces are a few pixels small.
-    """
-    symmetry, faces = card["symmetry"], sum(card["faces"].values()) - card["faces"].get("unlabelled", 0)
-    if faces < ENOUGH:
-        return ""
-    if symmetry["faces"] >= ENOUGH and symmetry["paired"] and (symmetry["deviation"] or 0) > HOPELESS:
-        return (
-            f"its mean face is {symmetry['deviation']:.2f} box sides away from its mirror image at {symmetry['point']}, which "
-            f"is no face; {_orientation_fix(card)}fix the order of its points or the scheme's pairs"
-        )
-    if symmetry["faces"] >= ENOUGH and symmetry["fault"]:
-        return (
-            f"its mean face is {symmetry['fault']}; {_orientation_fix(card)}fix the axes of its points, or their names"
-        )
-    if card["outside"]["faces"] > 0.9 * faces:
-        return (
-            f"{card['outside']['faces']} of {faces} faces have points outside their images; fix the units of its labels"
-        )
-    if not card["face_side"]["median"]:
-        return "the points of its faces span no area, so that no normaliser is defined; use a scheme of more points"
-    if card["face_side"]["median"] < 4:
-        return f"its faces are {card['face_side']['median']:g} pixels wide; give its points in pixels"
-    return ""
-
-
-def _orientation_fix(card: Mapping[str, Any]) -> str:
-    """Return the likely fix where most images are stored turned and read upright."""
-    turned = card["turned"]
-    if 2 * turned["images"] <= card["pictures"] or not card["form"].startswith("table"):
-        return ""
-    return f"{turned['images']} of its images have an EXIF orientation, so set data.reader.upright=false if labels ignore it; else "
-
-
 def undefined(table: FaceTable) -> dict[str, tuple[int, int]]:
     """Count the faces without a normaliser among those of a split or subset, where there are any."""
-    without = np.isnan(table.scheme.distance(table.points, table.labelled))
+    without = np.isnan(table.normaliser())
     parts = {split: table.split == split for split in ("val", "test")}
     parts |= {f"test {name}": mask & parts["test"] for name, mask in table.subsets.items()}
     return {name: (int(without[mask].sum()), int(mask.sum())) for name, mask in parts.items() if without[mask].any()}
@@ -389,12 +269,10 @@ def undefined_normaliser(table: FaceTable, rows: np.ndarray, split: str) -> str:
     needed = [i for group in scheme.distances.get(scheme.normaliser, ()) for i in group]
     missing = [scheme.names[i] for i in needed if not labelled[:, i].any()]
     why = f"{', '.join(missing[:SHOWN])} has no label there" if missing else "no face there has all the points it needs"
-    defined = [
-        name for name in scheme.normalisers if np.isfinite(scheme.distance(table.points[rows], labelled, name)).all()
-    ]
+    defined = [name for name in scheme.normalisers if np.isfinite(table.normaliser(name)[rows]).all()]
     fix = (
         f"label it, or set normaliser: {' or '.join(defined)} in the scheme"
         if defined
-        else "label more points, or use a scheme of more points"
+        else (ADD_BOXES if len(scheme) == 1 else "label more points, or use a scheme of more points")
     )
     return f"the normaliser {scheme.normaliser} of all {len(rows)} {split} faces is undefined: {why}; {fix}"

@@ -113,6 +113,10 @@ class FaceTable:
         """(N, 4) the tight boxes of the labelled points."""
         return tight_box(self.points, self.labelled)
 
+    def normaliser(self, name: str | None = None) -> np.ndarray:
+        """Return the (N,) normalisers of the faces (see `Scheme.distance`)."""
+        return self.scheme.distance(self.points, self.labelled, name, self.box)
+
     def fingerprint(self) -> str:
         """Return the identity of the data as published, equal on every machine.
 

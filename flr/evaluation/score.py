@@ -179,7 +179,9 @@ def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: n
     """Compute all metrics of the points themselves."""
     table = data.prepare()
     truth, labelled = table.points[rows], table.labelled[rows]
-    metrics = summary(points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()})
+    metrics = summary(
+        points, truth, labelled, table.scheme, {k: v[rows] for k, v in table.subsets.items()}, table.box[rows]
+    )
     metrics |= along_lines(points, truth, labelled, table.scheme)
     side = module.evaluated["side"]
     metrics |= {"mse": mse(points, truth, labelled, side), "mae": mae(points, truth, labelled, side)}

@@ -1,6 +1,8 @@
 """Score a stored run again: on its own data, on another split, or on another dataset."""
 
 import contextlib
+import functools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from flr.augment.device import Augment
 from flr.config.compose import as_config
 from flr.config.instantiate import build
 from flr.data.datamodule import FaceData
+from flr.data.findings import orientation_note
 from flr.errors import UserError
 from flr.evaluation.report import log_result, write_result
 from flr.evaluation.score import Result, restore, score, tester
@@ -79,9 +82,17 @@ def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
             config.data.root = cfg.data.root
     # Nothing is augmented here, and every run can use the store without a margin.
     module, data = restore(config, checkpoint, path, Augment())
+    if note := orientation_note(data.card):
+        report_once(f"note: data={data.name}: {note}")
     if cfg.tta is not None:
         module.tta = cfg.tta
     return StoredModel(module, data, config, folder, path, checkpoint["flr"], store)
+
+
+@functools.cache
+def report_once(line: str) -> None:
+    """Print a line to stderr, unless the command has printed it for another run."""
+    print(line, file=sys.stderr)
 
 
 def _other_data(cfg: DictConfig, overrides: Sequence[str], config: DictConfig, scheme: str | None) -> Any:

@@ -6,6 +6,7 @@ A detector returns the boxes that a model expects, which depend on the boxes tha
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -13,7 +14,7 @@ from typing import Annotated, Protocol
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from flr.data.boxes import LARGEST_SIDE, TIGHT_SOURCES, Haar, Offset, from_detection
+from flr.data.boxes import LARGEST_SIDE, TIGHT_SOURCES, Finder, Haar, Offset, from_detection
 from flr.data.crops import CropSettings
 from flr.data.finders.builtin import Builtin
 from flr.data.finders.yunet import YuNetFinder, open_yunet
@@ -24,6 +25,9 @@ from flr.landmarks.scheme import Scheme
 
 FIRST_WORK, SMALL = 320, 30  # of the built-in detector, pixels: the first search, and faces that make it search again
 MAX_COORDINATE = 1e6  # pixels: no box reaches further, and no side is shorter than the inverse
+
+LARGE_LIMIT = 100  # pixels: a face of this size fills a crop of 128, so that no model would see more of a larger one
+SMALL_FACE = 50  # pixels: what a note suggests to search for; points on smaller faces are guesses
 
 Detections = tuple[np.ndarray, np.ndarray]  # (M, 4) boxes as the model expects them, (M,) scores, the best face first
 
@@ -118,7 +122,7 @@ class HaarFaces:
         self, step: Annotated[float, Ge(1.01), Le(2)] = 1.1, neighbours: Annotated[int, Ge(0), Le(1000)] = 5,
         smallest: Annotated[float, Ge(0), Le(1)] = 0.0, work: Annotated[int, Ge(32), Le(8192)] = LARGEST_SIDE,
     ) -> None:  # fmt: skip
-        self.haar, self.smallest, self.work = Haar(step, neighbours), smallest, work
+        self.finder, self.smallest = Haar(step, neighbours, work=work), smallest
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
         """Find faces as a `Detector`, the largest first. The cascade gives no scores, so each score is 1.
@@ -128,9 +132,46 @@ class HaarFaces:
         """
         if model.offset is None:
             raise _unknown_box(model)
-        boxes = self.haar.detect(image, self.smallest, self.work)
+        boxes = self.finder.detect(image, self.smallest)
         order = np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")
         return from_detection(boxes[order], model.offset), np.ones(len(boxes))
+
+
+def small_face_note(detector: Detector, sides: Sequence[int]) -> str:
+    """Report from which size faces are found where images are much larger than what is searched.
+
+    They are much larger if faces that fill a model's crop are too small to be found.
+
+    Args:
+        detector: The detector.
+        sides: Longer sides of the images in pixels.
+
+    Returns:
+        A note; empty where there are no such images, or where the detector enlarges its search itself or
+        `smallest` of `HaarFaces` sets the limit.
+
+    Example:
+        >>> small_face_note(HaarFaces(), [1920]), small_face_note(HaarFaces(), [6000])[:47]
+        ('', 'an image of 6000 pixels is searched at 1024, so')
+    """
+    finder: Finder | None = getattr(detector, "finder", None)
+    reach = finder.reach if finder else None
+    if (
+        reach is None
+        or getattr(detector, "smallest", None)
+        or (isinstance(detector, BuiltinDetector) and not detector.work)
+    ):
+        return ""
+    limits = reach.smallest_face(np.array(sides or [1]))
+    if limits.max() <= LARGE_LIMIT:
+        return ""
+    side = max(sides)
+    work = reach.work_for(np.array([SMALL_FACE / side]))
+    return (
+        f"an image of {side} pixels is searched at {reach.work}, so that faces are found from about {limits.max():.0f} of its "
+        f"pixels; set detector.work={work} for faces from about {reach.least * side / work:.0f} pixels, which takes "
+        f"{(work / reach.work) ** 2:.0f} times as long"
+    )
 
 
 class YuNet:

@@ -104,7 +104,7 @@ class Landmarker(ABC):
 
     def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Return (N,) bool whether faces of points (N, K, 2) with uncertainties (N, K) exceed the threshold."""
-        if self.uncertainty_threshold is None:
+        if self.uncertainty_threshold is None or len(self.scheme) == 1:  # one point has no size to compare with
             return np.zeros(len(points), bool)
         distance = self.scheme.distance(points, np.ones(points.shape[:-1], bool))
         return ~(face_uncertainty(spread, distance) <= self.uncertainty_threshold)
@@ -135,7 +135,7 @@ class Landmarker(ABC):
         if policy.source == "picture":
             detector = WholeImage()
         elif policy.source == "haar":
-            detector = HaarFaces(policy.haar.step, policy.haar.neighbours)
+            detector = HaarFaces(policy.haar.step, policy.haar.neighbours, work=policy.haar.work)
         return detector(image, "", self)[0]
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from flr.errors import UserError
 from flr.inference.annotation import annotate
-from flr.inference.detectors import Detector, FileBoxes
+from flr.inference.detectors import Detector, FileBoxes, small_face_note
 from flr.inference.effects.base import Effect
 from flr.inference.faces import FaceTracker, find_faces
 from flr.inference.landmarker import Landmarker
@@ -59,6 +59,7 @@ class PredictionPipeline:
         names = [name for name in source.names if name not in self.writer.done]
         if len(names) < len(source.names):
             print(f"resuming with {len(names)} of {len(source.names)} images")
+        sides = []
         for name in tqdm(names, desc="Predicting", unit="image", disable=None if len(names) > 1 else True):
             try:
                 image = source.load(name)
@@ -72,11 +73,13 @@ class PredictionPipeline:
                 annotated = annotate(image, faces, self.model.scheme, self.effects, self.draw)
                 self.writer.save_image("pictures", name, annotated)
             self.writer.add(name, image.shape, faces)
+            sides.append(max(image.shape[:2]))
+        _report(small_face_note(self.detector, sides))
 
     def _run_video(self, source: Video) -> None:
         smooth = OneEuro if self.smooth else None
         tracker = FaceTracker(self.model, self.detector, self.every, self.patience, smooth)
-        count = 0
+        count, sides = 0, set[int]()
         with contextlib.ExitStack() as stack:
             write = None
             if "pictures" in self.save:
@@ -87,14 +90,13 @@ class PredictionPipeline:
                 for frame in source:
                     self._run_frame(frame, f"{source.name}#{frame.number}", tracker, write)
                     bar.update()
+                    sides.add(max(frame.image.shape[:2]))
                     count += 1
                     if count == self.frames:
                         break
+        _report(small_face_note(self.detector, sorted(sides)))
         if count < source.count and self.frames is None:
-            print(
-                f"note: {source.source} ends after {count} of the {source.count} frames that its header states",
-                file=sys.stderr,
-            )
+            _report(f"{source.source} ends after {count} of the {source.count} frames that its header states")
 
     def _run_frame(
         self, frame: Frame, name: str, tracker: FaceTracker, write: Callable[[np.ndarray], None] | None
@@ -125,13 +127,16 @@ def video_output(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], Non
         yield add
 
 
+def _report(note: str) -> None:
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+
+
 def _report_unused_boxes(detector: FileBoxes, source: Photos) -> None:
     names = {name for path in source.names for name in (path, Path(path).name)}
     if unused := [name for name in detector.rows if name not in names]:
-        print(
-            f"note: {detector.file} lists {counted(len(unused), 'image')} that source={source.source} lacks, such as {unused[0]!a}",
-            file=sys.stderr,
-        )
+        count = counted(len(unused), "image")
+        _report(f"{detector.file} lists {count} that source={source.source} lacks, such as {unused[0]!a}")
 
 
 @contextlib.contextmanager

@@ -62,7 +62,9 @@ class Scheme:
         """The names that `distance` takes."""
         return (*self.distances, "box", "diagonal")
 
-    def distance(self, points: np.ndarray, labelled: np.ndarray, name: str | None = None) -> np.ndarray:
+    def distance(
+        self, points: np.ndarray, labelled: np.ndarray, name: str | None = None, own_box: np.ndarray | None = None
+    ) -> np.ndarray:
         """Measure the normaliser of each face.
 
         Args:
@@ -70,6 +72,8 @@ class Scheme:
             labelled: (N, K) bool.
             name: one of `normalisers`; None for the scheme's default. ``box`` is sqrt(w * h) of the tight box
                 of the labelled points, ``diagonal`` that box's diagonal.
+            own_box: (N, 4) boxes that the dataset gives, NaN where it gives none. In a scheme of one point they are
+                taken for the tight box, which has no size.
 
         Returns:
             (N,) float64, pixels; NaN where a point that it needs is missing or the distance is zero.
@@ -84,7 +88,8 @@ class Scheme:
         """
         name = name or self.normaliser
         if name in ("box", "diagonal"):
-            box = tight_box(points, labelled).astype(np.float64)
+            box = tight_box(points, labelled) if own_box is None or len(self) > 1 else own_box
+            box = box.astype(np.float64)
             size = np.nan_to_num(box[:, 2:] - box[:, :2])
             distance = np.sqrt(size.prod(-1)) if name == "box" else np.hypot(*size.T)
         elif name in self.distances:

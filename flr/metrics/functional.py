@@ -230,7 +230,7 @@ def percent_mean(values: np.ndarray) -> float:
 
 def summary(
     points: np.ndarray, truth: np.ndarray, labelled: np.ndarray, scheme: Scheme,
-    subsets: Mapping[str, np.ndarray] | None = None,
+    subsets: Mapping[str, np.ndarray] | None = None, own_box: np.ndarray | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Compute every metric of a set of faces, percent, by the names that runs log.
 
@@ -240,6 +240,7 @@ def summary(
         labelled: (N, K) bool.
         scheme: of the points; names normalisers and regions.
         subsets: name -> (N,) bool.
+        own_box: See `Scheme.distance`.
 
     Returns:
         ``nme``, ``nme_<normaliser>``, ``fr8``, ``auc8``, ``fr10``, ``auc10``, ``p90``, ``p95``, ``p99``,
@@ -254,7 +255,7 @@ def summary(
         (5.0, 0.0)
     """
     errors = point_errors(points, truth, labelled)
-    by_normaliser = {name: scheme.distance(truth, labelled, name) for name in scheme.normalisers}
+    by_normaliser = {name: scheme.distance(truth, labelled, name, own_box) for name in scheme.normalisers}
     distance = by_normaliser[scheme.normaliser]
     mean = _mean(errors, 1)
     values = mean / distance

@@ -119,11 +119,21 @@ def test_shapes_as_cvat_exports_them(tmp_path: Path, body: str) -> None:
     assert np.isfinite(table.box).all() == ("<box" in body)
 
 
+def tasks(**spoiled: object) -> str:
+    return json.dumps([{"data": {"image": "x.jpg"}, "annotations": [{"result": [keypoint("a", 1, 1) | spoiled]}]}])
+
+
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("labels.json", json.dumps([{"data": {"image": "x.jpg"}, "annotations": [{"result": [keypoint("d", 1, 1)]}]}]), "no point 'd'"),
     ("labels.json", '[{"data": {"image": 3}}]', "not a task of keypoints"),
     ("labels.json", "[1]", "not a task of keypoints"),
     ("labels.json", json.dumps([{"data": {"image": "x.jpg"}, "annotations": [{"result": [{"type": "keypointlabels"}]}]}]), "not a task"),
+    ("labels.json", tasks(original_width=10**400), "its width is 1000"),
+    ("labels.json", tasks(original_height=0), "its height 0"),
+    ("labels.json", tasks(original_width=float("1e400")).replace("Infinity", "1e400"), "its width is inf"),
+    ("labels.json", tasks(value={"x": 10**400, "y": 1, "keypointlabels": ["a"]}), "not finite"),
+    ("labels.json", tasks(value={"x": "1", "y": 1, "keypointlabels": ["a"]}), "not a list of 2 numbers"),
+    ("labels.xml", cvat("").replace("50", "9" * 30), "its width is '999"),
     ("labels.xml", cvat("<points label='d' points='1,1'/>"), "no point 'd'"),
     ("labels.xml", cvat("<points label='a' points='1'/>"), "not keypoints of CVAT"),
     ("labels.xml", cvat("<box label='a'/>"), "not keypoints of CVAT"),

@@ -18,7 +18,7 @@ from flr.data.datamodule import FaceData
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import transform
-from flr.landmarks.scheme import CELEBA5
+from flr.landmarks.scheme import CELEBA5, Scheme
 from tests.fakes import ibug as fake
 from tests.landmarks.painted import dot, face_table
 
@@ -374,3 +374,35 @@ def test_a_mirror_needs_the_pairs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"augment.mirror=0.5 mirrors faces, but with the pairs of mine"):
         data_of(tmp_path, table=table).prepare()
     assert data_of(tmp_path, dataclasses.replace(BEND, mirror=0.0), table=table).problems() == []
+
+
+@pytest.mark.parametrize(("pairs", "message"), [
+    ([(0, 4), (1, 3)], "the scheme pairs [right_eye, mouth_left], [left_eye, mouth_right], but by the labels the pairs are likely "
+     "[right_eye, left_eye], [mouth_right, mouth_left]; fix the scheme's pairs"),
+    ([(0, 2), (3, 4)], "the scheme pairs [right_eye, nose], but by the labels the pairs are likely [right_eye, left_eye]; fix"),
+    ([(0, 1)], "the scheme lacks pairs; by the labels they are likely [[right_eye, left_eye], [mouth_right, mouth_left]]; fix"),
+])  # fmt: skip
+@pytest.mark.parametrize("parts", [PARTS, ("train",) * 40 + PARTS], ids=["few", "many"])
+def test_wrong_pairs_are_named_with_the_likely_ones(
+    tmp_path: Path, pairs: list[tuple[int, int]], message: str, parts: tuple[str, ...]
+) -> None:
+    table = face_table(parts)
+    table = dataclasses.replace(table, scheme=dataclasses.replace(CELEBA5, name="mine", pairs=tuple(pairs)))
+    data = data_of(tmp_path, table=table)
+    assert message in data.label_problem(data.prepare(refuse=False))
+
+
+def test_one_point_is_trained_on_with_the_box_of_the_labels(tmp_path: Path) -> None:
+    table = face_table(PARTS)
+    scheme = Scheme("one", ("nose",), (), {}, {}, "box")
+    box = np.concatenate([table.points[:, 2] - 20, table.points[:, 2] + 20], 1)
+    one = {key: getattr(table, key)[:, 2:3] for key in ("points", "labelled", "visible")}
+    boxed = dataclasses.replace(table, scheme=scheme, box=box.astype(np.float32), **one)
+    crop = CropSettings(64, 1, BoxPolicy("file"))
+    data = data_of(tmp_path, table=boxed, crop=crop)
+    assert data.problems() == []
+    np.testing.assert_allclose(data.batch(rows(*range(4)), None).normaliser, 40)
+    bare = data_of(
+        tmp_path, table=dataclasses.replace(boxed, box=table.box), crop=CropSettings(64, 1, BoxPolicy("picture"))
+    )
+    assert all("add their boxes to the labels (columns left" in problem for problem in bare.problems())

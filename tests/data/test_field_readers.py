@@ -1,7 +1,10 @@
 """Datasets of the field in their publishers' own forms: every face where it is drawn, splits, subsets, faults."""
 
+import contextlib
 import dataclasses
 import json
+import shutil
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+from flr.data.formats.mat import read_mat
 from flr.data.readers import aflw, face_synthetics, lapa, merl_rav, vw300, w300lp, wholebody
 from flr.data.table import FaceTable
 from flr.landmarks.scheme import get_scheme
@@ -133,13 +137,65 @@ def test_a_file_of_all_faces_that_is_damaged_stops(
         path.write_bytes(whole)
 
 
-def test_aflw_s_arrays_must_agree(roots: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "change", "message"), [
+    ("ra", lambda values: values + 1, "ra is not an order of its faces"),
+    ("data", lambda values: values * 1e300, "data holds a number that is not below 1e+09"),
+    ("bbox", lambda values: values / 0.0, "bbox holds a number that is not below 1e+09"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_aflw_s_arrays_must_agree(
+    roots: dict[str, Path], tmp_path: Path, key: str, change: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
     arrays = loadmat(roots["aflw"] / "AFLWinfo_release.mat")
-    arrays["ra"] = arrays["ra"] + 1
+    arrays[key] = change(arrays[key])
     savemat(
         tmp_path / "AFLWinfo_release.mat", {key: arrays[key] for key in ("nameList", "data", "mask_new", "bbox", "ra")}
     )
-    stop(lambda: aflw.read(tmp_path), "ra is not an order of its faces")
+    stop(lambda: aflw.read(tmp_path), message)
+
+
+def test_an_unknown_kind_of_element_is_refused_before_scipy_reads_it(roots: dict[str, Path], tmp_path: Path) -> None:
+    """SciPy's table of kinds has 20 places; the kind 4096 ended the process."""
+    data = (roots["aflw"] / "AFLWinfo_release.mat").read_bytes()
+    at = data.index(b"image00000.jpg") - 10  # the tag of the first name's text
+    assert data[at : at + 4] == struct.pack("<I", 16)
+    (tmp_path / "AFLWinfo_release.mat").write_bytes(data[:at] + struct.pack("<I", 4096) + data[at + 4 :])
+    stop(lambda: aflw.read(tmp_path), "an element of kind 4096 and 16 bytes does not fit")
+    size = (
+        data.rindex(struct.pack("<II", 5, 8), 0, at) + 4
+    )  # a size of 9 bytes takes in the name, and the text becomes the name
+    (tmp_path / "AFLWinfo_release.mat").write_bytes(data[:size] + struct.pack("<I", 9) + data[size + 4 :])
+    stop(lambda: aflw.read(tmp_path), "a variable has no class, size and name")
+
+
+MATRICES = [np.zeros((68, 2)), np.zeros((0, 3)), np.zeros(1, np.uint8), np.array(["ab", "c"], object)]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("values", MATRICES, ids=["numbers", "empty", "byte", "cell"])
+def test_sound_matlab_files_are_read(tmp_path: Path, values: np.ndarray, compressed: bool) -> None:
+    savemat(tmp_path / "a.mat", {"a": values, "b": {"c": np.ones(3), "d": "text"}}, do_compression=compressed)
+    found, data = read_mat(tmp_path / "a.mat", ["a"], 1 << 20), (tmp_path / "a.mat").read_bytes()
+    np.testing.assert_array_equal(found["a"], loadmat(tmp_path / "a.mat")["a"])
+    for end in range(120, len(data), 7):
+        (tmp_path / "cut.mat").write_bytes(data[:end])
+        with contextlib.suppress(Exception):
+            read_mat(tmp_path / "cut.mat", ["a"], 1 << 20)
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"pts_3d": np.full((68, 2), 1e300)}, {"Pose_Para": np.full((1, 7), 1e308)}], ids=["points", "yaw"]
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_no_image_can_have_are_a_fault(
+    roots: dict[str, Path], tmp_path: Path, spoilt: dict[str, np.ndarray]
+) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(roots["w300lp"], root)
+    path = root / "300W_LP/landmarks/AFW/AFW_134212_1_0_pts.mat"
+    savemat(path, {key: value for key, value in loadmat(path).items() if not key.startswith("_")} | spoilt)
+    (fault,) = w300lp.read(root).faults
+    assert path.name in fault.reason
 
 
 def test_pupils_are_those_of_their_eyes(tmp_path: Path) -> None:

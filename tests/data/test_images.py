@@ -2,15 +2,19 @@
 
 import io
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from flr.data.export import export
 from flr.data.formats.pts import pair_files
-from flr.data.images import decode_image
+from flr.data.images import decode_image, read_image
 from flr.data.readers.table import read
 from flr.errors import UserError
 from flr.inference.sources import Photos, Video, open_source
@@ -110,3 +114,28 @@ def test_images_are_recognised_by_their_content(tmp_path: Path, capsys: pytest.C
     (tmp_path / "b.pts").write_text("")
     (found,) = [images for images, labels in pair_files(tmp_path) if labels]
     assert [path.name for path in found] == ["b.jfif"]
+
+
+def test_decoders_print_nothing_of_their_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """libjpeg's line names no file; the C library's stderr works again afterwards, whatever threads were inside."""
+    extra = encoded()[:-2] + b"\x11" * 300 + b"\xff\xd9"
+    paths = [tmp_path / f"{i}.jpg" for i in range(40)]
+    for path in paths:
+        path.write_bytes(extra)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(image.shape == (*SIZE[::-1], 3) for image in threads.map(read_image, paths))
+    assert not capfd.readouterr().err
+    cv2.imdecode(np.frombuffer(extra, np.uint8), cv2.IMREAD_COLOR)
+    assert "Corrupt JPEG data" in capfd.readouterr().err
+
+
+def test_a_damaged_header_is_no_warning(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    PHOTO.save(tmp_path / "a.jpg", exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    at = data.index(b"Exif")
+    (tmp_path / "a.jpg").write_bytes(data[: at + 14] + b"\x09" + data[at + 15 :])  # counts more entries than there are
+    code = "from pathlib import Path; from flr.data.images import Files; print(Files(Path()).orientation('a.jpg'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(done.stdout) in range(1, 9) and not done.stderr

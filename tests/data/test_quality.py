@@ -1,7 +1,6 @@
 """The card of a set: what it counts is what was put there, and nonsense is told from faces."""
 
 import dataclasses
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -9,19 +8,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from flr.augment.device import Augment
 from flr.data.boxes import BoxPolicy
 from flr.data.crops import CropSettings, open_store
 from flr.data.datamodule import FaceData
-from flr.data.quality import groups_of, make_card, nonsense, open_card
+from flr.data.findings import nonsense
+from flr.data.quality import groups_of, make_card, open_card
 from flr.data.readers import ibug
 from flr.data.readers.table import read as read_table
 from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.landmarks.scheme import IBUG68, get_scheme
 from tests.fakes import ibug as fake
+from tests.fakes import table as fake_table
 
 PARTS = {"afw": 24, "helen/testset": 8}
 
@@ -78,20 +78,7 @@ def test_points_that_no_training_face_labels_are_named(faces: Path, tmp_path: Pa
     (3, True, "its mean face is upside down; 32 of its images have an EXIF orientation, so set data.reader.upright=false"),
 ])  # fmt: skip
 def test_labels_of_images_that_are_stored_turned(tmp_path: Path, orientation: int, upright: bool, problem: str) -> None:
-    (width, height), images, annotations = fake.SIZE, [], []
-    exif = Image.Exif()
-    exif[274] = orientation
-    for i, points in enumerate(fake.faces(32)):
-        stored = np.rot90(fake.picture(points, seed=i), 2 if orientation == 3 else 1)
-        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"{i}.png", exif=exif)
-        x, y = points.T
-        points = np.stack([width - 1 - x, height - 1 - y] if orientation == 3 else [y, width - 1 - x], 1)
-        images.append({"id": i, "file_name": f"{i}.png", "width": stored.shape[1], "height": stored.shape[0]})
-        keypoints = np.c_[points, np.full(68, 2)].ravel().tolist()
-        annotations.append({"id": i, "image_id": i, "category_id": 1, "keypoints": keypoints})
-    category = {"id": 1, "name": "face", "keypoints": []}
-    document = {"images": images, "annotations": annotations, "categories": [category]}
-    (tmp_path / "labels.json").write_text(json.dumps(document))
+    fake_table.write_turned(tmp_path, orientation, 32)
     data = FaceData(
         name="table", reader=partial(read_table, scheme="ibug68", upright=upright), root=tmp_path, workers=0,
         crop=CropSettings(48, 1, BoxPolicy()), val_fraction=0.1, test_fraction=0.1, augment=Augment(mirror=0.5),

@@ -420,10 +420,10 @@ BAD_FACES = {
     "box_without": (_swap(f"left='{LEFT}'", ""), "a <box> has no left"),
     "no_size": (lambda text: text.replace(" width='", " width='0' was='", 2), "its <box> has no size"),
     "negative": (lambda text: text.replace(" height='", " height='-5' was='", 2), "its <box> has no size"),
-    "far_out": (_swap(f"left='{LEFT}'", "left='1e20'"), "its box has no size"),
+    "far_out": (_swap(f"left='{LEFT}'", "left='1e20'"), "'1e20' is not a finite number below 1e+09"),
     "endless": (
         lambda text: _swap(f"left='{LEFT}'", "left='3e38'")(text.replace(" width='", " width='3e38' was='", 2)),
-        "its box has no size",
+        "'3e38' is not a finite number below 1e+09",
     ),
     "missing_picture": (_swap("a_1.jpg", "b_1.jpg"), "image cannot be read (No such file"),
     "empty_picture": (_swap("a_1.jpg", "empty_1.jpg"), "an empty file"),

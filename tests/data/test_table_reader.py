@@ -406,6 +406,7 @@ CSV_FAULTS = {
     "comma": (FACE.replace(",3,", ',"3,5",'), "line 3: '3,5' is not a number; write a decimal point, no comma"),
     "huge": (FACE.replace(",3,", ",1e400,"), "'1e400' is not a finite number"),
     "beyond_float32": (FACE.replace(",3,", ",-1e39,"), "not a finite number"),
+    "too_large": (FACE.replace(",3,", ",-3e38,"), "not a finite number below 1e+09"),
     "nan": (FACE.replace(",3,", ",nan,"), "'nan' is not a finite number"),
     "half": (FACE.replace(",3,", ",,"), "line 3: a point has x or y alone"),
     "no_label": ("p/a.jpg,train,,,,,,", "no point has a label"),
@@ -589,6 +590,7 @@ COCO_FAULTS = {
     "inside": (_spoil(*MARKS, 3, value=[1]), "not a list of 15 numbers"),
     "huge": (_spoil(*MARKS, 3, value=10**400), "a number that is not finite"),
     "beyond_float32": (_spoil(*MARKS, 3, value=1e39), "a number that is not finite"),
+    "too_large_box": (_spoil("annotations", 0, "bbox", 2, value=3e38), "not below 1e+09"),
     "v": (_spoil(*MARKS, 2, value=3), "a keypoint's v is not 0, 1 or 2"),
     "no_label": (_spoil(*MARKS, value=[0] * 15), "no point has a label"),
     "no_keypoints": (_spoil(*MARKS, drop=True), "no point has a label"),
@@ -723,6 +725,22 @@ def test_points_of_no_area_with_a_box(small: Path, tmp_path: Path, names: str) -
     boxes = face_boxes(table, BoxPolicy(source="file"), tmp_path, 1)
     assert boxes.box.tolist() == [[0, 0, 9, 9]]
     stop(lambda: face_boxes(table, BoxPolicy(shape="stretch"), tmp_path, 1), "set data.crop.policy.source=file")
+    normaliser = 9.0 if len(points) == 1 else np.nan  # in the place of the box of one point
+    np.testing.assert_array_equal(table.normaliser(), [normaliser])
+
+
+def test_one_point_without_a_box_names_the_columns_to_add(small: Path, tmp_path: Path) -> None:
+    (small / "scheme.yaml").write_text("names: [nose]\npairs: []\nnormaliser: box\n")
+    table = read_csv(small, rows("p/a.jpg,1,2", "p/b.JPG,3,4", header="image,nose_x,nose_y"))
+    fix = "such as 'p/a.jpg'; add their boxes to the labels (columns left, top, right and bottom"
+    stop(
+        lambda: face_boxes(table, BoxPolicy(), tmp_path, 1),
+        "2 of 2 faces have one labelled point, which spans no box", fix, "and set data.crop.policy.source=file",
+    )  # fmt: skip
+    text = stop(
+        lambda: face_boxes(table, BoxPolicy("file"), tmp_path, 1), "2 of 2 faces have no box in the labels", fix
+    )
+    assert "source=" not in text, "neither of the others would do"
 
 
 # ---------------------------------------------------------------- folders of .pts

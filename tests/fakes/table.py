@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from flr.landmarks.scheme import IBUG68
 from tests.fakes import ibug
@@ -45,6 +46,24 @@ def write(root: Path, form: str = "csv", parts: Mapping[str, int] = PARTS) -> np
         body = "".join(f'<image file="{image}">{box(own)}</image>\n' for image, of, own in faces if of == split)
         (root / f"labels_{split}.xml").write_text(f"<dataset><name>x</name><images>\n{body}</images></dataset>\n")
     return points
+
+
+def write_turned(root: Path, orientation: int, count: int) -> None:
+    """Write labels.json of ibug68 for photos that are stored turned: by EXIF 3 or 6; labels are of the stored pixels."""
+    (width, height), images, annotations = ibug.SIZE, [], []
+    exif = Image.Exif()
+    exif[274] = orientation
+    for i, points in enumerate(ibug.faces(count)):
+        stored = np.rot90(ibug.picture(points, seed=i), 2 if orientation == 3 else 1)
+        Image.fromarray(np.ascontiguousarray(stored)).save(root / f"{i}.png", exif=exif)
+        x, y = points.T
+        points = np.stack([width - 1 - x, height - 1 - y] if orientation == 3 else [y, width - 1 - x], 1)
+        images.append({"id": i, "file_name": f"{i}.png", "width": stored.shape[1], "height": stored.shape[0]})
+        keypoints = np.c_[points, np.full(68, 2)].ravel().tolist()
+        annotations.append({"id": i, "image_id": i, "category_id": 1, "keypoints": keypoints})
+    category = {"id": 1, "name": "face", "keypoints": []}
+    document = {"images": images, "annotations": annotations, "categories": [category]}
+    (root / "labels.json").write_text(json.dumps(document))
 
 
 def coco(faces: list[tuple[str, list[list[float]]]]) -> dict:

@@ -40,6 +40,11 @@ class YuNetFinder:
         """What the boxes depend on."""
         return hashlib.sha256(Path(self.model).read_bytes()).hexdigest(), self.score, self.overlap
 
+    @property
+    def reach(self) -> None:
+        """See `flr.data.boxes.Finder`."""
+        return None
+
     def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
         """Return the place of a scheme's tight box in the detected box, about."""
         return 0.0, 0.2, 1.0, 1.0

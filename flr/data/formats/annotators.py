@@ -10,7 +10,7 @@ rectangle or skeleton are read as well, as are CVAT's points in the scheme's ord
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -19,9 +19,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from flr.data.boxes import faces_by_image
-from flr.data.formats.coco import load_json
+from flr.data.formats.coco import load_json, numbers
 from flr.data.formats.dlib_xml import inside, read_images
-from flr.data.formats.records import FaceRecord, has_box, label_rows, no_labels, under
+from flr.data.formats.records import FaceRecord, has_box, image_size, label_rows, no_labels, under
 from flr.data.formats.text import to_number
 from flr.data.table import UNLABELLED, FaceTable
 from flr.errors import UserError, nearest
@@ -162,16 +162,20 @@ def _faces(
         parent = item["id"] if is_box else item.get("parentID") or (boxes[0] if len(boxes) == 1 else None)
         if parent is None and boxes:
             raise UserError(f"{where}: a point belongs to none of its {len(boxes)} rectangles; make one its parent")
-        width, height = int(item["original_width"]), int(item["original_height"])
-        _, points, hidden, box = found.setdefault(parent, ((width, height), *no_labels(len(scheme))))
-        size = np.array([width, height]) / 100
-        corner = np.array([value["x"], value["y"]], float) * size - CENTRE
+        size = image_size(item["original_width"], item["original_height"])
+        _, points, hidden, box = found.setdefault(parent, (size, *no_labels(len(scheme))))
+        corner = _pixels(value, ("x", "y"), size) - CENTRE
         if is_box:
-            box[:] = [*corner, *(corner + np.array([value["width"], value["height"]], float) * size)]
+            box[:] = [*corner, *(corner + _pixels(value, ("width", "height"), size))]
         else:
             k = _place(value["keypointlabels"][0], scheme, where)
             points[k], hidden[k] = corner, "hidden" in item.get("meta", {}).get("text", ())
     return list(found.values())
+
+
+def _pixels(value: Mapping[str, Any], keys: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+    """Convert two percentages of an image's size to pixels."""
+    return numbers([value[key] for key in keys], 2, " and ".join(keys)) * size / 100
 
 
 def _place(name: str, scheme: Scheme, where: str) -> int:
@@ -223,7 +227,7 @@ def read_cvat(
         name = inside(root, image.get("name", ""), where)
         faces: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         try:
-            sizes[name] = int(image.attrib["width"]), int(image.attrib["height"])
+            sizes[name] = image_size(image.attrib["width"], image.attrib["height"])
             for shape in image.iterfind("*"):
                 if shape.tag in ("box", "points", "skeleton"):
                     group = shape.get("group_id", "0")

@@ -8,8 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from flr.data.formats.records import FaceRecord, has_box, label_rows, no_labels, note_skipped, shortest, subsets_of
-from flr.data.formats.text import LARGEST, read_text
+from flr.data.formats.records import (
+    LARGEST_SIDE,
+    FaceRecord,
+    has_box,
+    label_rows,
+    no_labels,
+    note_skipped,
+    shortest,
+    subsets_of,
+)
+from flr.data.formats.text import MAX_NUMBER, read_text
 from flr.data.table import UNLABELLED, FaceTable
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import Scheme
@@ -75,7 +84,11 @@ def read_records(
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the width and height of an image; None where the file does not state both, or writes 0."""
     width, height = (image.get(key) for key in ("width", "height"))
-    return (width, height) if type(width) is int and type(height) is int and 0 < width < 1 << 20 > height > 0 else None
+    return (
+        (width, height)
+        if type(width) is int and type(height) is int and 0 < width < LARGEST_SIDE > height > 0
+        else None
+    )
 
 
 def _has_no_points(face: Mapping[str, Any]) -> bool:
@@ -164,7 +177,7 @@ def _keypoints(value: Any, order: Sequence[int]) -> tuple[np.ndarray, np.ndarray
     """(K, 2) points and (K,) which are hidden."""
     if value is None:
         return no_labels(len(order))[:2]
-    marks = _numbers(value, 3 * len(order), "keypoints").reshape(-1, 3)[order]
+    marks = numbers(value, 3 * len(order), "keypoints").reshape(-1, 3)[order]
     if not np.isin(marks[:, 2], (0, 1, 2)).all():
         raise ValueError("a keypoint's v is not 0, 1 or 2")
     return np.where(marks[:, 2:] > 0, marks[:, :2], np.nan), marks[:, 2] == 1
@@ -174,21 +187,26 @@ def _bbox(face: Mapping[str, Any]) -> np.ndarray:
     """(4,) left, top, width and height; NaN where it has no box of its own."""
     if face.get("bbox") is None or face.get("tight") is True:
         return np.full(4, np.nan)
-    box = _numbers(face["bbox"], 4, "bbox")
+    box = numbers(face["bbox"], 4, "bbox")
     if (box[2:] <= 0).any():
         raise ValueError("its bbox has no size")
     return box
 
 
-def _numbers(value: Any, count: int, key: str) -> np.ndarray:
+def numbers(value: Any, count: int, key: str) -> np.ndarray:
+    """Convert a list of JSON numbers to (count,) float64; `key` names it in an error.
+
+    Raises:
+        ValueError: It is not such a list, or a number is not finite or too large.
+    """
     if not isinstance(value, list) or len(value) != count or not {*map(type, value)} <= {int, float}:
         raise ValueError(f"its {key} is not a list of {count} numbers")
     try:
         found = np.array(value, np.float64)
     except OverflowError:
         found = np.array([np.inf])
-    if not (np.abs(found) < LARGEST).all():
-        raise ValueError(f"its {key} holds a number that is not finite")
+    if not (np.abs(found) < MAX_NUMBER).all():
+        raise ValueError(f"its {key} holds a number that is not finite or not below {MAX_NUMBER:g}")
     return found
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -32,6 +32,7 @@ LONGEST = 400  # characters of a name: in a column of text each face takes the r
 UNFIT = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # what XML or a row of text cannot hold
 SUBSET = re.compile(r"[\w./:-]+( [\w./:-]+)*")  # characters that a metric's name may hold
 LONGEST_SUBSET = 120  # a metric's name has at most 250, such as PROTOCOL-SPLIT-BEST/test/SUBSET/nme of an evaluation
+LARGEST_SIDE = 1 << 20  # pixels of an image
 CHUNK = 4096  # rows whose numbers stand in memory as text
 
 
@@ -122,6 +123,21 @@ def under(root: Path, image: str) -> str:
 def portable(name: str) -> str:
     """A file name that any text may hold: bytes that are no UTF-8 as escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def image_size(width: Any, height: Any) -> tuple[int, int]:
+    """Return the size of an image that a file states as numbers or text.
+
+    Raises:
+        ValueError: No image has this size.
+    """
+    try:
+        size = int(width), int(height)
+    except (OverflowError, TypeError, ValueError):
+        size = 0, 0
+    if not 0 < min(size) <= max(size) < LARGEST_SIDE:
+        raise ValueError(f"its width is {width!r:.20} and its height {height!r:.20}")
+    return size
 
 
 def path_text(path: str) -> str:

@@ -18,14 +18,14 @@ from flr.files import opened
 if TYPE_CHECKING:
     import pandas
 
-LARGEST = float(np.finfo(np.float32).max)
+MAX_NUMBER = 1e9  # no coordinate of an image; sums and products of smaller numbers are finite in float32
 MAX_BYTES = 2_000_000_000  # CelebA's largest text is 26 MB
 MAX_YAML = 200_000  # characters; a scheme of a thousand points takes a tenth
 CHUNK = 4096  # lines that are in memory as text
 
 
 def to_number(text: str) -> float:
-    """Convert text to a finite number that float32 can hold.
+    """Convert text to a number whose absolute value is below `MAX_NUMBER`.
 
     Raises:
         ValueError: The text is not such a number.
@@ -34,8 +34,8 @@ def to_number(text: str) -> float:
         value = float(text) if "_" not in text else float("")  # float takes 1_0 for 10
     except ValueError:
         raise ValueError(f"'{text[:40]}' is not a number") from None
-    if not abs(value) < LARGEST:  # so written, NaN is caught too
-        raise ValueError(f"'{text[:40]}' is not a finite number")
+    if not abs(value) < MAX_NUMBER:  # so written, NaN is caught too
+        raise ValueError(f"'{text[:40]}' is not a finite number below {MAX_NUMBER:g}")
     return value
 
 
@@ -273,7 +273,7 @@ def _parse(
     lower = body.lower()
     try:
         frame = parse(numeric)
-        if not (frame[numeric].abs() >= LARGEST).any(axis=None) and "true" not in lower and "false" not in lower:
+        if not (frame[numeric].abs() >= MAX_NUMBER).any(axis=None) and "true" not in lower and "false" not in lower:
             return frame, {}  # pandas takes a column of truth values for numbers
     except ValueError:
         pass

@@ -11,12 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
+from flr.data.formats.mat import read_mat
+from flr.data.formats.text import MAX_NUMBER
 from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
-from flr.files import opened
 from flr.landmarks.scheme import AFLW19
 
 SITE = "https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/aflw/"
@@ -71,14 +71,15 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
 def _load(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the arrays, with ``ra`` counted from 0, and the images' paths."""
     try:
-        with opened(path, LARGEST) as file:
-            found = loadmat(file, variable_names=[*COLUMNS, "nameList", "ra"])
+        found = read_mat(path, [*COLUMNS, "nameList", "ra"], LARGEST)
         names = [str(cell.item()) for cell in found["nameList"].ravel()]
         arrays: dict[str, np.ndarray] = {key: np.asarray(found[key], np.float64) for key in COLUMNS}
         arrays["ra"] = np.asarray(found["ra"], np.int64).ravel() - 1
         for key, columns in COLUMNS.items():
             if arrays[key].shape != (len(names), columns):
                 raise ValueError(f"{key} is {arrays[key].shape}, not {(len(names), columns)}")
+            if (np.abs(arrays[key]) >= MAX_NUMBER).any():
+                raise ValueError(f"{key} holds a number that is not below {MAX_NUMBER:g}")
         if sorted(arrays["ra"].tolist()) != list(range(len(names))):
             raise ValueError("ra is not an order of its faces")
     except OSError as error:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from flr.data.formats.records import box_edges, portable
-from flr.data.formats.text import LARGEST, Sheet, read_sheet
+from flr.data.formats.text import MAX_NUMBER, Sheet, read_sheet
 from flr.data.table import FaceTable, Fault, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import CELEBA5
@@ -194,7 +194,7 @@ def _boxes(root: Path, names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]
 def _box_edges(listed: np.ndarray) -> np.ndarray:
     """Return the (n, 4) edges in pixel-centre coordinates of listed boxes (n, 4); NaN for one without size."""
     box = box_edges(listed)
-    box[~((listed[:, 2:] > 0) & (box[:, 2:] < LARGEST)).all(1)] = np.nan
+    box[~((listed[:, 2:] > 0) & (box[:, 2:] < MAX_NUMBER)).all(1)] = np.nan
     return box
 
 

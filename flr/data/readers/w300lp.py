@@ -9,16 +9,15 @@ and ``pts_3d`` (68, 2), and ``AFLW2000/imageNNNNN.jpg`` with ``imageNNNNN.mat``,
 Its mirrored copies (``AFW_Flip``) are not read.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.io import loadmat
 
+from flr.data.formats.mat import read_mat
+from flr.data.formats.text import MAX_NUMBER
 from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
-from flr.files import opened
 from flr.landmarks.scheme import IBUG68
 
 SITE = "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
@@ -88,13 +87,16 @@ def _photo(name: str) -> str:
 def _read_mat(path: Path, key: str) -> tuple[np.ndarray, float, str]:
     """Return the points (68, 2), the yaw in radians or NaN, and why they are invalid."""
     try:
-        with opened(path, LARGEST) as file:
-            found: Mapping[str, np.ndarray] = loadmat(file, variable_names=[key, "Pose_Para"])
+        found = read_mat(path, [key, "Pose_Para"], LARGEST)
         points = np.asarray(found[key], np.float64)
         points = points[:2].T if key == "pt3d_68" else points[:, :2]
         if points.shape != (len(IBUG68), 2):
             raise ValueError(f"{key} is {found[key].shape}")
+        if (np.abs(points) >= MAX_NUMBER).any():
+            raise ValueError(f"{key} holds a number that is not below {MAX_NUMBER:g}")
         yaw = float(np.asarray(found["Pose_Para"], np.float64).ravel()[1]) if "Pose_Para" in found else np.nan
+        if abs(yaw) >= MAX_NUMBER:
+            raise ValueError(f"its yaw is {yaw:g} radians")
         return points, yaw, ""
     except Exception as error:  # scipy has no kind of its own for a damaged file
         return (
