@@ -143,11 +143,6 @@ def face_sheet(
         captions: One per face.
         columns: Faces in a row; 0 for a square sheet.
     """
-    assert data.table is not None
-    margin, size = data.store.margin, data.crop.size
-    faces = []
-    for i, row in enumerate(rows):
-        image = data.store.images[row, margin : margin + size, margin : margin + size]
-        caption = captions[i] if captions else ""
-        faces.append(draw_face(image, data.labels[row], points[i], data.table.labelled[row], side, caption))
+    each = zip(data.store.crops(rows), data.labels[rows], points, data.prepare().labelled[rows], strict=True)
+    faces = [draw_face(*face, side, captions[i] if captions else "") for i, face in enumerate(each)]
     return sheet(faces, columns or int(np.ceil(np.sqrt(len(faces)))))

@@ -17,6 +17,7 @@ from flr.config.schema import Train
 from flr.config.validate import check
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
+from flr.inference.landmarker import Located
 from flr.inference.predictor import Predictor
 from flr.metrics.conformal import coverage, radii
 from flr.metrics.functional import (
@@ -134,16 +135,16 @@ def score(
     """
     data.test_split = split
     trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
-    rows, points = module.evaluated["index"], module.evaluated["points"]
-    spread = module.evaluated["spread"]
+    rows, points, spread, visible = (module.evaluated[key] for key in ("index", "points", "spread", "visible"))
+    radius = radii(module.radius_factors, spread, module.evaluated["side"][:, None])
     if refine:
         half, device = trainer.precision == "bf16-mixed", str(trainer.strategy.root_device)
         predictor = Predictor(module, data.crop, data.pixels, None, half, device)
-        _refine(predictor, data, rows, points, spread, refine - 1)
+        _refine(predictor, data, rows, Located(points, spread, visible, radius), refine - 1)
     table = data.prepare()
     truth, labelled, normaliser = table.points[rows], table.labelled[rows], data.normaliser[rows]
     metrics = _metrics(module, data, rows, points)
-    precision = hidden_precision(module.evaluated["visible"], module.evaluated["hidden"], labelled)
+    precision = hidden_precision(visible, module.evaluated["hidden"], labelled)
     if np.isfinite(precision):
         metrics["hidden_ap"] = precision
     mean_face = data.in_original(np.broadcast_to(module.mean_face.cpu().numpy(), truth.shape), rows)
@@ -151,7 +152,6 @@ def score(
     metrics["baseline_nme"] = percent_mean(baseline)
     errors = point_errors(points, truth, labelled)
     values = nme(errors, normaliser)
-    radius = radii(module.radius_factors, spread, module.evaluated["side"][:, None])
     subsets = {name: mask[rows] for name, mask in table.subsets.items()}
     metrics |= coverage(errors, radius, normaliser, table.scheme, subsets)
     spread = np.where(labelled, spread, np.nan)
@@ -165,14 +165,14 @@ def score(
     )  # fmt: skip
 
 
-def _refine(
-    predictor: Predictor, data: FaceData, rows: np.ndarray, points: np.ndarray, spread: np.ndarray, refine: int
-) -> None:
-    """Predict faces again from crops around their points, and replace the results of the first pass."""
+def _refine(predictor: Predictor, data: FaceData, rows: np.ndarray, found: Located, refine: int) -> None:
+    """Predict faces again from crops around their points, and replace the results of the first pass, in place."""
     table = data.prepare()
     for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all images in memory at once
         images = [table.load(int(row)) for row in rows[part]]
-        points[part], spread[part], *_ = predictor.find(images, predictor.boxes(points[part]), refine=refine)
+        refined = predictor.find(images, predictor.boxes(found.points[part]), refine=refine)
+        for values, better in zip(found, refined, strict=True):
+            values[part] = better
 
 
 def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: np.ndarray) -> dict[str, float]:
