@@ -15,6 +15,7 @@ from flr.detection.export import export
 from flr.detection.module import DetectorModule
 from flr.errors import UserError
 from flr.module.checkpoints import RunFolder
+from flr.module.landmark_module import call
 from flr.system import keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
@@ -46,6 +47,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
     module = DetectorModule(build(cfg.model), build(cfg.optim), build(cfg.schedule))
     if cfg.weights is not None:
         _load_weights(module, Path(cfg.weights))
+    call("optim", module.optim, module.parameters())  # so that a value which the optimizer refuses starts no run
     # A first Trainer, so that what Lightning rejects leaves no run behind.
     if precision.trainer_of(cfg, logger=False, enable_checkpointing=False).world_size > 1:
         raise UserError("trainer.devices: the detector trains on one device; set trainer.devices=1")

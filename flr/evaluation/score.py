@@ -98,19 +98,16 @@ def tester(config: DictConfig, device: str = "auto") -> pl.Trainer:
 
     Args:
         config: The run's config.
-        device: See `find_device`; ``auto`` for the accelerator of the config.
+        device: See `find_device`; ``auto`` is the CPU for a run that was trained with ``trainer.accelerator=cpu``.
 
     Raises:
         UserError: This machine has no such device.
     """
     allow_tf32(bool(config.trainer.get("tf32")))
-    accelerator, devices = config.trainer.accelerator, "1"
-    if device != "auto":
-        found = find_device(device)
-        accelerator = found.type
-        devices = "1" if found.index is None else f"{found.index},"  # Lightning reads "1," as the device of that number
+    found = find_device("cpu" if device == "auto" and config.trainer.accelerator == "cpu" else device)
+    devices = "1" if found.index is None else f"{found.index},"  # Lightning reads "1," as the device of that number
     trainer: pl.Trainer = build(
-        {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "precision": config.trainer.precision},
+        {"_target_": "pytorch_lightning.Trainer", "accelerator": found.type, "precision": config.trainer.precision},
         devices=devices, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
     )  # fmt: skip
     return trainer

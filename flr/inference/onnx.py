@@ -17,6 +17,7 @@ from flr.data.onnx_file import open_onnx
 from flr.errors import UserError
 from flr.inference.landmarker import Landmarker
 from flr.landmarks.definition import parse_scheme
+from flr.system import split_device
 
 METADATA_KEY = "flr"
 MAX_BYTES = 2**31  # of a file: protobuf holds no more
@@ -138,13 +139,11 @@ class OnnxPredictor(Landmarker):
 
 def execution_providers(device: str) -> list[Any]:
     """List the execution providers of a device, the CPU's last; print a note where ONNX Runtime lacks the one asked for."""
-    kind, _, number = device.partition(":")
+    kind, number = split_device(device)
     installed = onnxruntime.get_available_providers()
     wanted = [PROVIDERS[kind]] if kind in PROVIDERS else list(PROVIDERS.values()) if kind == "auto" else []
     found = [name for name in wanted if name in installed][:1]
     if kind in PROVIDERS and not found:
         package = "onnxruntime-gpu in place of onnxruntime" if kind == "cuda" else "onnxruntime on macOS"
         print(f"note: device={device}: ONNX Runtime runs on the CPU here; a GPU needs {package}", file=sys.stderr)
-    elif kind not in (*PROVIDERS, "auto", "cpu") or not (number or "0").isdigit():
-        raise UserError(f"device={device}: set auto, cpu, cuda, cuda:1 or mps")
-    return [(name, {"device_id": int(number)}) if number else name for name in found] + ["CPUExecutionProvider"]
+    return [name if number is None else (name, {"device_id": number}) for name in found] + ["CPUExecutionProvider"]
