@@ -47,7 +47,7 @@ def test_the_command_writes_a_file_that_detects(workspace: Workspace) -> None:
     run = workspace.only_run()
     assert network.metadata.trained["run"] == run.info.run_id and network.metadata.threshold == 0.88
     assert network(np.zeros((40, 64), np.uint8)).shape == (4, 5, 8)
-    assert run.info.status == "FINISHED" and {"train/loss", "val/recall"} <= run.data.metrics.keys()
+    assert run.info.status == "FINISHED" and "val/recall" in run.data.metrics
     assert run.data.params["model.width"] == "8" and "hardware.cpu" in run.data.params
 
 
