@@ -19,7 +19,7 @@ from flr.config.instantiate import build
 from flr.data.batches import StoreTensors
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
-from flr.evaluation.score import tester
+from flr.evaluation import score
 from flr.inference import onnx
 from flr.inference.predictor import Predictor
 from flr.module.assembly import assemble
@@ -161,9 +161,9 @@ def test_onnx_runs_where_its_runtime_can(monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_run_of_a_gpu_is_evaluated_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     config = OmegaConf.create({"trainer": {"accelerator": "gpu", "precision": "32-true"}})
-    assert tester(config).strategy.root_device.type in ("cpu", "mps")
+    assert score.tester(config).strategy.root_device.type in ("cpu", "mps")
     with pytest.raises(UserError, match="device=cuda: this machine has 0"):
-        tester(config, "cuda")
+        score.tester(config, "cuda")
 
 
 def test_a_run_keeps_how_exactly_it_was_computed(workspace: Workspace) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from flr.config.compose import CONF, compose_command, key_of, refused_key
+from flr.config.compose import CONF, compose_evaluation, key_of
 from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.comparison import differences
@@ -68,11 +67,7 @@ def score_all(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     kept = [word.lstrip("+") if key_of(word).startswith("data.") else word for word in kept]
     cells, skipped = [], []
     for dataset in cfg.on:
-        try:
-            composed = compose_command("evaluate", [*kept, f"data={dataset}"])
-        except HydraException as error:
-            key = refused_key(error) or str(error).splitlines()[0]
-            raise UserError(f"on={dataset}: {key} does not fit it; leave out that override, or the dataset") from error
+        composed = compose_evaluation(dataset, kept)
         for run in runs:
             try:
                 stored = stored_run.load(composed, kept, run)

@@ -1,6 +1,5 @@
 """Test a model on corrupted faces: NME by kind and severity, and the mean corruption error against a baseline."""
 
-import csv
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from flr.metrics.conformal import coverage, radii
 from flr.metrics.functional import nme, percent_mean, point_errors
 from flr.module.device import allow_tf32
 from flr.reporting.figures import png, stress_figure
-from flr.reporting.tables import TextTable, print_table
+from flr.reporting.tables import TextTable, print_table, write_csv
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +160,9 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
         metrics["stress/mce"] = result.mean_corruption_error(baseline)
     named = {f"stress/{kind}/nme": float(np.mean(values)) for kind, values in result.nme.items()}
     write_json(folder / "stress.json", {**vars(result), "metrics": metrics, "baseline": baseline and vars(baseline)})
-    _write_csv(folder / "stress.csv", result, baseline)
-    figure = stress_figure({one.label: (one.clean, one.nme) for one in (result, baseline) if one})
+    models = [result, *([baseline] if baseline else [])]
+    write_csv(folder / "stress.csv", [row for one in models for row in _csv_rows(one)])
+    figure = stress_figure({one.label: (one.clean, one.nme) for one in models})
     with writing(folder / "stress.png") as partial_file:
         partial_file.write_bytes(png(figure))
     with open_tracker(stored, folder) as tracker:
@@ -177,17 +177,17 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     return folder
 
 
-def _write_csv(path: Path, result: StressResult, baseline: StressResult | None) -> None:
-    with writing(path) as partial_file, partial_file.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["model", "protocol", "kind", "severity", "nme", "coverage90"])
-        for one in (result, baseline):
-            if one:
-                rows.writerow([one.label, one.protocol, "clean", 0, f"{one.clean:.5f}", ""])
-                for kind, values in one.nme.items():
-                    covered = [f"{share:.3f}" for share in one.coverage.get(kind, ())] or [""] * len(values)
-                    for severity, value, share in zip(SEVERITIES, values, covered, strict=True):
-                        rows.writerow([one.label, one.protocol, kind, severity, f"{value:.5f}", share])
+def _csv_rows(one: StressResult) -> list[dict[str, str | int]]:
+    """Return the rows of a model: the clean faces, then each kind at each severity."""
+    unknown = [float("nan")] * len(SEVERITIES)
+    values = [("clean", 0, one.clean, float("nan"))]
+    for kind, nmes in one.nme.items():
+        values += zip([kind] * len(nmes), SEVERITIES, nmes, one.coverage.get(kind, unknown), strict=True)
+    return [
+        {"model": one.label, "protocol": one.protocol, "kind": kind, "severity": severity, "nme": f"{nme:.5f}",
+         "coverage90": "" if np.isnan(share) else f"{share:.3f}"}
+        for kind, severity, nme, share in values
+    ]  # fmt: skip
 
 
 def _show(result: StressResult, baseline: StressResult | None, metrics: dict[str, float]) -> None:
