@@ -29,10 +29,7 @@ class DetectorModule(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        net: DetectorNet,
-        optim: Callable[[Any], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        self, net: DetectorNet, optim: Callable[[Any], Optimizer], schedule: Callable[[Optimizer, int], LRScheduler]
     ) -> None:
         super().__init__()
         self.net, self.optim, self.schedule = net, optim, schedule
