@@ -39,9 +39,7 @@ def main(cfg: DictConfig) -> None:
         stress.run_tests(runs, cfg, task_overrides())
         return
     for run in runs:
-        one = cfg.copy()
-        one.run = run
-        stored = stored_run.load(one, task_overrides())
+        stored = stored_run.load(cfg, task_overrides(), run)
         if cfg.submission is not None:
             submit(stored.module, stored.data, Path(cfg.submission).absolute())
             continue

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
 from typing import TypeVar
+
+from flr.errors import UserError
 
 T = TypeVar("T")
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -177,3 +180,15 @@ def _noted(work: Callable[[int], T], item: int) -> T:
     except Exception as error:
         error.add_note(f"while working on item {item}")
         raise
+
+
+def split_device(name: str) -> tuple[str, int | None]:
+    """Split the name of a device, ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``, into its kind and its number.
+
+    Raises:
+        UserError: It is none of these.
+    """
+    kind, _, number = name.partition(":")
+    if not re.fullmatch("auto|(cpu|cuda|mps)(:[0-9]{1,4})?", name):
+        raise UserError(f"device={name}: set auto, cpu, cuda, cuda:1 or mps")
+    return kind, int(number) if number else None

@@ -47,6 +47,19 @@ def test_boxes_move_further_with_severity_about_the_crops_centre(kind):
     np.testing.assert_allclose(centre, 0.2 * 96 if kind == "box_shift" else 0, atol=1e-9)
 
 
+def test_each_face_has_draws_of_its_own(crops):
+    rows, points = np.arange(40), np.random.default_rng(0).uniform(0, 300, (40, 7, 2))
+    to_crop = np.broadcast_to([[0.4, 0.0, -3], [0, 0.4, 5]], (40, 2, 3))
+    for kind in BOXES:
+        maps = corrupt_boxes(np.broadcast_to(np.eye(3)[:2], (40, 2, 3)), 96, kind, 3, 0, rows)
+        found = transform(corrupt_boxes(to_crop, 96, kind, 3, 0, rows), points)
+        np.testing.assert_allclose(found, transform(maps, transform(to_crop, points)))  # corrupted in the crop
+        assert len(np.unique(maps.round(6), axis=0)) == (40 if kind == "box_shift" else 2)  # either way
+    for kind in ("noise", "low_light", "occluder"):
+        one, other = corrupt_pixels(crops[:1].repeat(2, 0), kind, 3, 0, rows[:2])
+        assert (one != other).any()
+
+
 def test_the_mean_corruption_error_is_the_mean_ratio_to_the_baseline():
     one = StressResult("a", "p", 9, 2.0, {"blur": [1.0, 3.0], "noise": [4.0, 4.0]})
     other = StressResult("b", "p", 9, 2.0, {"blur": [2.0, 6.0], "noise": [2.0, 2.0]})
@@ -99,6 +112,10 @@ def test_photos_that_are_stored_turned_are_reported_once(trained: tuple[Workspac
         (("stress=[blurr]",), "stress=blurr: no such corruption (did you mean 'blur'?)"),
         (("on=[synthetik]",), "on=synthetik: no such choice of data= (did you mean 'synthetic'?)"),
         (("on=[celeba]",), "nothing could be scored"),
+        (("on=[synthetic,celeba]", "+data.reader.train=9"), "on=celeba: data.reader.train does not fit it"),
+        (("on=[]",), "on=: no such choice of data="),
+        (("stress=[]",), "stress=: no such corruption"),
+        (("stress=blur", "split=val", "data=celeba"), "celeba"),
         (("baseline=x",), "set stress=all too"),
         (("on=[synthetic]", "stress=all"), "does not go with stress="),
     ],

@@ -85,7 +85,7 @@ def test_every_net_as_onnx(name: str, tmp_path: Path) -> None:
     crops = pictures(7, size=predictor.crop.size)
     before, spread, visible = predictor.run(crops)
     assert before.std(0).max() > 1  # a net that looks
-    assert np.isfinite(spread).all() == (predictor.module.net.output == "heatmaps")
+    assert np.isfinite(spread).all() == (predictor.module.net.output != "points")
     assert np.isnan(visible).all()
     export.write_model(predictor, described(predictor), tmp_path / "a.onnx", "fp32")
     light = OnnxPredictor.load(tmp_path / "a.onnx")

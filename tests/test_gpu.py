@@ -19,6 +19,7 @@ from flr.config.instantiate import build
 from flr.data.batches import StoreTensors
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
+from flr.evaluation import score
 from flr.inference import onnx
 from flr.inference.predictor import Predictor
 from flr.module.assembly import assemble
@@ -128,9 +129,10 @@ def test_a_prediction_mixes_no_devices(kind: str, shared_cache: Path, monkeypatc
 
 
 def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("gpu", "cuda:a"):
-        with pytest.raises(UserError, match=f"device={name}: set auto"):
-            find_device(name)
+    for name in ("gpu", "cuda:a", "cpu:", "cuda:\u00b2", "auto:1", ""):
+        for find in (find_device, onnx.execution_providers):
+            with pytest.raises(UserError, match=f"device={name}: set auto"):
+                find(name)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="device=cuda:1: this machine has 1"):
         find_device("cuda:1")
@@ -154,8 +156,14 @@ def test_onnx_runs_where_its_runtime_can(monkeypatch: pytest.MonkeyPatch, capsys
     assert onnx.execution_providers("auto")[0] == "CUDAExecutionProvider"
     assert onnx.execution_providers("cuda:1")[0] == ("CUDAExecutionProvider", {"device_id": 1})
     assert onnx.execution_providers("cpu") == ["CPUExecutionProvider"]
-    with pytest.raises(UserError, match="device=gpu"):
-        onnx.execution_providers("gpu")
+
+
+def test_a_run_of_a_gpu_is_evaluated_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    config = OmegaConf.create({"trainer": {"accelerator": "gpu", "precision": "32-true"}})
+    assert score.tester(config).strategy.root_device.type in ("cpu", "mps")
+    with pytest.raises(UserError, match="device=cuda: this machine has 0"):
+        score.tester(config, "cuda")
 
 
 def test_a_run_keeps_how_exactly_it_was_computed(workspace: Workspace) -> None:

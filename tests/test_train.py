@@ -209,8 +209,8 @@ def test_two_first_commands_at_once_share_a_new_database(tmp_path: Path, shared_
 
 
 @pytest.mark.long
-def test_a_real_server_keeps_the_run(workspace: Workspace, tmp_path: Path, server: Server) -> None:
-    uri = server.uri
+def test_a_real_server_keeps_the_run(tmp_path: Path, shared_cache: Path, server: Server) -> None:
+    workspace, uri = Workspace(tmp_path, shared_cache, new_database=True), server.uri
     workspace.train("trainer.max_epochs=1", MLFLOW_TRACKING_URI=uri)
     from mlflow import MlflowClient
 

@@ -65,6 +65,19 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(config_name, list(overrides), return_hydra_config=True)
 
 
+def compose_evaluation(dataset: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose the config of ``flr.evaluate`` with a dataset of ``on=``.
+
+    Raises:
+        UserError: An override does not fit the dataset.
+    """
+    try:
+        return compose_command("evaluate", [*overrides, f"data={dataset}"])
+    except HydraException as error:
+        key = refused_key(error) or str(error).splitlines()[0]
+        raise UserError(f"on={dataset}: {key} does not fit it; leave out that override, or the dataset") from error
+
+
 # -- overrides ---------------------------------------------------------------------------------------------------------
 
 

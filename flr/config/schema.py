@@ -166,7 +166,7 @@ class Evaluate:
         tta: Whether each image is averaged with its mirror image. null takes the run's own setting.
         refine: Refinement passes over each face, each on a crop around the points of the previous one.
         looks: Old name of `refine`, which counts one more; null for none.
-        device: auto, cpu, cuda, cuda:1 or mps. auto takes what the run's trainer.accelerator names.
+        device: auto, cpu, cuda, cuda:1 or mps. auto takes the CPU for a run of trainer.accelerator=cpu.
         submission: File to write for Kaggle with the points of its test.csv, in place of a score; null for none.
         data: Another dataset, or only another data.root for the run's own dataset.
         tracking: MLflow store that knows the run's id.

@@ -24,9 +24,8 @@ from flr.landmarks.geometry import box_crop
 from flr.system import parallel_map
 
 Offset = tuple[float, float, float, float] | None
-FOUND = (
-    0.3  # a detection is of a face where its own and the detected tight box's intersection over union is at least this
-)
+# A detection is of a face where its own and the detected tight box's intersection over union is at least this.
+FOUND = 0.3
 # `Haar.offset` by scheme, where a dataset does not give it: medians over the 1837 of 2014 300-W training faces (afw, helen,
 # lfpw) that Haar finds by their 68 points; the boxes that come out overlap the tight ones by .79 of their union.
 OFFSETS: Mapping[str, tuple[float, float, float, float]] = {

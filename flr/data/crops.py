@@ -96,6 +96,11 @@ class CropStore:
         """Pixels kept round the crop on each side."""
         return (self.images.shape[1] - self.settings.size) // 2
 
+    def crops(self, rows: np.ndarray) -> np.ndarray:
+        """Return a copy (n, size, size, C) uint8 of the crops of rows (n,), without their margin."""
+        inner = slice(self.margin, self.margin + self.settings.size)
+        return np.array(self.images[rows][:, inner, inner])
+
     def to_crop(self) -> np.ndarray:
         """(N, 2, 3) original-image pixels to crop pixels."""
         shift = np.array([[1.0, 0.0, -self.margin], [0.0, 1.0, -self.margin]])

@@ -48,10 +48,8 @@ def text(rng: np.random.Generator, canvas: np.ndarray) -> None:
     side, large = len(canvas), rng.random() < 0.4
     characters = "".join(chr(int(code)) for code in rng.integers(33, 126, int(rng.integers(1, 6 if large else 14))))
     at = (int(rng.integers(-20, side - 30)), int(rng.integers(20, side + 20)))
-    scale, width = (
-        float(rng.uniform(0.6, 4) if large else rng.uniform(0.3, 2.5)),
-        int(rng.integers(1, 14 if large else 6)),
-    )
+    scale = float(rng.uniform(0.6, 4) if large else rng.uniform(0.3, 2.5))
+    width = int(rng.integers(1, 14 if large else 6))
     font = int(rng.integers(8))
     if large and rng.random() < 0.5:
         outline = width + int(rng.integers(2, 8))
@@ -173,11 +171,8 @@ def beads(rng: np.random.Generator, canvas: np.ndarray) -> None:
     """Draw a cluster of discs with highlights: jewellery, lamps, fruit, buttons."""
     centre, radius = rng.uniform(0, len(canvas), 2), rng.uniform(8, 60)
     for _ in range(int(rng.integers(3, 30))):
-        at, small, level = (
-            centre + rng.normal(0, radius * 0.5, 2),
-            radius * rng.uniform(0.04, 0.25),
-            rng.uniform(20, 240),
-        )
+        at = centre + rng.normal(0, radius * 0.5, 2)
+        small, level = radius * rng.uniform(0.04, 0.25), rng.uniform(20, 240)
         if rng.random() < 0.4:
             _disc(canvas, at, small + 1, small + 1, 0, level - 90)
         _disc(canvas, at, small, small, 0, level)

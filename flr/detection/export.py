@@ -1,8 +1,6 @@
 """Write a trained detector as an ONNX file with weights in 16 bit."""
 
 import json
-import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +16,7 @@ from flr.data.finders.votes import find_votes, merge
 from flr.data.synthetic.renderer import render
 from flr.detection.network import DetectorNet
 from flr.files import writing
+from flr.inference.export import to_onnx
 from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import IBUG68
 
@@ -33,7 +32,8 @@ def export(net: DetectorNet, path: Path, threshold: float, trained: Mapping[str,
         threshold: See `flr.data.finders.network.DetectorMetadata`.
         trained: As of it.
     """
-    model = _graph(net)
+    sizes = {2: torch.export.Dim("height", min=16, max=8192), 3: torch.export.Dim("width", min=16, max=8192)}
+    model = to_onnx(net.cpu().float().eval(), torch.zeros(1, 1, 96, 128), sizes, "image", ["maps"])
     _halve_weights(model)
     with writing(path) as aside:
         offsets: dict[str, tuple[float, float, float, float]] = {}
@@ -45,23 +45,6 @@ def export(net: DetectorNet, path: Path, threshold: float, trained: Mapping[str,
             if not last:
                 offsets = calibrate(FaceNetwork(aside))
     return path
-
-
-def _graph(net: DetectorNet) -> onnx.ModelProto:
-    image = torch.zeros(1, 1, 96, 128)
-    sizes = {2: torch.export.Dim("height", min=16, max=8192), 3: torch.export.Dim("width", min=16, max=8192)}
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the exporter's notes on packages that are not needed
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            exported = torch.onnx.export(
-                net.cpu().float().eval(), (image,), dynamo=True, input_names=["image"], output_names=["maps"],
-                dynamic_shapes=(sizes,), verbose=False,
-            )  # fmt: skip
-    finally:
-        logging.disable(disabled)
-    assert exported is not None
-    return exported.model_proto
 
 
 def _halve_weights(model: onnx.ModelProto) -> None:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from flr.data.finders.votes import SMALLEST, find_votes, merge
 from flr.detection.network import DetectorNet
 from flr.detection.scenes import FACE, IGNORED
+from flr.module.landmark_module import call
 
 _FALSE_ALARMS = 0.05  # false alarms a scene at which the recall is measured
 
@@ -28,10 +29,7 @@ class DetectorModule(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        net: DetectorNet,
-        optim: Callable[[Any], Optimizer],
-        schedule: Callable[[Optimizer, int], LRScheduler],
+        self, net: DetectorNet, optim: Callable[[Any], Optimizer], schedule: Callable[[Optimizer, int], LRScheduler]
     ) -> None:
         super().__init__()
         self.net, self.optim, self.schedule = net, optim, schedule
@@ -71,8 +69,8 @@ class DetectorModule(pl.LightningModule):
         self.log_dict({"val/recall": float(recall), "val/threshold": threshold})
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optim(self.parameters())
-        schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        optimizer = call("optim", self.optim, self.parameters())
+        schedule = call("schedule", self.schedule, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

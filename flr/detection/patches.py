@@ -16,6 +16,7 @@ from flr.data.finders.votes import LARGEST, SMALLEST, STRIDE, UNIT
 from flr.detection.scenes import EMPTY, FACE, NO_FACE, Scenes, open_scenes
 from flr.detection.textures import log_uniform
 
+Count = Annotated[int, Ge(1)]
 PATCH = 96  # pixels
 _CELLS = PATCH // STRIDE
 _MIDDLES = (np.arange(_CELLS) + 0.5) * STRIDE
@@ -149,15 +150,9 @@ class SceneData(pl.LightningDataModule):
     """
 
     def __init__(
-        self,
-        cache: str,
-        seed: int,
-        scenes: Annotated[int, Ge(1)] = 24_000,
-        validation_scenes: Annotated[int, Ge(1)] = 500,
-        batches: Annotated[int, Ge(1)] = 200,
-        batch_size: Annotated[int, Ge(2)] = 128,
-        workers: Annotated[int, Ge(1)] = 1,
-    ) -> None:
+        self, cache: str, seed: int, scenes: Count = 24_000, validation_scenes: Count = 500, batches: Count = 200,
+        batch_size: Annotated[int, Ge(2)] = 128, workers: Count = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.cache, self.seed, self.scenes, self.validation_scenes = Path(cache), seed, scenes, validation_scenes
         self.batches, self.batch_size, self.workers = batches, batch_size, workers

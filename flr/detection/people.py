@@ -13,14 +13,9 @@ _FEATURES = (np.r_[36:42], np.r_[42:48], np.r_[48:68], np.r_[27:36])
 
 
 def paint_person(
-    rng: np.random.Generator,
-    canvas: np.ndarray,
-    textures: TexturePool,
-    draws: Draws,
-    size: float,
-    centre: np.ndarray,
+    rng: np.random.Generator, canvas: np.ndarray, textures: TexturePool, draws: Draws, size: float, centre: np.ndarray,
     roll: float,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Draw a person into a scene, in place.
 
     Args:

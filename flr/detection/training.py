@@ -5,20 +5,22 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from flr.config.compose import flat, plain
+from flr.config.compose import plain
 from flr.config.instantiate import build
 from flr.detection.export import export
 from flr.detection.module import DetectorModule
 from flr.errors import UserError
-from flr.files import write_json, writing
+from flr.module.checkpoints import RunFolder
+from flr.module.landmark_module import call
 from flr.system import keep_memory
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
 from flr.training import precision
+from flr.training.recipe import record_origin
 
 
 def train(cfg: DictConfig, overrides: list[str]) -> Path:
@@ -45,6 +47,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
     module = DetectorModule(build(cfg.model), build(cfg.optim), build(cfg.schedule))
     if cfg.weights is not None:
         _load_weights(module, Path(cfg.weights))
+    call("optim", module.optim, module.parameters())  # so that a value which the optimizer refuses starts no run
     # A first Trainer, so that what Lightning rejects leaves no run behind.
     if precision.trainer_of(cfg, logger=False, enable_checkpointing=False).world_size > 1:
         raise UserError("trainer.devices: the detector trains on one device; set trainer.devices=1")
@@ -56,7 +59,7 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
     print(f"run {run_id}", flush=True)
     status = "FAILED"
     try:
-        _record(cfg, overrides, tracker, folder, diff)
+        record_origin(tracker, RunFolder(folder), plain(cfg), overrides, diff)
         trainer = precision.trainer_of(
             cfg, logger=tracker, default_root_dir=str(folder), reload_dataloaders_every_n_epochs=1, enable_progress_bar=sys.stderr.isatty(),
             callbacks=[ModelCheckpoint(str(folder / "checkpoints"), "last", enable_version_counter=False,
@@ -87,20 +90,3 @@ def _load_weights(module: DetectorModule, path: Path) -> None:
         raise UserError(f"weights={path}: cannot be read ({error.strerror}); name a last.ckpt of a run") from error
     except Exception as error:  # of a dozen classes without a common base
         raise UserError(f"weights={path}: not a checkpoint of this network; name a last.ckpt of a run") from error
-
-
-def _record(cfg: DictConfig, overrides: list[str], tracker: Tracker, folder: Path, diff: str) -> None:
-    """Write the run's config, code, versions and hardware to its folder and to the store."""
-    values = plain(cfg)
-    write_json(
-        folder / "run.json", {"run_id": tracker.run_id, "uri": cfg.tracking.uri, "experiment": tracker.experiment}
-    )
-    with writing(folder / "config.yaml") as aside:
-        aside.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
-    tracker.tag(folder=str(folder))
-    tracker.params({**dict(flat(values)), "overrides": " ".join(overrides)})
-    tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
-    tracker.params({f"hardware.{key}": value for key, value in provenance.hardware().items()})
-    tracker.file(folder / "config.yaml")
-    if diff:
-        tracker.text(diff, "code.diff")

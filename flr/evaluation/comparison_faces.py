@@ -81,6 +81,4 @@ def predict(
     module.eval()
     with torch.no_grad():
         points = module(data.batch(torch.from_numpy(rows), None).images).numpy()
-    margin, size = data.store.margin, data.crop.size
-    crops = data.store.images[rows, margin : margin + size, margin : margin + size]
-    return list(zip(crops, data.labels[rows], points, table.labelled[rows], strict=True))
+    return list(zip(data.store.crops(rows), data.labels[rows], points, table.labelled[rows], strict=True))

@@ -37,22 +37,10 @@ from flr.tracking.pages import run_page, server_hint
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ORIGIN = (
-    "overrides",
-    "trainer.max_epochs",
-    "commit",
-    "dirty",
-    "lock",
-    "hardware.cpu",
-    "hardware.threads",
-    "hardware.gpu",
-)
-COSTS = {
-    "cost/parameters": "parameters",
-    "cost/macs": "MACs",
-    "train/images_per_second": "images/s",
-    "cost/latency_ms": "latency, ms",
-}
+ORIGIN = ("overrides", "trainer.max_epochs", "commit", "dirty", "lock",
+          "hardware.cpu", "hardware.threads", "hardware.gpu")  # fmt: skip
+COSTS = {"cost/parameters": "parameters", "cost/macs": "MACs",
+         "train/images_per_second": "images/s", "cost/latency_ms": "latency, ms"}  # fmt: skip
 FURTHER = {"stress/nme": "NME under stress, %", "stress/mce": "mean corruption error, %"}
 LEVEL = 0.05  # of the corrected p below which a difference counts as shown
 LISTED = 50  # skipped runs that the terminal and the page name; comparison.md names all
@@ -182,14 +170,11 @@ def further_table(section: Section, keys: Sequence[str]) -> list[TextTable]:
     """
     columns: dict[tuple[str, str], dict[str, list[float]]] = {}
     for group in section.groups:
-        for tested in group.runs:
-            for name, value in tested.run.metrics.items():
-                if name in FURTHER or (name.startswith("on/") and name.endswith("/nme")):
-                    dataset = name.removeprefix("on/").removesuffix("/nme")
-                    against = (
-                        tested.run.get("stress_baseline") if name == "stress/mce" else tested.run.get(f"on.{dataset}")
-                    )
-                    columns.setdefault((name, against or ""), {}).setdefault(group.name, []).append(value)
+        for run in (tested.run for tested in group.runs):
+            for name, value in run.metrics.items():
+                if name in FURTHER or re.fullmatch("on/.+/nme", name):
+                    against = run.get("stress_baseline" if name == "stress/mce" else f"on.{name[3:-4]}") or ""
+                    columns.setdefault((name, against), {}).setdefault(group.name, []).append(value)
     if not columns:
         return []
     heads = []
@@ -314,10 +299,9 @@ class ComparisonReport:
         method = METHOD.format(samples=cfg.samples, tests=sum(map(len, pairs)))
         with writing(folder / "comparison.md") as partial_file:
             partial_file.write_text(f"{self._markdown}{method}\n", encoding="utf-8")
+        page = document(self.title, f"{self._html}<p>{method}</p>", sortable=True)
         with writing(folder / "comparison.html") as partial_file:
-            partial_file.write_text(
-                document(self.title, f"{self._html}<p>{method}</p>", sortable=True), encoding="utf-8"
-            )
+            partial_file.write_text(page, encoding="utf-8")
         return folder / "comparison.html"
 
     def _add_section(

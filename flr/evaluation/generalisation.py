@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from omegaconf import DictConfig
 
-from flr.config.compose import CONF, compose_command, key_of
+from flr.config.compose import CONF, compose_evaluation, key_of
 from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.comparison import differences
@@ -59,7 +59,7 @@ def score_all(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
         UserError: There is no such dataset choice, or nothing could be scored.
     """
     known = {file.stem for file in (CONF / "data").glob("*.yaml")} - {"base"}
-    for name in cfg.on:
+    for name in cfg.on or [""]:
         if name not in known:
             raise UserError(f"on={name}: no such choice of data={nearest(name, known)}")
     kept = [word for word in overrides if key_of(word) not in OWN_KEYS]
@@ -67,23 +67,22 @@ def score_all(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     kept = [word.lstrip("+") if key_of(word).startswith("data.") else word for word in kept]
     cells, skipped = [], []
     for dataset in cfg.on:
-        composed = compose_command("evaluate", [*kept, f"data={dataset}"])
+        composed = compose_evaluation(dataset, kept)
         for run in runs:
-            one = cfg.copy()
-            one.run, one.data = run, composed.data
             try:
-                stored = stored_run.load(one, [*kept, f"data={dataset}"])
-                result, _ = stored_run.evaluate(stored, cfg.split, 0, Path(cfg.paths.output_dir), cfg.device)
+                stored = stored_run.load(composed, kept, run)
+                result, folder = stored_run.evaluate(stored, cfg.split, 0, Path(cfg.paths.output_dir), cfg.device)
+                found = interval(result)
             except UserError as error:
                 skipped.append(f"{run} on {dataset}: {error}")
                 continue
             scheme, protocol = stored.data.scheme.name, stored.data.protocol.name
-            name = stored.label
-            cells.append(Cell(run, name, dataset, scheme, protocol, len(result.rows), *interval(result)))
-            with stored_run.open_tracker(stored, Path(cfg.paths.output_dir)) as tracker:
-                if tracker and cfg.split == "test":
-                    tracker.log_metrics({f"on/{dataset}/nme": cells[-1].nme}, 0)
-                    tracker.tag(**{f"on.{dataset}": protocol})
+            cells.append(Cell(run, stored.label, dataset, scheme, protocol, len(result.rows), *found))
+            if cfg.split == "test":
+                with stored_run.open_tracker(stored, folder) as tracker:
+                    if tracker:
+                        tracker.log_metrics({f"on/{dataset}/nme": cells[-1].nme}, 0)
+                        tracker.tag(**{f"on.{dataset}": protocol})
     if not cells:
         raise UserError(f"nothing could be scored: {'; '.join(skipped[:3])}; name other runs or datasets")
     return cells, skipped

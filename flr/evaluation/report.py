@@ -1,6 +1,5 @@
 """Write the result of an evaluation to its folder, its run in the tracking store and the terminal."""
 
-import csv
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,12 +8,12 @@ import torch
 
 from flr.data.datamodule import FaceData
 from flr.evaluation.score import Result
-from flr.files import write_json, writing
+from flr.files import write_json
 from flr.landmarks.draw import draw_face, sheet, with_legend
 from flr.landmarks.geometry import transform
 from flr.metrics.functional import point_errors
 from flr.reporting.figures import ced_figure, curves_figure
-from flr.reporting.tables import TextTable, markdown_table, print_table
+from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
 from flr.tracking.pages import artifact
 from flr.tracking.tracker import Tracker
 
@@ -51,19 +50,16 @@ def write_result(result: Result, folder: Path, checkpoint: str) -> None:
         },
     )
     errors = point_errors(result.points, table.points[result.rows], table.labelled[result.rows])
-    with writing(folder / "errors.csv") as partial_file, partial_file.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(
-            ["face", "nme", "baseline_nme", "normaliser", "group", "spread"]
-            + [f"error_{name}" for name in table.scheme.names]
-        )
-        for i, row in enumerate(result.rows):
-            cells = ["" if np.isnan(e) else f"{e:.4f}" for e in errors[i]]
-            rows.writerow(
-                [table.name[row], f"{100 * result.values[i]:.5f}", f"{100 * result.baseline[i]:.5f}",
-                 f"{result.data.normaliser[row]:.4f}", table.group[row],
-                 "" if np.isnan(result.spread[i]) else f"{result.spread[i]:.4f}", *cells]
-            )  # fmt: skip
+    write_csv(folder / "errors.csv", [
+        {"face": table.name[row], "nme": f"{100 * result.values[i]:.5f}", "baseline_nme": f"{100 * result.baseline[i]:.5f}",
+         "normaliser": f"{result.data.normaliser[row]:.4f}", "group": table.group[row], "spread": _cell(result.spread[i]),
+         **{f"error_{name}": _cell(error) for name, error in zip(table.scheme.names, errors[i], strict=True)}}
+        for i, row in enumerate(result.rows)
+    ])  # fmt: skip
+
+
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.4f}"
 
 
 def log_result(result: Result, tracker: Tracker, folder: Path, prefix: str = "") -> None:
@@ -143,11 +139,6 @@ def face_sheet(
         captions: One per face.
         columns: Faces in a row; 0 for a square sheet.
     """
-    assert data.table is not None
-    margin, size = data.store.margin, data.crop.size
-    faces = []
-    for i, row in enumerate(rows):
-        image = data.store.images[row, margin : margin + size, margin : margin + size]
-        caption = captions[i] if captions else ""
-        faces.append(draw_face(image, data.labels[row], points[i], data.table.labelled[row], side, caption))
+    each = zip(data.store.crops(rows), data.labels[rows], points, data.prepare().labelled[rows], strict=True)
+    faces = [draw_face(*face, side, captions[i] if captions else "") for i, face in enumerate(each)]
     return sheet(faces, columns or int(np.ceil(np.sqrt(len(faces)))))

@@ -17,6 +17,7 @@ from flr.config.schema import Train
 from flr.config.validate import check
 from flr.data.datamodule import FaceData
 from flr.errors import UserError
+from flr.inference.landmarker import Located
 from flr.inference.predictor import Predictor
 from flr.metrics.conformal import coverage, radii
 from flr.metrics.functional import (
@@ -97,19 +98,16 @@ def tester(config: DictConfig, device: str = "auto") -> pl.Trainer:
 
     Args:
         config: The run's config.
-        device: See `find_device`; ``auto`` for the accelerator of the config.
+        device: See `find_device`; ``auto`` is the CPU for a run that was trained with ``trainer.accelerator=cpu``.
 
     Raises:
         UserError: This machine has no such device.
     """
     allow_tf32(bool(config.trainer.get("tf32")))
-    accelerator, devices = config.trainer.accelerator, "1"
-    if device != "auto":
-        found = find_device(device)
-        accelerator = found.type
-        devices = "1" if found.index is None else f"{found.index},"  # Lightning reads "1," as the device of that number
+    found = find_device("cpu" if device == "auto" and config.trainer.accelerator == "cpu" else device)
+    devices = "1" if found.index is None else f"{found.index},"  # Lightning reads "1," as the device of that number
     trainer: pl.Trainer = build(
-        {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "precision": config.trainer.precision},
+        {"_target_": "pytorch_lightning.Trainer", "accelerator": found.type, "precision": config.trainer.precision},
         devices=devices, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
     )  # fmt: skip
     return trainer
@@ -134,16 +132,16 @@ def score(
     """
     data.test_split = split
     trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
-    rows, points = module.evaluated["index"], module.evaluated["points"]
-    spread = module.evaluated["spread"]
+    rows, points, spread, visible = (module.evaluated[key] for key in ("index", "points", "spread", "visible"))
+    radius = radii(module.radius_factors, spread, module.evaluated["side"][:, None])
     if refine:
         half, device = trainer.precision == "bf16-mixed", str(trainer.strategy.root_device)
         predictor = Predictor(module, data.crop, data.pixels, None, half, device)
-        _refine(predictor, data, rows, points, spread, refine - 1)
+        _refine(predictor, data, rows, Located(points, spread, visible, radius), refine - 1)
     table = data.prepare()
     truth, labelled, normaliser = table.points[rows], table.labelled[rows], data.normaliser[rows]
     metrics = _metrics(module, data, rows, points)
-    precision = hidden_precision(module.evaluated["visible"], module.evaluated["hidden"], labelled)
+    precision = hidden_precision(visible, module.evaluated["hidden"], labelled)
     if np.isfinite(precision):
         metrics["hidden_ap"] = precision
     mean_face = data.in_original(np.broadcast_to(module.mean_face.cpu().numpy(), truth.shape), rows)
@@ -151,7 +149,6 @@ def score(
     metrics["baseline_nme"] = percent_mean(baseline)
     errors = point_errors(points, truth, labelled)
     values = nme(errors, normaliser)
-    radius = radii(module.radius_factors, spread, module.evaluated["side"][:, None])
     subsets = {name: mask[rows] for name, mask in table.subsets.items()}
     metrics |= coverage(errors, radius, normaliser, table.scheme, subsets)
     spread = np.where(labelled, spread, np.nan)
@@ -165,14 +162,14 @@ def score(
     )  # fmt: skip
 
 
-def _refine(
-    predictor: Predictor, data: FaceData, rows: np.ndarray, points: np.ndarray, spread: np.ndarray, refine: int
-) -> None:
-    """Predict faces again from crops around their points, and replace the results of the first pass."""
+def _refine(predictor: Predictor, data: FaceData, rows: np.ndarray, found: Located, refine: int) -> None:
+    """Predict faces again from crops around their points, and replace the results of the first pass, in place."""
     table = data.prepare()
     for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all images in memory at once
         images = [table.load(int(row)) for row in rows[part]]
-        points[part], spread[part], *_ = predictor.find(images, predictor.boxes(points[part]), refine=refine)
+        refined = predictor.find(images, predictor.boxes(found.points[part]), refine=refine)
+        for values, better in zip(found, refined, strict=True):
+            values[part] = better
 
 
 def _metrics(module: LandmarkModule, data: FaceData, rows: np.ndarray, points: np.ndarray) -> dict[str, float]:

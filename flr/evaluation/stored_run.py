@@ -57,17 +57,18 @@ class StoredModel:
         return str(self.training.get("name") or self.path.name)
 
 
-def load(cfg: DictConfig, overrides: Sequence[str]) -> StoredModel:
-    """Load what an evaluation's config names.
+def load(cfg: DictConfig, overrides: Sequence[str], run: str) -> StoredModel:
+    """Load a run as an evaluation's config has it scored.
 
     Args:
         cfg: A checked config of `flr.config.schema.Evaluate`.
         overrides: Its overrides.
+        run: Id, folder or checkpoint file.
 
     Raises:
         UserError: There is no such run, or its model does not fit the data.
     """
-    path = find_checkpoint(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
+    path = find_checkpoint(run, str(cfg.tracking.uri), Path(cfg.paths.output_dir))
     checkpoint, folder = load_checkpoint(path), RunFolder(path.parent.parent)
     store = folder.store(str(cfg.tracking.uri)) if (folder.path / "run.json").is_file() else ""
     config = as_config(checkpoint["flr"]["config"])

@@ -1,6 +1,7 @@
 """Test a model on corrupted faces: NME by kind and severity, and the mean corruption error against a baseline."""
 
-import csv
+import functools
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from flr.metrics.conformal import coverage, radii
 from flr.metrics.functional import nme, percent_mean, point_errors
 from flr.module.device import allow_tf32
 from flr.reporting.figures import png, stress_figure
-from flr.reporting.tables import TextTable, print_table
+from flr.reporting.tables import TextTable, print_table, write_csv
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,46 +69,37 @@ def stress_test(stored: StoredModel, kinds: list[str], seed: int, split: str, de
     data, module, trainer = stored.data, stored.module, stored.config.trainer
     allow_tf32(bool(trainer.get("tf32")))
     predictor = Predictor(module, data.crop, data.pixels, None, str(trainer.precision) == "bf16-mixed", device)
-    rows = data.rows(split)
-    if not len(rows):
-        raise UserError(f"data={data.name} has no {split} faces; name another dataset or split")
-    table, size = data.prepare(), data.crop.size
-    errors: dict[tuple[str, int], list[np.ndarray]] = {}
-    radius: dict[tuple[str, int], list[np.ndarray]] = {}
+    rows, table, size = data.rows(split), data.prepare(), data.crop.size
+    errors: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
+    radius: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
         for key, crops, to_crop in _corrupted(stored, batch, kinds, seed):
             points, spread, _ = predictor.run(crops)
             found = transform(invert(to_crop), points)
-            errors.setdefault(key, []).append(point_errors(found, table.points[batch], table.labelled[batch]))
-            scale = np.sqrt(np.abs(np.linalg.det(to_crop[..., :2])))[:, None]
-            radius.setdefault(key, []).append(radii(predictor.radius_factors, spread, size) / scale)
+            errors[key].append(point_errors(found, table.points[batch], table.labelled[batch]))
+            scale = np.sqrt(np.linalg.det(to_crop[..., :2]))[:, None]
+            radius[key].append(radii(predictor.radius_factors, spread, size) / scale)
     normaliser = data.normaliser[rows]
-    values = {key: percent_mean(nme(np.concatenate(parts), normaliser)) for key, parts in errors.items()}
-    held = {
-        key: coverage(np.concatenate(errors[key]), np.concatenate(parts), normaliser, table.scheme, {}).get(
-            "coverage90"
-        )
-        for key, parts in radius.items()
-    }
-    covered = {
-        kind: [share for severity in SEVERITIES if (share := held[kind, severity]) is not None] for kind in kinds
-    }
+    values, covered = {}, {}
+    for key, parts in errors.items():
+        of_key = np.concatenate(parts)
+        values[key] = percent_mean(nme(of_key, normaliser))
+        held = coverage(of_key, np.concatenate(radius[key]), normaliser, table.scheme, {})
+        covered[key] = held.get("coverage90", float("nan"))
+    nmes, shares = ({kind: [found[kind, s] for s in SEVERITIES] for kind in kinds} for found in (values, covered))
+    known = np.isfinite(list(shares.values())).all()
     return StressResult(
-        stored.label, data.protocol.name, len(rows), values["", 0],
-        {kind: [values[kind, severity] for severity in SEVERITIES] for kind in kinds},
-        covered if all(covered.values()) else {},
+        stored.label, data.protocol.name, len(rows), values["", 0], nmes, shares if known else {}
     )  # fmt: skip
 
 
 def _corrupted(
     stored: StoredModel, batch: np.ndarray, kinds: list[str], seed: int
-) -> "list[tuple[tuple[str, int], np.ndarray, np.ndarray]]":
+) -> list[tuple[tuple[str, int], np.ndarray, np.ndarray]]:
     """Return ((kind, severity), crops (n, S, S, C), maps (n, 2, 3) from image to crop pixels), the clean one first."""
-    data = stored.data
-    margin, size = data.store.margin, data.crop.size
-    crops = np.array(data.store.images[batch][:, margin : margin + size, margin : margin + size])
-    to_crop = data.store.to_crop()[batch]
+    data, size = stored.data, stored.data.crop.size
+    crops, to_crop = data.store.crops(batch), data.store.to_crop()[batch]
     views = [(("", 0), crops, to_crop)]
     for kind in (kind for kind in kinds if kind in PIXELS):
         views += [((kind, s), corrupt_pixels(crops, kind, s, seed, batch), to_crop) for s in SEVERITIES]
@@ -127,30 +119,32 @@ def run_tests(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     Raises:
         UserError: A run cannot be loaded, or the baseline was scored on other faces.
     """
-    kinds = list(KINDS if cfg.stress == "all" else [cfg.stress] if isinstance(cfg.stress, str) else cfg.stress)
-    for kind in kinds:
+    named = [cfg.stress] if isinstance(cfg.stress, str) else cfg.stress
+    kinds = list(KINDS if cfg.stress == "all" else dict.fromkeys(named))
+    for kind in kinds or [""]:
         if kind not in KINDS:
             raise UserError(
                 f"stress={kind}: no such corruption{nearest(kind, KINDS)}; set all, or some of {', '.join(KINDS)}"
             )
-    seed, split, device = cfg.stress_seed, cfg.split, cfg.device
-
-    def load(run: str) -> StoredModel:
-        one = cfg.copy()
-        one.run = run
-        return stored_run.load(one, overrides)
-
-    reference = load(cfg.baseline) if cfg.baseline else None
-    baseline = stress_test(reference, kinds, seed, split, device) if reference else None
-    for run in runs:
-        stored = load(run)
-        if reference and stored.data.protocol.fingerprint != reference.data.protocol.fingerprint:
+    split = str(cfg.split)
+    models = {run: stored_run.load(cfg, overrides, run) for run in [*runs, *([cfg.baseline] if cfg.baseline else [])]}
+    reference = models[cfg.baseline].data if cfg.baseline else None
+    for run, stored in models.items():  # before any is tested, which takes minutes
+        if not len(stored.data.rows(split)):
+            raise UserError(f"data={stored.data.name} has no {split} faces; name another dataset or split")
+        if reference and stored.data.protocol.fingerprint != reference.protocol.fingerprint:
             raise UserError(
-                f"baseline={cfg.baseline} was scored on {reference.data.name}, run={run} on {stored.data.name}: other faces; "
+                f"baseline={cfg.baseline} is scored on {reference.name}, run={run} on {stored.data.name}: other faces; "
                 "set data=NAME for both"
             )
-        result = stress_test(stored, kinds, seed, split, device)
-        print(report(stored, result, baseline, split, Path(cfg.paths.output_dir)) / "stress.png")
+
+    @functools.cache
+    def test(run: str) -> StressResult:
+        return stress_test(models[run], kinds, cfg.stress_seed, split, cfg.device)
+
+    for run in runs:
+        baseline = test(cfg.baseline) if cfg.baseline else None
+        print(report(models[run], test(run), baseline, split, Path(cfg.paths.output_dir)) / "stress.png")
 
 
 def report(stored: StoredModel, result: StressResult, baseline: StressResult | None, split: str, output: Path) -> Path:
@@ -166,8 +160,9 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
         metrics["stress/mce"] = result.mean_corruption_error(baseline)
     named = {f"stress/{kind}/nme": float(np.mean(values)) for kind, values in result.nme.items()}
     write_json(folder / "stress.json", {**vars(result), "metrics": metrics, "baseline": baseline and vars(baseline)})
-    _write_csv(folder / "stress.csv", result, baseline)
-    figure = stress_figure({one.label: (one.clean, one.nme) for one in (result, baseline) if one})
+    models = [result, *([baseline] if baseline else [])]
+    write_csv(folder / "stress.csv", [row for one in models for row in _csv_rows(one)])
+    figure = stress_figure({one.label: (one.clean, one.nme) for one in models})
     with writing(folder / "stress.png") as partial_file:
         partial_file.write_bytes(png(figure))
     with open_tracker(stored, folder) as tracker:
@@ -182,25 +177,23 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     return folder
 
 
-def _write_csv(path: Path, result: StressResult, baseline: StressResult | None) -> None:
-    with writing(path) as partial_file, partial_file.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["model", "protocol", "kind", "severity", "nme", "coverage90"])
-        for one in (result, baseline):
-            if one:
-                rows.writerow([one.label, one.protocol, "clean", 0, f"{one.clean:.5f}", ""])
-                for kind, values in one.nme.items():
-                    covered = one.coverage.get(kind, [float("nan")] * len(values))
-                    for severity, value, share in zip(SEVERITIES, values, covered, strict=True):
-                        held = "" if np.isnan(share) else f"{share:.3f}"
-                        rows.writerow([one.label, one.protocol, kind, severity, f"{value:.5f}", held])
+def _csv_rows(one: StressResult) -> list[dict[str, str | int]]:
+    """Return the rows of a model: the clean faces, then each kind at each severity."""
+    unknown = [float("nan")] * len(SEVERITIES)
+    values = [("clean", 0, one.clean, float("nan"))]
+    for kind, nmes in one.nme.items():
+        values += zip([kind] * len(nmes), SEVERITIES, nmes, one.coverage.get(kind, unknown), strict=True)
+    return [
+        {"model": one.label, "protocol": one.protocol, "kind": kind, "severity": severity, "nme": f"{nme:.5f}",
+         "coverage90": "" if np.isnan(share) else f"{share:.3f}"}
+        for kind, severity, nme, share in values
+    ]  # fmt: skip
 
 
 def _show(result: StressResult, baseline: StressResult | None, metrics: dict[str, float]) -> None:
     head = ["kind", *(f"NME, % at {severity}" for severity in SEVERITIES), "mean"]
-    head += ["in radius90, % at 5"] * bool(result.coverage) + [f"of {baseline.label}, %" if baseline else ""] * bool(
-        baseline
-    )
+    head += ["in radius90, % at 5"] if result.coverage else []
+    head += [f"of {baseline.label}, %"] if baseline else []
     rows = []
     for kind, values in result.nme.items():
         cells = [kind, *(f"{value:.2f}" for value in values), f"{np.mean(values):.2f}"]

@@ -143,23 +143,41 @@ def write_model(predictor: Predictor, metadata: str, path: Path, precision: Prec
     size, channels = predictor.crop.size, predictor.crop.channels
     crops = torch.zeros(2, size, size, channels, dtype=torch.uint8)
     visible = ["visible"] if predictor.module.objective.visibility_weight else []
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the exporter's notes on packages that are not needed
+    graph, batch = ExportGraph(predictor, precision == "fp16"), {0: torch.export.Dim("batch")}
     try:
-        with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            exported = torch.onnx.export(
-                ExportGraph(predictor, precision == "fp16"), (crops,), dynamo=True, input_names=["crops"],
-                output_names=["points", "spread", *visible], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
-            )  # fmt: skip
-            assert exported is not None
-            write_onnx(exported.model_proto, metadata, path, precision == "int8")
+        model = to_onnx(graph, crops, batch, "crops", ["points", "spread", *visible])
+        write_onnx(model, metadata, path, precision == "int8")
     except OSError:
         raise  # `writing` reports it
     except Exception as error:  # the exporter has its own classes
         network = type(predictor.module.best_net).__name__
         raise UserError(f"torch cannot export {network} ({error!s:.200}); export another model") from error
+
+
+def to_onnx(
+    module: torch.nn.Module, example: torch.Tensor, sizes: Mapping[int, Any], name: str, results: list[str]
+) -> onnx.ModelProto:
+    """Make the ONNX model of a module of one input.
+
+    Args:
+        module: The module, in evaluation mode.
+        example: An input.
+        sizes: Dimension of the input -> the range of sizes that it may have; all others are those of the example.
+        name: Of the input.
+        results: Names of the outputs.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the exporter's notes on packages that are not needed
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            exported = torch.onnx.export(
+                module, (example,), dynamo=True, input_names=[name], output_names=results, dynamic_shapes=(sizes,),
+                verbose=False,
+            )  # fmt: skip
     finally:
         logging.disable(disabled)
+    assert exported is not None
+    return exported.model_proto
 
 
 def write_onnx(model: Any, metadata: str, path: Path, int8: bool) -> None:
@@ -270,6 +288,4 @@ def _faces_of(config: DictConfig, predictor: Predictor, count: int) -> TestFaces
         return percent_mean(nme(errors, data.normaliser[rows]))
 
     same = table.scheme.plain() == predictor.scheme.plain()
-    inner = slice(data.store.margin, data.store.margin + data.crop.size)
-    crops = np.array(data.store.images[rows][:, inner, inner])
-    return TestFaces(f"{len(rows)} test faces of {data.name}", crops, score if same else None)
+    return TestFaces(f"{len(rows)} test faces of {data.name}", data.store.crops(rows), score if same else None)

@@ -13,9 +13,8 @@ from flr.landmarks.geometry import fit_similarity, tight_box, transform
 
 MATCH_IOU = 0.3  # of a detection and a known face, from which on they are the same face
 DUPLICATE_IOU = 0.6  # of two known faces, above which they are the same face
-MAX_SHAPE_ERROR = (
-    0.2  # of a face's size: mean distance of its points from the fitted mean face, above which it is no face
-)
+# Of a face's size: mean distance of its points from the fitted mean face, above which it is no face.
+MAX_SHAPE_ERROR = 0.2
 VISIBLE = 0.5  # probability from which on a point counts as visible
 
 

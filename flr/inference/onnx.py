@@ -4,7 +4,6 @@ Neither torch, Lightning, MLflow nor Hydra is needed: ``pip install flr`` brings
 """
 
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,10 +13,11 @@ import onnxruntime
 from pydantic import AllowInfNan, TypeAdapter, ValidationError
 
 from flr.data.crops import CropSettings
+from flr.data.onnx_file import open_onnx
 from flr.errors import UserError
-from flr.files import opened
 from flr.inference.landmarker import Landmarker
 from flr.landmarks.definition import parse_scheme
+from flr.system import split_device
 
 METADATA_KEY = "flr"
 MAX_BYTES = 2**31  # of a file: protobuf holds no more
@@ -95,12 +95,9 @@ class OnnxPredictor(Landmarker):
         Raises:
             UserError: Not a file of `flr.export`, or a damaged one.
         """
-        session = _open_session(path, threads, execution_providers(device))
-        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise UserError(f"{path}: an .onnx file without the metadata of flr.export; {HINT}")
+        file = open_onnx(Path(path), METADATA_KEY, MAX_BYTES, HINT, threads, execution_providers(device))
         try:
-            predictor = cls(session, TypeAdapter(ExportMetadata).validate_json(text, strict=True))
+            predictor = cls(file.session, TypeAdapter(ExportMetadata).validate_json(file.metadata, strict=True))
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise UserError(f"{path}: metadata {where:.80}: {error.errors()[0]['msg']:.200}; {HINT}") from error
@@ -142,30 +139,11 @@ class OnnxPredictor(Landmarker):
 
 def execution_providers(device: str) -> list[Any]:
     """List the execution providers of a device, the CPU's last; print a note where ONNX Runtime lacks the one asked for."""
-    kind, _, number = device.partition(":")
+    kind, number = split_device(device)
     installed = onnxruntime.get_available_providers()
     wanted = [PROVIDERS[kind]] if kind in PROVIDERS else list(PROVIDERS.values()) if kind == "auto" else []
     found = [name for name in wanted if name in installed][:1]
     if kind in PROVIDERS and not found:
         package = "onnxruntime-gpu in place of onnxruntime" if kind == "cuda" else "onnxruntime on macOS"
         print(f"note: device={device}: ONNX Runtime runs on the CPU here; a GPU needs {package}", file=sys.stderr)
-    elif kind not in (*PROVIDERS, "auto", "cpu") or not (number or "0").isdigit():
-        raise UserError(f"device={device}: set auto, cpu, cuda, cuda:1 or mps")
-    return [(name, {"device_id": int(number)}) if number else name for name in found] + ["CPUExecutionProvider"]
-
-
-def _open_session(path: str | Path, threads: int, providers: list[Any]) -> onnxruntime.InferenceSession:
-    try:
-        with opened(Path(path), MAX_BYTES) as file:
-            model = file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {HINT}") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the error is reported below
-    options.intra_op_num_threads = threads
-    with tempfile.TemporaryDirectory() as empty:  # the only folder that the file's references can reach
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
-        try:
-            return onnxruntime.InferenceSession(model, options, providers=providers)
-        except Exception as error:  # of a dozen classes without a common base
-            raise UserError(f"{path}: ONNX Runtime does not load it ({error!s:.200}); {HINT}") from error
+    return [name if number is None else (name, {"device_id": number}) for name in found] + ["CPUExecutionProvider"]

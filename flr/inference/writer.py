@@ -195,14 +195,11 @@ class PredictionWriter:
             self._write_coco()
         for kind, place in (("labelstudio", "points.labelstudio.json"), ("cvat", "points.cvat.xml")):
             if kind in tables:
+                images = self._marked_images()
+                cvat = kind == "cvat"
+                text = cvat_text(self.scheme, images) if cvat else label_studio_text(self.scheme, images, "predictions")
                 with writing(self.folder / place) as aside, aside.open("w", encoding="utf-8") as file:
-                    images = self._marked_images()
-                    cvat = kind == "cvat"
-                    file.writelines(
-                        cvat_text(self.scheme, images)
-                        if cvat
-                        else label_studio_text(self.scheme, images, "predictions")
-                    )
+                    file.writelines(text)
         self._write(END)
 
     def _write_csv(self) -> None:

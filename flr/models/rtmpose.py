@@ -55,10 +55,8 @@ class GatedAttention(nn.Module):
     def __init__(self, width: int, shared: int) -> None:
         super().__init__()
         self.norm, self.sizes = ScaleNorm(), [2 * width, 2 * width, shared]
-        self.inputs, self.outputs = (
-            nn.Linear(width, sum(self.sizes), bias=False),
-            nn.Linear(2 * width, width, bias=False),
-        )
+        self.inputs = nn.Linear(width, sum(self.sizes), bias=False)
+        self.outputs = nn.Linear(2 * width, width, bias=False)
         self.gain, self.shift = nn.Parameter(torch.rand(2, shared)), nn.Parameter(torch.rand(2, shared))
         self.skip = nn.Parameter(torch.ones(width))
 

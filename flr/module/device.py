@@ -3,6 +3,7 @@
 import torch
 
 from flr.errors import UserError
+from flr.system import split_device
 
 
 def find_device(name: str) -> torch.device:
@@ -14,14 +15,11 @@ def find_device(name: str) -> torch.device:
     Raises:
         UserError: This machine has no such device.
     """
-    mps = torch.backends.mps.is_available()
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    kind, _, number = name.partition(":")
-    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
-    if kind not in found or not (number or "0").isdigit():
-        raise UserError(f"device={name}: set auto, cpu, cuda, cuda:1 or mps")
-    if int(number or 0) >= found[kind]:
+    kind, number = split_device(name)
+    found = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if kind == "auto":
+        return torch.device(next(each for each, count in found.items() if count))
+    if (number or 0) >= found[kind]:
         raise UserError(f"device={name}: this machine has {found[kind]} device(s) of that kind; set device=auto")
     return torch.device(name)
 

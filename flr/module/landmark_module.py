@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,7 +21,20 @@ from flr.landmarks.symmetry import check_mirror
 from flr.metrics.errors import LandmarkErrors
 from flr.objectives import Objective
 
+Made = TypeVar("Made")
 CHECK_EVERY_N_STEPS = 50  # steps between two checks that the losses are finite
+
+
+def call(key: str, make: Callable[..., Made], *arguments: Any) -> Made:
+    """Make the optimizer or the schedule of a config's key.
+
+    Raises:
+        UserError: It refuses a value, such as a negative learning rate.
+    """
+    try:
+        return make(*arguments)
+    except ValueError as error:
+        raise UserError(f"{key}: {error}; set another value") from error
 
 
 class LandmarkModule(pl.LightningModule):
@@ -213,20 +226,14 @@ class LandmarkModule(pl.LightningModule):
         """
         named = [p for part in (self.net, self.objective) for p in part.parameters() if p.requires_grad]
         groups = [{"params": [p for p in named if p.ndim > 1]}, {"params": [p for p in named if p.ndim < 2]}]
-        try:
-            optimizer = self.optim(groups)
-        except ValueError as error:
-            raise UserError(f"optim: {error}; set another value") from error
+        optimizer = call("optim", self.optim, groups)
         # Norms and biases are not decayed: it only fights the normalisation.
         optimizer.param_groups[1]["weight_decay"] = 0.0
         return optimizer
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.make_optimizer()
-        try:
-            schedule = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        except ValueError as error:
-            raise UserError(f"schedule: {error}; set another value") from error
+        schedule = call("schedule", self.schedule, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # -- evaluation ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import math
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +29,11 @@ class AdaptiveWing:
     """
 
     def __init__(
-        self, alpha: Positive = 2.1, omega: Positive = 14.0, epsilon: Positive = 1.0, threshold: Positive = 0.5
+        self,
+        alpha: Annotated[float, Gt(2)] = 2.1,
+        omega: Positive = 14.0,
+        epsilon: Positive = 1.0,
+        threshold: Positive = 0.5,
     ) -> None:
         self.alpha, self.omega, self.epsilon, self.threshold = alpha, omega, epsilon, threshold
 
@@ -39,8 +43,7 @@ class AdaptiveWing:
         edge = self.threshold / self.epsilon
         grown = edge**power
         slope = self.omega * power * edge ** (power - 1) / (self.epsilon * (1 + grown))
-        # Each branch sees a value at which its gradient is finite.
-        near = self.omega * torch.log1p((x.clamp(1e-12, self.threshold) / self.epsilon) ** power)
+        near = self.omega * torch.log1p((x.clamp_max(self.threshold) / self.epsilon) ** power)
         return torch.where(x < self.threshold, near, slope * (x - self.threshold) + self.omega * torch.log1p(grown))
 
 

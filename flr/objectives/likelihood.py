@@ -69,7 +69,6 @@ class ResidualLikelihood(Objective):
         with torch.autocast(raw.device.type, enabled=False):
             mean, scale = _split(raw)
             error = (points / size - 0.5 - mean) / scale
-            error = torch.where(labelled[..., None], error, 0.0)
             flow = self.log_density(error.flatten(0, 1)).unflatten(0, labelled.shape)
             laplace = (scale.log() + math.log(2) + error.abs()).sum(-1)
             return masked_sum(laplace - flow, labelled)

@@ -46,9 +46,8 @@ class STAR(SoftArgmax):
     def _smooth_l1(self, squares: Tensor) -> Tensor:
         """Smooth L1 as a function of the squared distance."""
         edge = self.beta**2
-        return torch.where(
-            squares < edge, squares / (2 * self.beta), squares.clamp_min(edge).sqrt() - self.beta / 2
-        )  # fmt: skip
+        linear = squares.clamp_min(edge).sqrt() - self.beta / 2
+        return torch.where(squares < edge, squares / (2 * self.beta), linear)
 
 
 def axes(xx: Tensor, yy: Tensor, xy: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:

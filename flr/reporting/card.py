@@ -76,11 +76,10 @@ def sheets(data: FaceData) -> Iterator[tuple[str, bytes]]:
 
 def _faces(data: FaceData, rows: np.ndarray) -> list[np.ndarray]:
     """Draw faces (n,) of a dataset with their points and splits."""
-    table, margin, size = data.prepare(), data.store.margin, data.crop.size
-    crops = data.store.images[rows, margin : margin + size, margin : margin + size]
+    table = data.prepare()
     return [
         draw_face(crop, data.labels[row], None, table.labelled[row], SIDE, str(table.split[row]))
-        for crop, row in zip(crops, rows, strict=True)
+        for crop, row in zip(data.store.crops(rows), rows, strict=True)
     ]
 
 

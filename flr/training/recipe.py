@@ -3,14 +3,19 @@
 import hashlib
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from flr.config.compose import flat, key_of, label_of, model_names, plain, under
 from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
+from flr.files import write_json, writing
+from flr.module.checkpoints import RunFolder
+from flr.tracking import provenance
+from flr.tracking.tracker import Tracker
 
 MAX_NAME = 60  # characters of a run's name before its seed
 
@@ -28,6 +33,32 @@ def recipe(cfg: DictConfig, counted_overrides: Sequence[str] = ()) -> str:
         values = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     leaves = sorted((key, str(value)) for key, value in flat(values) if not under(key, RESULT_NEUTRAL_KEYS))
     return hashlib.sha256(json.dumps([leaves, sorted(counted_overrides)]).encode()).hexdigest()[:16]
+
+
+def record_origin(
+    tracker: Tracker, folder: RunFolder, values: Mapping[str, Any], overrides: Sequence[str], diff: str
+) -> None:
+    """Write the config, code, versions and hardware of a run that begins to its folder and to the store.
+
+    Args:
+        tracker: Of the run, which is started.
+        folder: Of the run.
+        values: The composed config.
+        overrides: What the user typed to get it.
+        diff: Of the working tree against the commit; empty for none.
+    """
+    note = {"run_id": tracker.run_id, "uri": values["tracking"]["uri"], "experiment": tracker.experiment}
+    write_json(folder.path / "run.json", note)
+    with writing(folder.config) as aside:
+        aside.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(values))), encoding="utf-8")
+    tracker.tag(folder=str(folder.path))
+    tracker.params({**dict(flat(values)), "overrides": " ".join(overrides)})
+    tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
+    tracker.params({f"hardware.{key}": value for key, value in provenance.hardware().items()})
+    tracker.file(folder.config)
+    tracker.file(folder.path / "run.json")
+    if diff:
+        tracker.text(diff, "code.diff")
 
 
 def model_name(target: str) -> str:

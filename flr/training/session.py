@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -24,7 +24,6 @@ from flr.data.protocol import Protocol
 from flr.errors import CommandFailed, UserError
 from flr.evaluation.report import log_result, show_next, show_result, write_result
 from flr.evaluation.score import Result, score
-from flr.files import write_json, writing
 from flr.module.assembly import assemble
 from flr.module.checkpoints import VERSION, RunFolder
 from flr.system import keep_memory
@@ -33,7 +32,7 @@ from flr.tracking.tracker import Tracker
 from flr.training import distributed, precision
 from flr.training.callbacks import AtomicCheckpointIO, BestCheckpoint
 from flr.training.memory import explain_memory, free_device
-from flr.training.recipe import data_name, default_name, model_name, recipe
+from flr.training.recipe import data_name, default_name, model_name, recipe, record_origin
 
 # Batches are 32 bit, whatever the products inside the model.
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
@@ -295,22 +294,11 @@ class TrainingSession:
         for unfinished in (self.folder.path / "checkpoints").glob(".*.ckpt"):
             unfinished.unlink()  # of a process that was killed
         cfg, folder, tracker = self.cfg, self.folder, self.tracker
-        note = {"run_id": tracker.run_id, "uri": cfg.tracking.uri, "experiment": tracker.experiment}
-        write_json(folder.path / "run.json", note)
-        with writing(folder.config) as aside:
-            aside.write_text(OmegaConf.to_yaml(OmegaConf.create(self.values)), encoding="utf-8")
-        tracker.tag(folder=str(folder.path))
+        record_origin(tracker, folder, self.values, self.overrides, self.diff)
+        # By which speed=auto chose the precision.
+        tracker.params({"hardware.bf16": precision.bf16_hardware(self.device)})
         if self.world_size > 1:
             tracker.tag(ranks=str(self.world_size))
-        tracker.params({**dict(flat(self.values)), "overrides": " ".join(self.overrides)})
-        tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})
-        bf16 = precision.bf16_hardware(self.device)  # by which speed=auto chose the precision
-        hardware = provenance.hardware() | {"bf16": bf16}
-        tracker.params({f"hardware.{key}": value for key, value in hardware.items()})
-        tracker.file(folder.config)
-        tracker.file(folder.path / "run.json")
-        if self.diff:
-            tracker.text(self.diff, "code.diff")
         faults = [str(fault) for fault in self.data.table.faults]
         if faults:
             tracker.text("\n".join(faults) + "\n", "left_out.txt")

@@ -31,6 +31,7 @@ def test_a_face_is_found_where_it_is(face: tuple[float, float, float]) -> None:
     found = merge(find_votes(np.zeros((240, 320), np.uint8), network))
     assert len(found) == 1
     np.testing.assert_allclose(found[0, :3], face, atol=2)
+    assert found[0, 0] == pytest.approx(face[0], abs=0.2)  # heights are rounded otherwise than widths
 
 
 def test_a_small_face_scores_almost_as_a_large_one_though_fewer_levels_see_it() -> None:
@@ -63,6 +64,8 @@ def test_merging_as_far_as_a_score_gives_the_faces_above_it() -> None:
 def test_neighbours_stay_two_faces_and_an_empty_image_has_none() -> None:
     pair = [(100.0, 100.0, 50.0), (145.0, 100.0, 50.0)]
     assert len(merge(find_votes(np.zeros((240, 320), np.uint8), Answering(pair, 320)))) == 2
+    nested = [(160.0, 120.0, 100.0), (150.0, 110.0, 45.0)]
+    assert len(merge(find_votes(np.zeros((240, 320), np.uint8), Answering(nested, 320)))) == 1
     assert merge(find_votes(np.zeros((240, 320), np.uint8), Answering([], 320))).shape == (0, 4)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flr.data.finders.votes import LARGEST, STRIDE, UNIT
-from flr.detection.patches import PATCH, PatchBatches, targets
-from flr.detection.scenes import EMPTY, FACE, IGNORED, NO_FACE, SIDE, Scenes, draw_scene, open_scenes
+from flr.detection.patches import PATCH, PatchBatches, cut_patch, targets
+from flr.detection.scenes import EMPTY, FACE, IGNORED, NO_FACE, SIDE, Scenes, _mark_hidden, draw_scene, open_scenes
 from flr.detection.textures import TexturePool
 
 
@@ -43,6 +43,35 @@ def test_batches_are_a_function_of_seed_epoch_and_number(scenes: Scenes) -> None
     other, _ = PatchBatches(scenes, 1, 3, 3, 4)[1]
     assert images.shape == (4, 1, PATCH, PATCH) and maps.shape == (4, 6, PATCH // STRIDE, PATCH // STRIDE)
     assert images.equal(again) and not images.equal(other)
+
+
+def test_a_patchs_targets_are_where_its_face_is() -> None:
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    image[90:131, 60:101] = 255
+    boxes = np.array([[80.0, 110, 41, FACE]])
+    off = []
+    for seed in range(300):
+        patch, (heat, _, _, dx, dy, size) = cut_patch(np.random.default_rng(seed), image, boxes)
+        shown = np.argwhere(patch > (int(patch.min()) + int(patch.max())) / 2)
+        if heat.max() == 1 and shown.min() > 0 and shown.max() < PATCH - 1 and len(shown) < PATCH**2 / 2:
+            row, column = np.argwhere(heat == 1)[0]
+            place = np.array([row + 0.5 + dy[row, column], column + 0.5 + dx[row, column]]) * STRIDE
+            side = UNIT * 2 ** size[row, column]
+            off.append([*(place - shown.mean(0) - 0.5), np.ptp(shown, 0).max() + 1 - side])
+    assert len(off) > 50
+    assert (np.abs(np.median(off, 0)) < (0.2, 0.2, 1)).all()
+    assert np.quantile(np.abs(off), 0.9, 0)[:2].max() < 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "state", "expected"), [(2, FACE, FACE), (9, FACE, IGNORED), (9, NO_FACE, NO_FACE), (36, FACE, EMPTY)]
+)
+def test_a_face_that_is_painted_over_is_not_one_to_find(rows: int, state: int, expected: int) -> None:
+    before, boxes = np.zeros((100, 100), np.uint8), np.array([[50.0, 50, 40, state], [20, 20, 10, FACE]], np.float32)
+    after = before.copy()
+    after[32 : 32 + rows, 30:70] = 1
+    _mark_hidden(boxes, before, after)
+    assert boxes[:, 3].tolist() == [expected, FACE]
 
 
 def test_targets_code_the_box_and_leave_out_what_is_neither() -> None:

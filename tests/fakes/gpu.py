@@ -28,44 +28,12 @@ from flr.training.callbacks import Progress
 from flr.training.distributed import OwnSigterm
 
 # Operators that run nothing on the device.
-VIEWS = frozenset(
-    [
-        "view",
-        "t",
-        "transpose",
-        "permute",
-        "select",
-        "slice",
-        "expand",
-        "unsqueeze",
-        "squeeze",
-        "as_strided",
-        "alias",
-        "unbind",
-        "split",
-        "split_with_sizes",
-        "detach",
-        "_unsafe_view",
-        "lift_fresh",
-        "unfold",
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "new_empty",
-        "new_empty_strided",
-        "_reshape_alias",
-        "set_",
-        "diagonal",
-        "reshape",
-        "detach_",
-        "resize_",
-        "is_pinned",
-        "squeeze_",
-        "unsqueeze_",
-        "chunk",
-        "_local_scalar_dense",
-    ]
-)
+VIEWS = frozenset([
+    "view", "t", "transpose", "permute", "select", "slice", "expand", "unsqueeze", "squeeze", "as_strided", "alias",
+    "unbind", "split", "split_with_sizes", "detach", "_unsafe_view", "lift_fresh", "unfold", "empty", "empty_like",
+    "empty_strided", "new_empty", "new_empty_strided", "_reshape_alias", "set_", "diagonal", "reshape", "detach_",
+    "resize_", "is_pinned", "squeeze_", "unsqueeze_", "chunk", "_local_scalar_dense",
+])  # fmt: skip
 # Operators whose result the host must see before it goes on.
 WAITING = frozenset(
     ["_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim", "_unique2", "bincount"]

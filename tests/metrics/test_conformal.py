@@ -18,6 +18,8 @@ def test_the_factor_is_the_ceiling_of_90_percent_of_n_plus_1():
     errors = np.arange(1.0, 21)[:, None]  # (20 + 1) * .9 = 18.9: the 19th
     assert calibrate(errors, np.full((20, 1), np.nan), np.full(20, 1 / FLOOR)) == [19.0]
     assert calibrate(errors, np.full((20, 1), 9.0), np.full(20, 1 / FLOOR)) == [pytest.approx(1.9)]
+    held = coverage(errors.repeat(5, 1), np.full((20, 5), 19.0), np.ones(20), CELEBA5, {})
+    assert held["coverage90"] == 95  # an error as large as the radius is inside
 
 
 def test_too_few_faces_promise_nothing():

@@ -28,19 +28,8 @@ from flr.models.ytf_cnn_wide import YtfCNNWide
 
 MAPS = [HeatmapFPN, HRNet, Hourglass]
 NETS = [
-    SepConv,
-    SepConvLight,
-    CelebACNN,
-    MuctCNN,
-    YtfCNN,
-    YtfCNNWide,
-    ResNet18,
-    MobileNetV2,
-    PFLD,
-    *MAPS,
-    PIPNet,
-    RTMPose,
-]
+    SepConv, SepConvLight, CelebACNN, MuctCNN, YtfCNN, YtfCNNWide, ResNet18, MobileNetV2, PFLD, *MAPS, PIPNet, RTMPose,
+]  # fmt: skip
 # Quick ones: a side that the net takes and, where it has such arguments, narrow.
 SMALL = {
     SepConvLight: (32, {}), HeatmapFPN: (32, {}), CelebACNN: (64, {}), MuctCNN: (32, {}), YtfCNN: (64, {}),

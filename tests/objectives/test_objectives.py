@@ -1,5 +1,6 @@
 """Target coding, losses and decoding: values by hand, round trips, and what a mask must stop."""
 
+import copy
 import math
 
 import numpy as np
@@ -129,16 +130,27 @@ def test_a_batch_without_labels_gives_zero_and_no_nan(objective):
     assert (raw.grad == 0).all()
 
 
+@pytest.mark.parametrize("name", ["heatmaps l1", "dark", "star", "simcc", "pip"])
 @pytest.mark.parametrize("outside", [(-3.0, 50.0), (50.0, 127.6), (200.0, -40.0)])
-def test_a_point_outside_the_crop_carries_no_heatmap_loss(outside):
-    objective, points, labelled = Heatmaps(L1()), truth(), torch.ones(3, 5, dtype=torch.bool)
+def test_a_point_outside_the_crop_carries_no_loss_of_a_map(name, outside):
+    objective, points, labelled = OBJECTIVES[name], truth(), torch.ones(3, 5, dtype=torch.bool)
     points[1, 3] = torch.tensor(outside)
     raw = raw_for(objective)
     loss, count = objective.loss(raw, points, labelled, SIZE)
     loss.backward()
     assert int(count) == 14
-    assert (raw.grad[1, 3] == 0).all()
-    assert (raw.grad[1, 2] != 0).any()
+    each = raw.grad.reshape(3, 5, -1)
+    assert (each[1, 3] == 0).all()
+    assert (each[1, 2] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["heatmaps wing", "dark", "star"])
+def test_each_stage_of_a_network_is_supervised(name):
+    stages = [raw_for(OBJECTIVES[name], seed=seed) for seed in range(3)]
+    arguments = truth(), torch.ones(3, 5, dtype=torch.bool), SIZE
+    total, count = OBJECTIVES[name].loss(torch.stack(stages, 1), *arguments)
+    torch.testing.assert_close(total, sum(OBJECTIVES[name].loss(stage, *arguments)[0] for stage in stages))
+    assert int(count) == 45
 
 
 def test_points_on_the_outermost_pixels_are_inside():
@@ -268,6 +280,9 @@ def test_heatmap_target_is_a_gaussian_of_sigma():
 
 @every_objective
 def test_loss_and_points_are_float32_under_autocast(objective):
+    objective = copy.deepcopy(objective)
+    for weights in objective.parameters():  # a new flow is the identity, in any precision
+        torch.nn.init.normal_(weights, std=0.3, generator=torch.Generator().manual_seed(0))
     raw, points, labelled = raw_for(objective), truth(), torch.ones(3, 5, dtype=torch.bool)
     expected, _ = objective.loss(raw, points, labelled, SIZE)
     decoded = objective.decode(raw, SIZE)

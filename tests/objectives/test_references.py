@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flr.objectives.coordinates import MSE, SoftWing
-from flr.objectives.gaussian import AdaptiveWing, GaussianHeatmaps
+from flr.objectives.gaussian import AdaptiveWing, GaussianHeatmaps, _newton_step, _smooth
 from flr.objectives.likelihood import ResidualLikelihood
 from flr.objectives.pip import PixelInPixel
 from flr.objectives.simcc import SimCC
@@ -114,15 +114,17 @@ def test_adaptive_wing_by_hand_and_smooth_at_its_threshold(height):
     assert x.grad.isfinite().all()
 
 
-def test_adaptive_wing_weighs_the_cells_near_a_point():
-    truth, labelled = torch.tensor([[[31.5, 31.5]]]), torch.ones(1, 1, dtype=torch.bool)
-    near, far = torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16)
-    near[0, 0, 8, 8], far[0, 0, 1, 1] = 0.0, 0.0
-    plain, weighted = (GaussianHeatmaps(MSE(), foreground_weight=weight) for weight in (0.0, 10.0))
-    # All of the error is the Gaussian itself, nearly all of it above a fifth of its height.
-    ratio = float(weighted.loss(near, truth, labelled, SIZE)[0] / plain.loss(near, truth, labelled, SIZE)[0])
-    assert 10.5 < ratio <= 11
-    assert float(weighted.loss(far + 1e-3, truth, labelled, SIZE)[0]) > 0
+def test_the_cells_near_a_point_weigh_more():
+    """Those of a height of .2 or more, and their neighbours; here the point's cell alone is that high."""
+    centres = (torch.arange(16) + 0.5) * 4 - 0.5
+    bell = (-((centres - centres[8]) ** 2) / 2 / 2.0**2).exp()
+    assert bell[7] < 0.2 < bell[8]
+    truth, objective = centres[8].expand(1, 1, 2), GaussianHeatmaps(MSE(), foreground_weight=10.0)
+    for cell, weight in {(8, 8): 11, (7, 9): 11, (9, 8): 11, (6, 8): 1, (1, 1): 1}.items():
+        raw = bell[:, None] * bell
+        raw[cell] += 0.5
+        loss, _ = objective.loss(raw[None, None], truth, everywhere(truth), SIZE)
+        assert float(loss) == pytest.approx(weight * 0.25 / 16**2)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 24)])
@@ -136,11 +138,35 @@ def test_dark_finds_a_gaussians_peak_between_the_cells(shape, x, y):
     assert abs(float(objective.decode(raw, SIZE)[0, 0, 0]) - x) <= abs(float(peak) - x) + 0.05
 
 
-def test_dark_stays_at_the_cell_next_to_the_border_and_on_flat_maps():
-    raw = torch.zeros(1, 2, 8, 8)
-    raw[0, 0, 0, 7] = 1.0
-    assert GaussianHeatmaps(MSE()).decode(raw, SIZE).tolist() == [[[59.5, 3.5], [3.5, 3.5]]]
+@pytest.mark.parametrize("cell", [(0, 7), (1, 4), (4, 1), (6, 4), (4, 6), (7, 7)])
+def test_dark_stays_at_a_cell_next_to_the_border(cell):
+    raw = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 2
+    raw[0, 0, *cell] = 1.0
+    raw *= 100  # whose logarithms are above 0, with which the map is padded
+    expected = [cell[1] * 8 + 3.5, cell[0] * 8 + 3.5]
+    assert GaussianHeatmaps(MSE(), sigma=1 / 8).decode(raw, SIZE).tolist() == [[expected]]
+
+
+def test_dark_steps_by_newton_to_a_peak_at_most_one_cell_away():
+    y, x = torch.meshgrid(torch.arange(7.0) - 3, torch.arange(9.0) - 4, indexing="ij")
+    slanted = -((x - 0.3) ** 2) - 2 * (y + 0.4) ** 2 + (x - 0.3) * (y + 0.4)
+    far, bowl, saddle = -((x - 5.0) ** 2) - y**2, x**2 + y**2 + x, x**2 - y**2 + x
+    logs = torch.stack([slanted, far, bowl, saddle, torch.zeros_like(x)])[None]
+    step = _newton_step(logs, torch.full((1, 5), 3), torch.full((1, 5), 4))
+    expected = torch.tensor([[[0.3, -0.4], [1, 0], [0, 0], [0, 0], [0, 0]]])
+    torch.testing.assert_close(step, expected, rtol=0, atol=1e-5)
     assert GaussianHeatmaps(MSE()).decode(torch.rand(1, 1, 3, 3), SIZE).isfinite().all()
+
+
+def test_dark_smooths_by_a_gaussian_with_a_deviation_along_each_axis():
+    impulse = torch.zeros(1, 1, 21, 31)
+    impulse[0, 0, 10, 15] = 1.0
+    out = _smooth(impulse, [1.5, 3.0])[0, 0]
+    assert float(out.sum()) == pytest.approx(1)
+    for along, sigma in ((out.sum(1)[10:], 1.5), (out.sum(0)[15:], 3.0)):
+        expected = torch.tensor([math.exp(-0.5 * (shift / sigma) ** 2) for shift in range(int(2 * sigma) + 1)])
+        torch.testing.assert_close(along[: len(expected)] / along[0], expected)
+        assert (along[len(expected) :] == 0).all()
 
 
 def test_the_spread_of_a_peak_is_that_of_the_points_that_it_averages():
@@ -212,7 +238,20 @@ def test_pixel_in_pixel_decodes_what_it_codes_and_merges_the_neighbours():
     moved = objective.decode(maps.flatten(0, 1)[None], SIZE)[0, 0, 0] - truth[0, 0, 0]
     assert float(moved) == pytest.approx(0.5 * SIZE / cells / votes, abs=1e-3)
     assert float(objective.spread(maps.flatten(0, 1)[None], SIZE)[0, 0]) > 0.1
-    assert float(objective.loss(maps.flatten(0, 1)[None], truth, all_known, SIZE)[0]) == pytest.approx(0.5, abs=1e-4)
+
+    def loss(known: torch.Tensor = all_known) -> float:
+        return float(objective.loss(maps.flatten(0, 1)[None], truth, known, SIZE)[0])
+
+    assert loss() == pytest.approx(0.5, abs=1e-4)
+    maps[0, 1, y, x] -= 0.5
+    maps[0, 3, y, x] += 0.6  # of a neighbour, whose offsets count as their mean over those that are labelled
+    assert loss() == pytest.approx(0.6 / neighbours, abs=1e-4)
+    known = all_known.clone()
+    known[0, near[0][1]] = False
+    assert loss(known) == pytest.approx(0.6 / (neighbours - 1), abs=1e-4)
+    maps[0, 3, y, x] -= 0.6
+    maps[0, 0, y, x] += 0.4
+    assert loss() == pytest.approx(10 * 0.4**2 / cells**2, abs=1e-4)
 
 
 @given(st.floats(0.001, 0.05), st.floats(0.01, 0.3), st.floats(0.001, 0.05))

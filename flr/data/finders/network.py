@@ -1,19 +1,16 @@
 """The detector's file: a network of `flr.detection`, run by ONNX Runtime."""
 
 import functools
-import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import onnxruntime
 from annotated_types import Ge
 from pydantic import AllowInfNan, TypeAdapter, ValidationError
 
+from flr.data.onnx_file import open_onnx
 from flr.errors import UserError
-from flr.files import opened
 
 METADATA_KEY = "flr_detector"
 MAX_BYTES = 2**26
@@ -59,28 +56,13 @@ class FaceNetwork:
     """
 
     def __init__(self, path: Path, threads: Annotated[int, Ge(0)] = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are reported below
-        options.intra_op_num_threads = threads
-        options.enable_mem_pattern = False  # each level has its own shape
         hint = "name a file that python -m flr.train_detector wrote"
+        # Each level of the pyramid has its own shape.
+        self.session, text, self.digest = open_onnx(path, METADATA_KEY, MAX_BYTES, hint, threads, fixed_shapes=False)
         try:
-            with opened(path, MAX_BYTES) as file:
-                model = file.read()
-            self.digest = hashlib.sha256(model).hexdigest()
-            with tempfile.TemporaryDirectory() as empty:  # the only folder that the file's references can reach
-                options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
-                self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            text = self.session.get_modelmeta().custom_metadata_map[METADATA_KEY]
             self.metadata = TypeAdapter(DetectorMetadata).validate_json(text, strict=True)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); {hint}") from error
-        except KeyError as error:
-            raise UserError(f"{path}: an .onnx file without the metadata of a detector; {hint}") from error
         except ValidationError as error:
             raise UserError(f"{path}: metadata: {error.errors()[0]['msg']:.200}; {hint}") from error
-        except Exception as error:  # of a dozen classes without a common base
-            raise UserError(f"{path}: ONNX Runtime does not load it ({error!s:.200}); {hint}") from error
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
         """Return the maps (4, h, w) of a level (H, W) uint8, as `flr.data.finders.votes.Network`."""
