@@ -110,7 +110,7 @@ def find(served: Served, tmp_path: Path) -> Find:
 
     def press(photo: Path | None, **words: Any) -> dict[str, Any]:
         given = {
-            "run": str(served.checkpoint), "detector": "haar", "effects": [], "draw": ["boxes", "points"]
+            "run": str(served.checkpoint), "detector": "builtin", "effects": [], "draw": ["boxes", "points"]
         }  # fmt: skip
         file = None if photo is None else handle_file(str(photo))
         return dict(zip(parts, client.predict(photo=file, api_name="/find", **given | words), strict=True))

@@ -219,7 +219,7 @@ def test_an_exported_net_gives_the_same(workspace: Workspace, checkpoint: Path, 
 
 @pytest.mark.parametrize(("words", "note"), [
     (["detector=haar"], "an image of 4000 pixels is searched at 1024, so that faces are found from about 117 of its pixels; set detector.work=2400"),
-    (["detector=builtin"], "an image of 4000 pixels is searched at 320, so that faces are found from about 275"),
+    (["detector=builtin", "detector.work=320"], "an image of 4000 pixels is searched at 320, so that faces are found from about 275"),
     (["detector=haar", "detector.work=2400"], ""), (["detector=haar_camera"], ""), (["detector=whole"], ""),
 ])  # fmt: skip
 def test_faces_too_small_to_be_found_are_reported_once(

@@ -163,7 +163,9 @@ def test_without_a_found_training_face_the_offset_has_to_be_given(tmp_path: Path
 
 def test_faces_too_small_for_the_detector_are_reported_with_the_fix(tmp_path: Path) -> None:
     table = face_table(("train",) * 3)
-    large = dataclasses.replace(table, pictures=lambda name: np.zeros((40, 3000), np.uint8), version=table.version + 1)
+    large = dataclasses.replace(
+        table, read_image=lambda name: np.zeros((40, 3000), np.uint8), version=table.version + 1
+    )
     haar = Haar(offset=(0.1, 0.3, 0.9, 1.1), work=512)  # finds faces from 176 pixels of such an image
     note = face_boxes(large, BoxPolicy("haar", haar=haar), tmp_path, 0).note
     assert (

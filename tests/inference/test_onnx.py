@@ -285,3 +285,15 @@ def test_a_prediction_imports_nothing_that_trains(file: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert lines[0] == "finding faces in photo.png with net.onnx" and lines[1].startswith("1 face in 1 image ")
     assert lines[2] == "[]"
+
+
+def test_refinement_of_the_included_model_improves_poor_boxes() -> None:
+    model, errors = loading.load_file(loading.LANDMARKS), {0: [], 1: []}
+    for index in range(12):
+        face = render(5, index, 160, face=0.6)
+        box = tight_box(face.points[None], np.ones((1, 68), bool))
+        poor = box + 0.2 * (box[:, 2:] - box[:, :2]).repeat(2, 1) * np.array([1, -1, 1, -1])
+        for refine, found in errors.items():
+            points = model.find([face.image], poor, refine=refine).points[0]
+            found.append(np.linalg.norm(points - face.points, axis=1).mean())
+    assert np.median(errors[1]) < 0.6 * np.median(errors[0])
