@@ -86,18 +86,20 @@ class BuiltinDetector:
         return boxes, scores
 
     def search(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find faces as `Builtin.find`, in twice the size while half of the faces are small or none is found.
+        """Find faces as `Builtin.find`, in up to twice the size while half of the faces are small or none is found.
 
-        An image without a face is searched at 640 pixels too, and a large one up to a third of its longer side.
+        Faces are small below 60 pixels, and below 30 where 1280 pixels are searched. An image is enlarged by 2 at most. While
+        none is found, 640 pixels or a third of the image's longer side are searched, whichever is more.
         """
         side, work = max(image.shape[:2]), self.finder.work
         while True:
             squares, scores = replace(self.finder, work=work).find(image, self.threads)
-            small = len(squares) == 0 or np.median(squares[:, 2] - squares[:, 0]) * work < SMALL * side
-            most = side if len(squares) else max(2 * FIRST_WORK, side / 3)
-            if self.work is not None or not small or 2 * work > most:
+            small = 2 * SMALL if work < 4 * FIRST_WORK else SMALL
+            enough = len(squares) and np.median(squares[:, 2] - squares[:, 0]) * work >= small * side
+            largest = min(2 * work, 2 * side if len(squares) else max(2 * FIRST_WORK, side // 3))
+            if self.work is not None or enough or largest < 1.2 * work:
                 return squares, scores
-            work *= 2
+            work = largest
 
 
 def _unknown_box(model: BoxTarget) -> UserError:
