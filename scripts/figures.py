@@ -25,6 +25,7 @@ from playwright.sync_api import Page, sync_playwright
 from flr.data.boxes import BoxPolicy
 from flr.data.crops import crop
 from flr.data.synthetic.renderer import Face, render
+from flr.inference.api import find_faces
 from flr.inference.effects import Blur, Mask, Overlay, Paint, apply
 from flr.landmarks.draw import draw_face, draw_landmarks, sheet
 from flr.landmarks.geometry import tight_box, transform
@@ -35,7 +36,7 @@ IMAGES = ROOT / "docs" / "images"
 MAX_BYTES = 300_000  # of one image
 
 COUNT, COLUMNS, SIDE, SMALL = 24, 8, 150, 132
-SHOWN = (13, 23)  # of series 0: faces on which effects can be seen
+SHOWN = (11, 23)  # of series 0: faces on which effects can be seen
 PALETTE = np.array(
     [
         [0, 0, 0],
@@ -77,6 +78,20 @@ def faces() -> np.ndarray:
     """Draw a sheet of the first faces of series 0."""
     shown = [cropped(render(0, i, 256, 3, 0.5), SIDE) for i in range(COUNT)]
     return sheet([draw_face(image, points, None, np.ones(68, bool), SIDE) for image, points in shown], COLUMNS)
+
+
+def included() -> np.ndarray:
+    """Draw a sheet of what the detector and the included model find in faces of series 1."""
+    shown = []
+    for i in range(COUNT):
+        image = render(1, i, 2 * SIDE, 3, 0.6).image
+        found = find_faces(image)[:1]
+        for face in found:
+            image = draw_landmarks(
+                image, face.points[None], face.box[None], scheme=IBUG68, hidden=face.visible[None] < 0.5
+            )
+        shown.append(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+    return sheet(shown, COLUMNS)
 
 
 def effects() -> np.ndarray:
@@ -217,6 +232,7 @@ def screenshots(folder: Path) -> None:
 def main(folder: Path) -> None:
     """Write all images to docs/images."""
     write("faces.jpg", faces())
+    write("included.jpg", included())
     write("effects.png", effects())
     screenshots(folder)
 
