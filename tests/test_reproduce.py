@@ -12,11 +12,14 @@ import hydra
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from flr.config.compose import CONF
-from flr.reproduction.record import Run, data_differences, read
+from flr.reproduction import detector
+from flr.reproduction.record import Run, data_differences, of_runs, read
 from flr.reproduction.smoke import rendered, smoke
 from flr.reproduction.verdict import compare
+from flr.tracking.provenance import lock_hash
 from tests.conftest import Workspace
 from tests.fakes import ibug as fake_ibug
 
@@ -43,6 +46,23 @@ def test_a_recorded_config_still_gives_what_it_gave(workspace: Workspace, name: 
     done = workspace.run("flr.reproduce", f"name={name}")
     assert done.stdout.rstrip().endswith("within the tolerance") and "OUTSIDE" not in done.stdout
     assert not list(workspace.path.iterdir())  # no run, no database
+
+
+def test_trainings_of_the_detector_make_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [
+        *detector.FEW,
+        "trainer.check_val_every_n_epoch=1",
+        f"paths.output_dir={tmp_path}",
+        f"paths.cache_dir={tmp_path}",
+    ]
+    compose = detector.compose
+    monkeypatch.setattr(detector, "task_overrides", list)
+    monkeypatch.setattr(detector, "compose", lambda seed: compose(seed, few))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        runs = detector.train(OmegaConf.create({"name": "box/detector", "record": False}), [0, 1])
+    made = of_runs("command", runs)
+    assert made.seeds == [0, 1] and set(made.metrics) == {"val/recall"} and made.protocol.endswith(" 32/8")
+    assert made.lock == lock_hash() and made.hardware["precision"] == "32-true"
 
 
 def test_all_are_recorded() -> None:

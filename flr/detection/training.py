@@ -53,7 +53,8 @@ def train(cfg: DictConfig, overrides: list[str]) -> Path:
         raise UserError("trainer.devices: the detector trains on one device; set trainer.devices=1")
     tracker.open()
     code, diff = provenance.code_state()
-    run_id = tracker.start(cfg.name or f"detector seed {cfg.seed}", {"model": "DetectorNet", "data": "scenes", **code})
+    tags = {"model": "DetectorNet", "data": "scenes", "lock": provenance.lock_hash(), **code}
+    run_id = tracker.start(cfg.name or f"detector seed {cfg.seed}", tags)
     folder = output / "runs" / run_id
     tracker.set_queue_dir(folder / "queue")
     print(f"run {run_id}", flush=True)

@@ -427,7 +427,7 @@ def test_any_faces_come_back(tmp_path_factory: pytest.TempPathFactory, form: str
 
 
 def sound(path: Path) -> None:
-    """Whether dlib would take a file: each image stands there once, with all its boxes."""
+    """Whether dlib would take a file: it lists each image once, with all its boxes."""
     root = ElementTree.parse(path).getroot()
     images = root.findall("images/image")
     assert images == list(root.iter("image")) and root.tag == "dataset"

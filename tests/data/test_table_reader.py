@@ -448,7 +448,7 @@ def test_csv_faults_beside_the_points(small: Path, cells: str, reason: str) -> N
 
 
 def test_pictures_that_are_none(small: Path) -> None:
-    """Zero bytes are told when the table is read; other bytes that are no image when it is loaded."""
+    """An empty file is reported when the table is read, other bytes that are no image when it is loaded."""
     (small / "p/a.jpg").write_bytes(b"<html>")
     data = (small / "p/b.JPG").read_bytes()
     (small / "p/b.JPG").write_bytes(data[: len(data) // 2])
