@@ -85,7 +85,8 @@ def create_database(folder: Path) -> None:
     """Create an empty tracking database, whose migrations take MLflow seconds."""
     from flr.tracking.connection import connect
 
-    connect(f"sqlite:///{folder}/mlflow.db")
+    with patch.dict(os.environ):  # MLflow keeps the address there, and a later test's run would go to this database
+        connect(f"sqlite:///{folder}/mlflow.db")
 
 
 class Done(NamedTuple):

@@ -54,6 +54,7 @@ def test_trainings_of_the_detector_make_a_record(tmp_path: Path, monkeypatch: py
         "trainer.check_val_every_n_epoch=1",
         f"paths.output_dir={tmp_path}",
         f"paths.cache_dir={tmp_path}",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
     ]
     compose = detector.compose
     monkeypatch.setattr(detector, "task_overrides", list)
