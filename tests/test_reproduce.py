@@ -67,7 +67,15 @@ def test_trainings_of_the_detector_make_a_record(tmp_path: Path, monkeypatch: py
 
 
 def test_all_are_recorded() -> None:
-    names = ["celeba_cnn", "ibug_sepconv", "ibug_sepconv_light", "muct_cnn", "ytf_cnn", "ytf_cnn_wide"]
+    names = [
+        "celeba_cnn",
+        "celeba_cnn_rendered",
+        "ibug_sepconv",
+        "ibug_sepconv_light",
+        "muct_cnn",
+        "ytf_cnn",
+        "ytf_cnn_wide",
+    ]
     assert [f"published/{name}" for name in names] == PUBLISHED
     records = {"records/flagship", "records/tiny", "records/large", "box/landmarks", "box/detector"}
     assert {*PUBLISHED, *records} == set(RECORDED)

@@ -32,7 +32,7 @@ def rendered(name: str, cache: str, changes: Sequence[str] = ()) -> DictConfig:
     config = compose_training([f"experiment={name}", *changes])
     counts = {"train": BATCH * STEPS, "val": BATCH, "test": BATCH}
     faces = compose_training(["data=synthetic", *(f"data.reader.{part}={n}" for part, n in counts.items())]).data
-    scheme = config.data.scheme or SCHEMES.get(config.data.name)
+    scheme = config.data.scheme or config.data.reader.get("scheme") or SCHEMES.get(config.data.name)
     settings = {"crop": config.data.crop, "pixels": config.data.pixels, "scheme": scheme, "batch_size": BATCH}
     config.data = OmegaConf.merge(faces, settings)
     if config.data.crop.policy.source != "truth":

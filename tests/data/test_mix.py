@@ -1,5 +1,6 @@
 """Several sets as one: names, splits, subsets, reductions, weights; and a training on them."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_each_set_has_parts_of_its_own(sets: dict[str, mix.Member]) -> None:
         assert parts == {"train", "val", "test"}, name
         alone = read(sets, name)
         np.testing.assert_array_equal(alone.split, table.split[table.subsets[name]])  # whatever it is mixed with
+
+
+def test_one_set_can_teach_and_another_test(sets: dict[str, mix.Member]) -> None:
+    parts = {"ibug": ("test",), "ibug_xml": ("train", "val")}
+    table = read({name: dataclasses.replace(sets[name], parts=parts[name]) for name in sets}, "ibug", "ibug_xml")
+    for name, split in parts.items():
+        assert set(table.split[table.subsets[name]]) == set(split)
+        whole = read(sets, name)
+        assert table.subsets[name].sum() == np.isin(whole.split, split).sum()
 
 
 def test_one_set_at_full_weight_has_no_weights(sets: dict[str, mix.Member]) -> None:

@@ -208,6 +208,19 @@ def test_rendering_that_is_killed_leaves_no_process(tmp_path: Path, victim: str)
     assert not left
 
 
+def test_a_stated_box_is_a_square_round_the_points(tmp_path: Path) -> None:
+    sizes = {"train": 6, "val": 1, "test": 1, "size": 96}
+    without, stated = reader.read(tmp_path, **sizes), reader.read(tmp_path, **sizes, box=1.3)
+    assert np.isnan(without.box).all()
+    low, high = stated.points.min(1), stated.points.max(1)
+    for low_edge, high_edge in ((0, 2), (1, 3)):
+        side = stated.box[:, high_edge] - stated.box[:, low_edge]
+        np.testing.assert_allclose(side, 1.3 * (high - low).max(1), rtol=1e-5)
+        middle = (stated.box[:, high_edge] + stated.box[:, low_edge]) / 2
+        np.testing.assert_allclose(middle, (low + high)[:, low_edge] / 2, rtol=1e-5)
+    assert stated.fingerprint() != without.fingerprint()
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written .*set paths\.cache_dir=DIR"):

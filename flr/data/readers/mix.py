@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Gt, Le
@@ -25,6 +25,8 @@ class Member:
         weight: how often each of its training faces is seen in an epoch, on average.
         val_fraction: the share of its training faces that is held out where it has no validation part.
         test_fraction: as much where it has no test part.
+        parts: which of its splits are used, ``train``, ``val`` or ``test``; null uses all. So one set can teach and
+            another test.
     """
 
     reader: Callable[..., FaceTable]
@@ -32,6 +34,7 @@ class Member:
     weight: Annotated[float, Gt(0), Le(1000)] = 1.0
     val_fraction: float = 0.1
     test_fraction: float = 0.1
+    parts: Sequence[Literal["train", "val", "test"]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,8 @@ def read(root: Path | None, strict: bool, sets: Mapping[str, Member], use: Seque
         table = member.reader(root=Path(member.root).expanduser(), strict=strict)
         table = table.take(table.split != UNLABELLED).reduce(scheme, get_scheme(scheme))
         table = hold_out(hold_out(table, member.test_fraction, "test"), member.val_fraction)
+        if member.parts is not None:
+            table = table.take(np.isin(table.split, list(member.parts)))
         tables[name] = dataclasses.replace(table, weight=np.full(len(table), member.weight))
     return join(tables)
 

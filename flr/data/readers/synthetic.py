@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import joblib
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from filelock import FileLock
 from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
@@ -28,7 +28,7 @@ BATCH = 16  # faces that a process renders at a time
 def read(
     root: Path | None, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
     seed: Annotated[int, Ge(0)] = 0,
-    size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1,
+    size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1, box: Annotated[float, Gt(0)] | None = None,
 ) -> FaceTable:  # fmt: skip
     """Return the faces (seed, 0), (seed, 1), ...: first the test part, then validation, then training.
 
@@ -44,6 +44,8 @@ def read(
         size: Side of an image, pixels.
         face: Extent of the points as a share of the image.
         channels: 1 for grey, 3 for RGB.
+        box: Side of each face's box over the larger side of its 68 points, round their middle, for
+            ``crop.policy.source=file``; null states no box.
 
     Raises:
         UserError: A part is empty, or `root` cannot be written.
@@ -61,6 +63,7 @@ def read(
     _render_once(folder, count, seed, size, channels, face)
     points, visible = np.load(folder / "points.npy"), np.load(folder / "visible.npy")
     images = np.load(folder / "images.npy", mmap_mode="r")
+    stated = settings if box is None else f"{settings}, box {float(box)!r}"
     split = np.repeat(["test", "val", "train"], [test, val, train])
     name = np.array([f"{seed}/{i}" for i in range(count)])
     return FaceTable(
@@ -69,7 +72,7 @@ def read(
         points=points,
         labelled=np.ones(visible.shape, bool),
         visible=visible,
-        box=np.full((count, 4), np.nan, np.float32),
+        box=np.full((count, 4), np.nan, np.float32) if box is None else _boxes(points, box),
         group=name,
         split=split,
         name=name,
@@ -77,9 +80,15 @@ def read(
         subsets={},
         read_image=lambda name: np.asarray(images[int(name)]),
         # No rendered value: the last bits of the points differ between CPUs.
-        published=digest_rows([settings] * count, np.arange(count)),
+        published=digest_rows([stated] * count, np.arange(count)),
         version=np.full(count, int(folder.name[:15], 16), np.int64),
     )
+
+
+def _boxes(points: np.ndarray, scale: float) -> np.ndarray:
+    low, high = points.min(1), points.max(1)
+    half = scale / 2 * np.ptp(points, 1).max(1, keepdims=True)
+    return np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], 1).astype(np.float32)
 
 
 def _render_once(folder: Path, count: int, seed: int, size: int, channels: int, face: float) -> None:
