@@ -81,6 +81,7 @@ bench: env ## speed compared with other libraries, recorded in benchmarks/result
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.jitter
+	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.video
 
 gpu: env ## on a machine with a GPU: its tests, then speed and the records trained on it (GPU.md in benchmarks/; wants FLR_DATA with 300w/)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -114,6 +115,26 @@ def test_jitter_is_measured_of_a_given_net(
     written = json.loads((tmp_path / "jitter.json").read_text())
     assert written["contenders"]["smoothed"]["jitter"] < 0.5 * written["contenders"]["as found"]["jitter"]
     assert set(written["choice"]) == {"as found", "1, 10, 1"}
+
+
+def test_looks_are_compared_on_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("benchmarks.fairness")
+    monkeypatch.setattr(module, "FACES", 24)
+    monkeypatch.setattr(module, "YAWS", (0, 90))
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    module.main()
+    rows = json.loads((tmp_path / "fairness.json").read_text())["groups"]
+    assert rows["adults"]["faces"] + rows["children"]["faces"] == rows["yaw 0 to 90"]["faces"] == 24
+    assert rows["skin 1 of 5"]["faces"] == 24 and 0 < rows["no glasses"]["faces"] < 12
+    assert 0.5 < rows["all"]["low"] < rows["all"]["mean"] < rows["all"]["high"] < 4
+    for form in module.FORMS[1:]:
+        pairs = [
+            (module.photo(module.FIRST + i, "as drawn")[1], module.photo(module.FIRST + i, form)[1]) for i in range(24)
+        ]
+        assert all(np.array_equal(drawn.points, other.points) for drawn, other in pairs)
+        changed = sum(not np.array_equal(drawn.image, other.image) for drawn, other in pairs)
+        assert changed == (rows[form]["faces"] if form.startswith("no ") else 24)
 
 
 @pytest.mark.long

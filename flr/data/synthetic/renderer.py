@@ -53,8 +53,12 @@ def render(seed: int, index: int, size: int = 128, channels: int = 1, face: floa
         channels: 1 grey, 3 RGB.
         face: largest side of the points' tight box as a share of the image, about.
     """
-    d = Draws(seed, index)
-    person = Person(d, size, face)
+    return photograph(Person(Draws(seed, index), size, face), channels)
+
+
+def photograph(person: "Person", channels: int = 1) -> Face:
+    """Draw a person, whose looks may have been changed, before a background; 1 channel is grey, 3 are RGB."""
+    d, size = person.d, person.size
     canvas = scene.background(size, channels == 1, d)
     head, cover = person.paint(canvas)
     points, view = person.points[:68], person.view
@@ -72,7 +76,8 @@ class Person:
     """
 
     def __init__(self, d: Draws, size: int, face: float) -> None:
-        self.d, self.shape, self.view = d, sample_shape(d), sample_view(d)
+        self.d, self.size = d, size
+        self.shape, self.view = sample_shape(d), sample_view(d)
         self.grid, self.terms = self.shape.surface()
         # (70, 3): the points and the irises, pixels, and their depth.
         self.points = place(self.view, self.shape, self.grid, size, face, d)

@@ -10,7 +10,8 @@ from flr.data.synthetic.paint import LUMA
 from flr.data.synthetic.shape import Shape
 from flr.data.synthetic.view import View
 
-_TONES = np.array([(74, 46, 34), (122, 82, 60), (172, 126, 98), (208, 164, 136), (236, 202, 180)], np.float32)
+# From dark to light.
+TONES = np.array([(74, 46, 34), (122, 82, 60), (172, 126, 98), (208, 164, 136), (236, 202, 180)], np.float32)
 _FIVE = np.ones((5, 5), np.uint8)
 
 
@@ -43,9 +44,9 @@ class Head:
 
 def sample_tone(d: Draws) -> np.ndarray:
     """(3,) float32 RGB of the skin."""
-    at = d.uniform(0, 1) ** 0.7 * (len(_TONES) - 1)
-    low = min(int(at), len(_TONES) - 2)
-    return (_TONES[low] + (at - low) * (_TONES[low + 1] - _TONES[low])) * (1 + d.normals(3, 0.05))
+    at = d.uniform(0, 1) ** 0.7 * (len(TONES) - 1)
+    low = min(int(at), len(TONES) - 2)
+    return (TONES[low] + (at - low) * (TONES[low + 1] - TONES[low])) * (1 + d.normals(3, 0.05))
 
 
 def sample_light(d: Draws) -> Light:
