@@ -123,6 +123,9 @@ def test_a_damaged_label_is_named_and_skipped(roots: dict[str, Path], name: str,
 @pytest.mark.parametrize(("name", "file", "content", "message"), [
     ("aflw", "AFLWinfo_release.mat", b"no", "not AFLWinfo_release.mat"),
     ("wholebody", "annotations/coco_wholebody_val_v1.0.json", b"{}", "not COCO-WholeBody's"),
+    ("wholebody", "annotations/coco_wholebody_val_v1.0.json",
+     b'{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 1, "image_id": 1, "face_valid": true, "face_box": '
+     b'[0, 0, 20, 1' + b"0" * 400 + b']}]}', "face_box holds a number that is not finite"),
     ("wholebody", "annotations/coco_wholebody_val_v1.0.json", b'{"images": [], "annotations": [{"face_valid": true}]}', "not COCO-W"),
 ])  # fmt: skip
 def test_a_file_of_all_faces_that_is_damaged_stops(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flr.data.formats.coco import load_json
+from flr.data.formats.coco import load_json, numbers
 from flr.data.formats.records import BOX_FORMS, note_skipped
 from flr.data.readers.published import require
 from flr.data.table import FaceTable, from_files
@@ -53,15 +53,16 @@ def read(root: Path | None, strict: bool = False, smallest: float = 16.0) -> Fac
             for person in document["annotations"]:
                 if not person.get("face_valid"):
                     continue
-                if min(person["face_box"][2:]) < smallest:
+                box_of_face = numbers(person["face_box"], 4, "face_box")
+                if box_of_face[2:].min() < smallest:
                     skipped += 1
                     continue
                 image = f"{FOLDERS[split]}/{files[person['image_id']]}"
                 images.append(image)
                 splits.append(split)
                 names.append(f"{image}#{person['id']}")
-                marks.append(np.array(person["face_kpts"], np.float64).reshape(len(IBUG68), 3))
-                boxes.append(np.array(person["face_box"], np.float64).reshape(4))
+                marks.append(numbers(person["face_kpts"], 3 * len(IBUG68), "face_kpts").reshape(-1, 3))
+                boxes.append(box_of_face)
         except (LookupError, TypeError, ValueError) as error:
             raise UserError(f"{root / place}: not COCO-WholeBody's ({error!r:.80}); fetch it again") from error
         note_skipped(root / place, skipped, f"faces under {smallest:g} pixels; data.reader.smallest=0 keeps them")
