@@ -89,3 +89,10 @@ def test_a_limit_that_is_reached_is_named(trainer: dict, said: str) -> None:
     state = {"global_step": 8, "callbacks": {"Timer": {"time_elapsed": {"train": 61.0}}}}
     found = exhausted(OmegaConf.create(trainer), state)
     assert said in found and bool(said) == bool(found)
+
+
+def test_a_training_that_a_limit_ends_says_so(workspace: Workspace) -> None:
+    done = workspace.train("trainer.max_epochs=3", "+trainer.max_steps=1")
+    assert "note: a limit of time or steps, or a callback ended the training after" in done.stderr
+    assert "of 3 epochs" in done.stderr
+    assert "ended the training" not in workspace.train("trainer.max_epochs=1", "seed=1").stderr
