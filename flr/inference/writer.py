@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flr.config.renamed import RENAMED
 from flr.data.boxes import BoxPolicy
 from flr.data.formats.annotators import MarkedFace, MarkedImage, cvat_text, label_studio_text
 from flr.data.formats.coco import center_and_scale, document_text
@@ -108,7 +107,7 @@ class PredictionWriter:
             raise UserError(f"{self.folder}: holds a finished prediction; set overwrite=true or another out=")
         if restart:
             return 0
-        if lines and _read_settings(lines[0]) != settings:
+        if lines and json.loads(lines[0]) != settings:
             raise UserError(
                 f"{self.folder}: was begun with another run, source or detector, or with another save, draw or effect; "
                 "set overwrite=true or another out="
@@ -179,11 +178,7 @@ class PredictionWriter:
         with self.journal.open(encoding="utf-8") as file:
             next(file)
             for line in file:
-                row = json.loads(line)
-                for face in row["faces"]:
-                    if "doubtful" in face:  # its name in flr 0.1
-                        face["uncertain"] = face.pop("doubtful")
-                yield row
+                yield json.loads(line)
 
     def finish(self, tables: Sequence[str]) -> None:
         """Write the tables, csv and coco, and mark the prediction as finished."""
@@ -290,17 +285,6 @@ class PredictionWriter:
 def counted(number: int, noun: str) -> str:
     """Return a number and its noun, as ``1 face`` or ``2 faces``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _read_settings(line: str) -> dict[str, Any]:
-    """Return the settings of a journal's first line, which flr 0.1 wrote under older names."""
-    settings: dict[str, Any] = json.loads(line)
-    if "looks" in settings:
-        settings["refine"] = str(int(settings.pop("looks")) - 1)
-    if "detector" in settings:
-        for old, new in RENAMED.items():
-            settings["detector"] = settings["detector"].replace(f"'{old}'", f"'{new}'")
-    return settings
 
 
 def _face_values(face: Face) -> dict[str, Any]:
