@@ -205,12 +205,6 @@ def test_a_mask_labels_each_part():
     assert at((mouth(16)[51] + mouth(16)[62]) / 2) == LABELS["lips"] and labels[0, 0] == 0
 
 
-def test_a_mask_of_few_points_has_the_labels_that_they_carry():
-    assert set(np.unique(Mask()(PICTURE, IBUG68.reduce(FACE, "celeba5"), CELEBA5))) == {0, LABELS["skin"]}
-    fifteen = set(np.unique(Mask()(PICTURE, IBUG68.reduce(FACE, "kaggle15"), KAGGLE15)))
-    assert fifteen == {0, LABELS["skin"], LABELS["right_brow"], LABELS["left_brow"]}
-
-
 # -- hung images -----------------------------------------------------------------------------------------------------
 
 
