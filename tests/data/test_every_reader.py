@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flr.data.readers import celeba, cofw, ibug, ibug_xml, muct, wflw, youtube_faces
+from flr.data.readers import celeba, cofw, ibug, ibug_xml, muct, table, wflw, youtube_faces
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from tests.data.support import Change, changed_file, changes, stop
@@ -19,6 +19,7 @@ from tests.fakes import cofw as fake_cofw
 from tests.fakes import ibug as fake_ibug
 from tests.fakes import ibug_xml as fake_xml
 from tests.fakes import muct as fake_muct
+from tests.fakes import table as fake_table
 from tests.fakes import wflw as fake_wflw
 from tests.fakes import youtube_faces as fake_youtube_faces
 
@@ -84,13 +85,22 @@ def test_nothing_there(tmp_path: Path, name: str, kind: str) -> None:
     stop(lambda: reader.read(None), "data.root is null; set data.root=DIR")
 
 
-# Forms of data=muct, whose errors of a missing folder have a test of their own.
+# Forms whose errors of a missing folder have a test of their own.
 ALL = READERS | {
     "kaggle": Reader(
         muct.read, partial(fake_muct.write_kaggle, train=4, test=2, answers=True), "", (),
         ("training.csv", "test.csv", "IdLookupTable.csv"),
     ),
     "muct": Reader(muct.read, partial(fake_muct.write_muct, subjects=1), "", (), (muct.LANDMARKS[1],)),
+    **{
+        f"table {form}": Reader(
+            table.read, partial(fake_table.write, form=form, parts={"train": 2}), "", (), files
+        )
+        for form, files in {
+            "csv": ("labels.csv", "scheme.yaml"), "coco": ("labels_train.json",), "xml": ("labels_train.xml",),
+            "pts": ("train/000.pts",),
+        }.items()
+    },
 }  # fmt: skip
 
 
@@ -109,8 +119,8 @@ def test_any_bytes(written: dict[str, Path], name: str, data: st.DataObject, cha
     reader, root = ALL[name], written[name]
     with changed_file(root / data.draw(st.sampled_from(reader.lists)), changed):
         try:
-            table = reader.read(root, strict)
-            assert len(table) and np.isfinite(table.points[table.labelled]).all() and table.fingerprint()
-            assert all(table.load(i).dtype == np.uint8 for i in range(min(len(table), 5)))
+            faces = reader.read(root, strict)
+            assert len(faces) and np.isfinite(faces.points[faces.labelled]).all() and faces.fingerprint()
+            assert all(faces.load(i).dtype == np.uint8 for i in range(min(len(faces), 5)))
         except UserError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000

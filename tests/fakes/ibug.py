@@ -25,13 +25,6 @@ def write(
     """Write a 300-W of so many faces a folder (any of `PARTS`, ``300w/01_Indoor``, ``300w/02_Outdoor``).
 
     Equal arguments give equal faces, and a folder's faces do not depend on the other folders.
-
-    Args:
-        root: the folder to fill.
-        parts: folder -> number of faces.
-        seed: other faces for each.
-        size: width and height of the pictures.
-        header: write the version, the count and the braces, or the points alone as some copies have them.
     """
     for part, count in parts.items():
         (root / part).mkdir(parents=True, exist_ok=True)

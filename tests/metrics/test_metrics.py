@@ -344,22 +344,3 @@ def test_errors_along_lines_are_the_slow_reference(scheme, seed, missing):
         assert result[name] == pytest.approx(value, rel=1e-6, nan_ok=True), name
     if scheme is IBUG68:
         assert {"line/jaw/along", "line/inner_lip/across"} <= result.keys()
-
-
-def test_a_jaw_slid_along_itself_is_not_off_across_and_what_cannot_be_told_counts_as_it_should():
-    rows = np.arange(68)
-    truth = np.stack([10.0 * rows, 3.0 * rows], -1)[None]  # every line is straight
-    labelled = np.ones((1, 68), bool)
-    way = np.array([10, 3]) / math.hypot(10, 3)
-    eyes = IBUG68.distance(truth, labelled)[0]
-    result = along_lines(truth + 5 * way, truth, labelled, IBUG68)
-    assert result["line/jaw/along"] == pytest.approx(500 / eyes) and result["line/jaw/across"] == pytest.approx(
-        0, abs=1e-6
-    )
-    same = truth.copy()
-    same[0, 3] = same[0, 5]  # the fourth's neighbours, and the one between them, on one spot
-    lost = truth.copy()
-    lost[0, 8] = np.nan
-    assert along_lines(same, same, labelled, IBUG68)["line/jaw/across"] == 0
-    assert along_lines(lost, truth, labelled, IBUG68)["line/jaw/along"] == np.inf
-    assert along_lines(lost, truth, labelled, IBUG68)["line/nose_bridge/along"] == 0

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from mlflow import MlflowClient
 
 from flr.inference.predictor import Predictor
 from flr.tracking.connection import connect
-from flr.tracking.registry import update_best_alias
+from flr.tracking.registry import register, update_best_alias
 from tests.conftest import MODEL as NAME
 from tests.conftest import SERVER, Workspace
 
@@ -191,3 +193,25 @@ def test_best_has_the_lowest_error_of_its_protocol(store: tuple[MlflowClient, st
     client.delete_model_version(name, third)
     add(store, name, "Q", 2.0)
     assert holder(client, name) == other
+
+
+def at_once(uri: str, experiment: str, name: str, errors: Sequence[float], folder: Path) -> None:
+    """Finished runs that register at the same moment."""
+    (folder / "best.ckpt").write_bytes(b"weights")
+
+    def job(nme: float) -> None:
+        client = MlflowClient(uri)
+        run_id = client.create_run(experiment).info.run_id
+        client.log_artifact(run_id, str(folder / "best.ckpt"), "checkpoints")
+        register(client, uri, run_id, name, 68, {"protocol": "P", "val/nme": str(nme)}, ())
+
+    with ThreadPoolExecutor(len(errors)) as pool:
+        list(pool.map(job, errors))
+    client = MlflowClient(uri)
+    found = {str(one.version): float(one.tags["val/nme"]) for one in versions(client, name)}
+    assert sorted(found.values()) == sorted(errors)
+    assert found[str(holder(client, name))] == min(errors)
+
+
+def test_jobs_that_end_at_once_all_register(store: tuple[MlflowClient, str, str], tmp_path: Path) -> None:
+    at_once(store[1], store[2], "crowd", [5, 3, 4, 6], tmp_path)
