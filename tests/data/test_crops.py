@@ -13,7 +13,6 @@ from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.crops import SEEN, CropSettings, CropStore, crop, crop_labels, open_store, to_channels
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from flr.landmarks.geometry import transform
 from tests.landmarks.painted import face_picture, face_points, face_table
 
 SETTINGS = CropSettings(64, 1, BoxPolicy())
@@ -132,11 +131,6 @@ def test_it_stops_where_no_face_may_be_missing(tmp_path, face, strict):
             open_(table_of(broken_at(face)), tmp_path, strict=strict)
 
 
-def test_no_picture_at_all_is_told(tmp_path):
-    with pytest.raises(UserError, match="no usable face is left of 3"):
-        open_(table_of(broken_at(0, 1, 2), ("train",) * 3), tmp_path)
-
-
 @pytest.fixture
 def one_thread():
     """OpenCV's threads do not live on in a fork."""
@@ -191,17 +185,6 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"paths\.cache_dir"):
         open_(table_of(), tmp_path / "file")
-
-
-def test_a_set_without_boxes_names_the_policy_that_works(tmp_path):
-    with pytest.raises(UserError, match=r"data\.crop\.policy\.source=truth"):
-        open_(table_of(), tmp_path, CropSettings(64, 1, BoxPolicy("file")))
-
-
-def test_the_file_box_is_used_where_it_is_asked_for(tmp_path):
-    table = dataclasses.replace(table_of(), box=np.tile(np.float32([20, 10, 80, 70]), (6, 1)))
-    _, store = open_(table, tmp_path, CropSettings(64, 1, BoxPolicy("file", 1.0)))
-    np.testing.assert_allclose(transform(store.to_crop(), np.full((6, 1, 2), [50.0, 40.0])), 31.5)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
