@@ -206,7 +206,7 @@ class PredictionWriter:
             for i, face in enumerate(row["faces"]):
                 number = i if face["identity"] is None else face["identity"]
                 values = [row["image"], row.get("seconds", ""), number, f"{face['score']:.4f}", int(face["uncertain"])]
-                visible = [int(share >= VISIBLE) for share in face.get("visible") or ()]
+                visible = [int(share >= VISIBLE) for share in face["visible"] or ()]
                 yield values, face["box"], np.array(face["points"]), visible
 
     def _write_coco(self) -> None:
@@ -299,7 +299,7 @@ def _face_values(face: Face) -> dict[str, Any]:
 
 def _coco_annotation(face: Mapping[str, Any]) -> dict[str, Any]:
     points = np.array(face["points"])
-    visible = face.get("visible")  # a journal of an older version has none
+    visible = face["visible"]
     flags = np.full(len(points), 2.0) if visible is None else 1.0 + (np.array(visible) >= VISIBLE)
     keypoints = np.concatenate([points, flags[:, None]], 1).round(3).ravel().tolist()
     left, top, right, bottom = face["box"]
@@ -308,7 +308,7 @@ def _coco_annotation(face: Mapping[str, Any]) -> dict[str, Any]:
         "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
         "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
         "uncertain": face["uncertain"], "spread": face["spread"], "visible": visible,
-        "radius90": face.get("radius90"),  # journals of earlier versions lack it
+        "radius90": face["radius90"],
         **({"track_id": face["identity"]} if face["identity"] is not None else {}),
     }  # fmt: skip
 

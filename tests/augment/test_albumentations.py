@@ -333,18 +333,12 @@ def test_painters_paint_over_and_move_nothing(name):
 
 
 BAD: list[tuple[object, str]] = [
-    ({"_target_": "albumentations.GaussNoise", "std": 1}, "transforms.0.std is not a key of"),
     ({"_target_": "albumentations.GaussNoise", "std_rang": [0, 1]}, "did you mean 'std_range'"),
     ({"_target_": "albumentations.GausNoise"}, "did you mean 'GaussNoise'"),
     ({"_target_": "albumentations.GaussNoise", "std_range": 5}, "std_range"),
     ({"_target_": "albumentations.GaussNoise", "p": 2}, "GaussNoise"),
     ({"_target_": "albumentations.Blur", "blur_limit": 4}, "must be odd"),
-    (
-        {"_target_": "albumentations.SomeOf", "n": 3, "transforms": [{"_target_": "albumentations.Blur"}]},
-        "greater than",
-    ),
     ({"_target_": "albumentations.OneOf", "transforms": []}, "OneOf is not accepted here"),
-    ({"_target_": "albumentations.OneOf", "transforms": [5]}, "transforms=\\[5\\]"),
     ({"_target_": "albumentations.OneOf", "p": 3, "transforms": [{"_target_": "albumentations.Blur"}]}, "0.p=3"),
     ({"_target_": "albumentations.Compose", "transforms": []}, "Compose is not accepted here"),
     ({"_target_": "albumentations.HorizontalFlip"}, "geometry is augment.rotation"),
@@ -376,9 +370,8 @@ def test_what_cannot_stand_in_a_stack_is_told(transform, said):
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system", "albumentations.save", "albumentations.load", "albumentations.core.serialization.from_dict",
-        "albumentations.check_version.fetch_version_info", "albumentations.core.composition.cv2.imwrite",
-        "albumentations.core.composition.random.Random", "flr.tracking.tracker.connect",
+        "os.system", "albumentations.save", "albumentations.core.serialization.from_dict",
+        "albumentations.core.composition.cv2.imwrite", "flr.tracking.tracker.connect",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("deep", [False, True])

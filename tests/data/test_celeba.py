@@ -190,16 +190,8 @@ def test_no_partition(tmp_path: Path) -> None:
     fake.write(tmp_path / "b", identities=True)
     table = celeba.read(tmp_path / "b", split="none")
     assert table.form == "celeba_wild+by_identity[12/202599]" and count(table) == {"train": 12}
-
-
-def test_identities(tmp_path: Path) -> None:
-    fake.write(tmp_path, identities=True)
-    table = celeba.read(tmp_path)
-    assert table.group.tolist() == ["2880", "2880", "2881", "2881", "2882", "2882", "2980", "2980"] + [
-        "3080", "3080", "3081", "3081",
-    ]  # fmt: skip
-    assert table.form == "celeba_wild[12/202599]"  # the official split is by identity, with or without their list
-    assert not set(table.group[table.split == "train"]) & set(table.group[table.split == "test"])
+    # The official split is by identity, with or without their list.
+    assert celeba.read(tmp_path / "b").form == "celeba_wild[12/202599]"
 
 
 # ---------------------------------------------------------------- boxes
@@ -294,10 +286,6 @@ def test_spoiled_lists(tmp_path: Path, spoil: Callable[[Path], object], words: t
     spoil(tmp_path)
     text = stop(lambda: celeba.read(tmp_path), str(tmp_path), *words)
     assert len(text) < 600
-
-
-def _picture(change: Callable[[Path], object]) -> Callable[[Path, str], object]:
-    return lambda root, name: change(root / "img_celeba" / name)
 
 
 def _cell(place: int, text: str, stem: str = "list_landmarks") -> Callable[[Path, str], object]:

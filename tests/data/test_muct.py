@@ -306,9 +306,6 @@ def test_options_of_the_other_form(tmp_path: Path) -> None:
     stop(lambda: muct.read(tmp_path / "b", answers=True), "data.reader.answers=null")
 
 
-# ---------------------------------------------------------------- submissions
-
-
 # ---------------------------------------------------------------- MUCT's own form
 
 
@@ -428,9 +425,6 @@ def test_muct_faults_of_one_face(tmp_path: Path, spoil: Callable[[Path], object]
     assert len(table) == 4 and len(table.faults) == 1
     assert reason in table.faults[0].reason
     stop(lambda: muct.read(tmp_path, strict=True), reason)
-
-
-# ---------------------------------------------------------------- whatever the bytes
 
 
 # ---------------------------------------------------------------- the real labels

@@ -77,13 +77,13 @@ def test_pts_variants(tmp_path: Path, change: Callable[[str], str]) -> None:
     np.testing.assert_allclose(read, points, atol=1e-3)
 
 
-def _line(number: int, text: str | None) -> Callable[[Path], None]:
-    """Put a line in place of a .pts file's `number`-th (from 1)."""
+def _tenth(text: str | None) -> Callable[[Path], None]:
+    """Put a line in place of a .pts file's tenth."""
 
     def spoil(picture: Path) -> None:
         path = picture.with_suffix(".pts")
         lines = path.read_text().split("\n")
-        lines[number - 1 : number] = [] if text is None else [text]
+        lines[9:10] = [] if text is None else [text]
         path.write_text("\n".join(lines))
 
     return spoil
@@ -94,21 +94,11 @@ def _text(text: str | bytes) -> Callable[[Path], object]:
     return lambda picture: picture.with_suffix(".pts").write_bytes(data)
 
 
-def _dangling(picture: Path) -> None:
-    picture.unlink()
-    picture.symlink_to("nowhere.jpg")
-
-
-def _folder(picture: Path) -> None:
-    picture.unlink()
-    picture.mkdir()
-
-
 SPOILED = {
-    "67_points": (_line(10, None), "its .pts: 67 points, not 68"),
+    "67_points": (_tenth(None), "its .pts: 67 points, not 68"),
     "two_blocks": (lambda p: _text(p.with_suffix(".pts").read_text() * 2)(p), "line 73: 'version:' is not a"),
-    "word": (_line(10, "12.5 nose"), "line 10: 'nose' is not a number"),
-    "nan": (_line(10, "nan 4"), "line 10: 'nan' is not a finite number"),
+    "word": (_tenth("12.5 nose"), "line 10: 'nose' is not a number"),
+    "nan": (_tenth("nan 4"), "line 10: 'nan' is not a finite number"),
     "cut": (lambda p: _text(p.with_suffix(".pts").read_text()[:-4])(p), "a brace is missing"),
     "no_area": (_text("5 5\n" * 68), "its points span no area"),
     "no_pts": (lambda p: p.with_suffix(".pts").unlink(), "has no .pts"),
