@@ -19,16 +19,13 @@ def main(cfg: DictConfig) -> None:
     check(cfg, Evaluate)
     runs = [cfg.run] if isinstance(cfg.run, str) else list(cfg.run)
     refine = refine_passes(cfg)
-    if cfg.on is not None and (cfg.stress is not None or cfg.submission is not None or refine):
-        raise UserError("on= does not go with stress=, submission= or refine=; give one of them")
-    if cfg.stress is not None and (cfg.submission is not None or refine):
-        raise UserError("stress= does not go with submission= or refine=; give one of them")
+    if sum((cfg.on is not None, cfg.stress is not None, refine > 0)) > 1:
+        raise UserError("on=, stress= and refine= do not go together; give one of them")
     if cfg.baseline is not None and cfg.stress is None:
         raise UserError("baseline= is that of a stress test; set stress=all too")
     # They bring torch, which --help and --cfg job do without.
     from flr.evaluation import generalisation, stored_run
     from flr.evaluation.report import show_result
-    from flr.evaluation.submission import submit
 
     if cfg.on is not None:
         print(generalisation.run_table(runs, cfg, task_overrides()))
@@ -40,9 +37,6 @@ def main(cfg: DictConfig) -> None:
         return
     for run in runs:
         stored = stored_run.load(cfg, task_overrides(), run)
-        if cfg.submission is not None:
-            submit(stored.module, stored.data, Path(cfg.submission).absolute())
-            continue
         result, folder = stored_run.evaluate(stored, cfg.split, refine, Path(cfg.paths.output_dir), cfg.device)
         show_result(result)
         print(folder / "evaluation.json")

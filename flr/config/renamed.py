@@ -6,10 +6,6 @@ from typing import Any
 RENAMED: Mapping[str, str] = {
     "flr.config.Paths": "flr.config.schema.Paths",
     "flr.config.Search": "flr.config.schema.Search",
-    "flr.inference.detector.HaarFaces": "flr.inference.detectors.HaarFaces",
-    "flr.inference.detector.YuNet": "flr.inference.detectors.YuNet",
-    "flr.inference.detector.GivenBoxes": "flr.inference.detectors.FileBoxes",
-    "flr.inference.detector.WholePicture": "flr.inference.detectors.WholeImage",
     "flr.tracking.mlflow.Tracker": "flr.tracking.tracker.Tracker",
     "flr.callbacks.Progress": "flr.training.callbacks.Progress",
     "flr.callbacks.ValidationPictures": "flr.training.callbacks.ValidationImages",

@@ -167,7 +167,6 @@ class Evaluate:
         refine: Refinement passes over each face, each on a crop around the points of the previous one.
         looks: Old name of `refine`, which counts one more; null for none.
         device: auto, cpu, cuda, cuda:1 or mps. auto takes the CPU for a run of trainer.accelerator=cpu.
-        submission: File to write for Kaggle with the points of its test.csv, in place of a score; null for none.
         data: Another dataset, or only another data.root for the run's own dataset.
         tracking: MLflow store that knows the run's id.
         paths: Folders of data, outputs and caches.
@@ -183,7 +182,6 @@ class Evaluate:
     refine: RefinePasses
     looks: Passes | None
     device: str
-    submission: str | None
     data: Any
     tracking: Any
     paths: Any

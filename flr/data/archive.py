@@ -30,16 +30,13 @@ def check_space(folder: Path, need: int, what: str) -> None:
         )
 
 
-def unpack(archive: Path, folder: Path, strip: Sequence[str]) -> dict[str, int]:
+def unpack(archive: Path, folder: Path, strip: Sequence[str]) -> None:
     """Unpack a zip or tar into a folder, which may hold the files of other archives.
 
     Args:
         archive: The zip or tar, packed in any way that `tarfile` reads.
         folder: Where the files go; created if needed. A folder next to it is used on the way.
         strip: Folders at the top of the archive whose content goes straight to `folder`.
-
-    Returns:
-        Path under `folder` -> bytes, of each file of the archive.
 
     Raises:
         UserError: The archive is damaged, encrypted or empty, a member would be written outside of `folder`, the disk
@@ -61,14 +58,11 @@ def unpack(archive: Path, folder: Path, strip: Sequence[str]) -> dict[str, int]:
         raise UserError(
             f"{archive}: damaged, encrypted, or neither a zip nor a tar ({reason}); delete it and fetch it again"
         ) from error
-    files: dict[str, int] = {}
-    for name in strip:
-        if (own / name).is_dir():
-            files |= move_files(own / name, folder)
-    files |= move_files(own, folder)
-    if not files:
+    if all(path.is_dir() for path in own.rglob("*")):
         raise UserError(f"{archive}: holds no file; delete it and fetch it again")
-    return files
+    for part in [own / name for name in strip if (own / name).is_dir()]:
+        move_files(part, folder)
+    move_files(own, folder)
 
 
 def _unsafe(archive: Path, fault: str) -> UserError:
@@ -111,11 +105,8 @@ def _progress(archive: Path, total: int) -> "tqdm[NoReturn]":
     return tqdm(total=total, desc=f"Unpacking {archive.name}", unit="B", unit_scale=True, disable=None)
 
 
-def move_files(source: Path, target: Path) -> dict[str, int]:
+def move_files(source: Path, target: Path) -> None:
     """Move the files of a folder into another, all or none; a file that is there with the same content stays.
-
-    Returns:
-        Path under `target` -> bytes, of all the files.
 
     Raises:
         UserError: Something else is in the way.
@@ -130,14 +121,12 @@ def move_files(source: Path, target: Path) -> dict[str, int]:
             raise UserError(
                 f"{(blocked or [place])[0]}: a file of this name and other content exists; move it away, or set data.root=DIR"
             )
-    sizes = {name.as_posix(): (source / name).stat().st_size for name in files}
     for name in files:
         place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
             os.rename(source / name, place)
     shutil.rmtree(source)
-    return sizes
 
 
 def _depth(path: Path) -> tuple[int, str]:

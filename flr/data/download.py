@@ -1,7 +1,6 @@
 """Fetch a dataset's archives from its publisher, and unpack them where its reader looks.
 
-No publisher gives checksums for the datasets here. The first fetch records them, and later fetches are held to that
-record. What is known of the archives:
+No publisher gives checksums for the datasets here. What is known of the archives:
 
 - MUCT, https://github.com/StephenMilborrow/muct: ``muct-{a,b,c,d,e}-jpg-v1.tar.gz``, one a camera, each ``jpg/``;
   ``muct-landmarks-v1.tar.gz`` holds ``muct-landmarks/muct76-opencv.csv`` and other forms.
@@ -16,16 +15,15 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import pooch
 import requests
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from flr.data.archive import check_space, move_files, unpack
 from flr.errors import UserError
@@ -38,28 +36,6 @@ RECORD, LOCK, TEMPORARY = "record.json", "lock", "temporary"  # in it, next to t
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 RETRIES = 1
 HEADERS = {"Accept-Encoding": "identity"}  # the file's own bytes, of which the checksum and the length are known
-
-
-@dataclass(frozen=True)
-class Record:
-    """An archive that was fetched and unpacked.
-
-    Attributes:
-        url: Its address.
-        sha256: Its checksum.
-        files: Path under the root -> bytes, of each file in it.
-    """
-
-    url: str
-    sha256: str
-    files: dict[str, int]
-
-    def is_unpacked(self, root: Path) -> bool:
-        """Return whether all of its files are under `root`, by their sizes."""
-        try:
-            return all((root / path).stat().st_size == size for path, size in self.files.items())
-        except OSError:
-            return False
 
 
 @dataclass(frozen=True)
@@ -95,11 +71,10 @@ class Download:
             raise UserError("data.download.sha256: set one checksum of 64 hexadecimal digits for each of urls, or null")
 
     def fetch(self, root: Path) -> None:
-        """Bring what is missing under `root`; nothing of it shows there before all archives are fetched and unpacked.
+        """Bring the dataset under `root`; nothing of it shows there before all archives are fetched and unpacked.
 
         The archives stay in ``download/`` under the root and may be deleted; one that was put there by hand is used.
-        ``download/record.json`` keeps their checksums and their files: a second call does nothing, and a later fetch
-        must bring the same content.
+        ``download/record.json`` has the checksums of those that were unpacked, so that a second call does nothing.
 
         Raises:
             UserError: The publisher cannot be reached or sends something else, a checksum differs, an archive is
@@ -107,71 +82,51 @@ class Download:
         """
         folder = root / FOLDER
         try:
-            if self._missing(root):
-                folder.mkdir(parents=True, exist_ok=True)
-                with _locked(folder):
-                    if missing := self._missing(root):  # else another process was faster
-                        self._fetch(root, missing)
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / LOCK):
+                if not self._is_unpacked(folder):
+                    self._fetch(root, folder)
         except OSError as error:
             raise UserError(
                 f"{error.filename or folder}: cannot be read or written ({error.strerror or error}); free space or change "
                 "the permissions there, or set data.root=DIR"
             ) from error
 
-    def _missing(self, root: Path) -> dict[str, str | None]:
-        """Return the address -> known checksum of each archive that is not unpacked, or whose checksum was changed."""
-        records = _read_records(root / FOLDER)
-        missing = {}
-        for i, url in enumerate(self.urls):
-            record = records.get(_name(url))
-            known = self.sha256[i].lower() if self.sha256 else record.sha256 if record else None
-            if not record or record.sha256 != known or not record.is_unpacked(root):
-                missing[url] = known
-        return missing
-
-    def _fetch(self, root: Path, missing: Mapping[str, str | None]) -> None:
-        folder, temporary = root / FOLDER, root / FOLDER / TEMPORARY
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        records = _read_records(folder)
+    def _is_unpacked(self, folder: Path) -> bool:
+        """Return whether all archives were unpacked, with the published checksums where there are any."""
+        path = folder / RECORD
         try:
-            for url, known in missing.items():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            known = [record.get(_name(url)) for url in self.urls]
+        except FileNotFoundError:
+            return False
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{path}: not a record of a download ({error}); delete it to fetch anew") from error
+        return known == self._checksums if self.sha256 else None not in known
+
+    @property
+    def _checksums(self) -> list[str | None]:
+        return [checksum.lower() for checksum in self.sha256] if self.sha256 else [None] * len(self.urls)
+
+    def _fetch(self, root: Path, folder: Path) -> None:
+        temporary = folder / TEMPORARY
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        record = {}
+        try:
+            for url, known in zip(self.urls, self._checksums, strict=True):
                 _retrieve(url, folder, known)
-            for url in missing:
+            for url in self.urls:
                 archive = folder / _name(url)
-                files = unpack(archive, temporary / "all", self.strip)
-                records[archive.name] = Record(url, pooch.file_hash(str(archive)), files)
+                unpack(archive, temporary / "all", self.strip)
+                record[archive.name] = pooch.file_hash(str(archive))
             move_files(temporary / "all", root)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        write_json(folder / RECORD, {name: asdict(record) for name, record in records.items()})
+        write_json(folder / RECORD, record)
 
 
 def _name(url: str) -> str:
     return PurePosixPath(urlsplit(url).path).name
-
-
-def _read_records(folder: Path) -> dict[str, Record]:
-    path = folder / RECORD
-    try:
-        return {name: Record(**value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a record of a download ({error}); delete it to fetch and record anew") from error
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{folder}: another process is fetching this dataset; waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _retrieve(url: str, folder: Path, known: str | None) -> None:
@@ -182,7 +137,7 @@ def _retrieve(url: str, folder: Path, known: str | None) -> None:
     """
     path = folder / _name(url)
     by_hand = f"fetch it in a browser, put it at {path} and run this again"
-    check_source = f"if the publisher has changed it, correct data.download.sha256 or delete {folder / RECORD}"
+    check_source = "if the publisher has changed it, correct data.download.sha256"
     if path.exists():
         _check_not_a_page(path, path)
         if known not in (None, actual := pooch.file_hash(str(path))):

@@ -1,4 +1,4 @@
-"""The data card: counts, faults, duplicates, symmetry and pose of a dataset."""
+"""The data card: counts, faults, duplicates, and symmetry of a dataset."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from flr.data.boxes import ADD_BOXES, faces_by_image
 from flr.data.crops import CropStore
 from flr.data.findings import SHOWN, findings
 from flr.data.images import Files
-from flr.data.pose import fault_of, head_pose
+from flr.data.orientation import fault_of
 from flr.data.table import FaceTable
 from flr.files import write_json
 from flr.landmarks.symmetry import describe_pairs, mirror_deviation
 
-VERSION = 8  # of what a card holds; raise it when cards kept with their stores should be made anew
+VERSION = 9  # of what a card holds; raise it when cards kept with their stores should be made anew
 SPLITS = ("train", "val", "test", "unlabelled")
 NEIGHBOURS = 8  # faces of one image that each is held against
 ALIKE = 0.08  # distance of two thumbnails of one image, each of mean 0 and norm 1; two people are about 1 apart
@@ -71,7 +71,6 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
         "duplicates": duplicates(table, store),
         "identities": identities(table),
         "symmetry": symmetry(table, labels & ~lying(table, seen)[:, None]),
-        "pose": pose(table, labels),
         "undefined": undefined(table),
     }
     without = np.isnan(table.normaliser()) & np.isin(table.split, ("val", "test"))
@@ -242,17 +241,6 @@ def mean_face(points: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         values = (values - ((low + high) / 2)[:, None]) / (high - low).max(1)[:, None, None]
         return np.where(known, values, 0.0).sum(0) / known.sum(0)
-
-
-def pose(table: FaceTable, labels: np.ndarray) -> dict[str, Any]:
-    """The spread of the heads' turns, degrees, by split; empty for a scheme that is not tied to the 68 points."""
-    angles = head_pose(table.points, labels, table.scheme)
-    if angles is None:
-        return {}
-    return {
-        split: {name: spread(angles[table.split == split, axis]) for axis, name in enumerate(("yaw", "pitch", "roll"))}
-        for split in by_split(table.split) if split != "unlabelled"
-    }  # fmt: skip
 
 
 def undefined(table: FaceTable) -> dict[str, tuple[int, int]]:

@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flr.config.renamed import RENAMED
 from flr.data.boxes import BoxPolicy
 from flr.data.formats.annotators import MarkedFace, MarkedImage, cvat_text, label_studio_text
 from flr.data.formats.coco import center_and_scale, document_text
@@ -108,7 +107,7 @@ class PredictionWriter:
             raise UserError(f"{self.folder}: holds a finished prediction; set overwrite=true or another out=")
         if restart:
             return 0
-        if lines and _read_settings(lines[0]) != settings:
+        if lines and json.loads(lines[0]) != settings:
             raise UserError(
                 f"{self.folder}: was begun with another run, source or detector, or with another save, draw or effect; "
                 "set overwrite=true or another out="
@@ -179,11 +178,7 @@ class PredictionWriter:
         with self.journal.open(encoding="utf-8") as file:
             next(file)
             for line in file:
-                row = json.loads(line)
-                for face in row["faces"]:
-                    if "doubtful" in face:  # its name in flr 0.1
-                        face["uncertain"] = face.pop("doubtful")
-                yield row
+                yield json.loads(line)
 
     def finish(self, tables: Sequence[str]) -> None:
         """Write the tables, csv and coco, and mark the prediction as finished."""
@@ -211,7 +206,7 @@ class PredictionWriter:
             for i, face in enumerate(row["faces"]):
                 number = i if face["identity"] is None else face["identity"]
                 values = [row["image"], row.get("seconds", ""), number, f"{face['score']:.4f}", int(face["uncertain"])]
-                visible = [int(share >= VISIBLE) for share in face.get("visible") or ()]
+                visible = [int(share >= VISIBLE) for share in face["visible"] or ()]
                 yield values, face["box"], np.array(face["points"]), visible
 
     def _write_coco(self) -> None:
@@ -292,17 +287,6 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _read_settings(line: str) -> dict[str, Any]:
-    """Return the settings of a journal's first line, which flr 0.1 wrote under older names."""
-    settings: dict[str, Any] = json.loads(line)
-    if "looks" in settings:
-        settings["refine"] = str(int(settings.pop("looks")) - 1)
-    if "detector" in settings:
-        for old, new in RENAMED.items():
-            settings["detector"] = settings["detector"].replace(f"'{old}'", f"'{new}'")
-    return settings
-
-
 def _face_values(face: Face) -> dict[str, Any]:
     return {
         "points": face.points.round(4).tolist(), "box": np.round(face.box, 4).tolist(),
@@ -315,7 +299,7 @@ def _face_values(face: Face) -> dict[str, Any]:
 
 def _coco_annotation(face: Mapping[str, Any]) -> dict[str, Any]:
     points = np.array(face["points"])
-    visible = face.get("visible")  # a journal of an older version has none
+    visible = face["visible"]
     flags = np.full(len(points), 2.0) if visible is None else 1.0 + (np.array(visible) >= VISIBLE)
     keypoints = np.concatenate([points, flags[:, None]], 1).round(3).ravel().tolist()
     left, top, right, bottom = face["box"]
@@ -324,7 +308,7 @@ def _coco_annotation(face: Mapping[str, Any]) -> dict[str, Any]:
         "bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top),
         "num_keypoints": len(points), "keypoints": keypoints, "score": face["score"],
         "uncertain": face["uncertain"], "spread": face["spread"], "visible": visible,
-        "radius90": face.get("radius90"),  # journals of earlier versions lack it
+        "radius90": face["radius90"],
         **({"track_id": face["identity"]} if face["identity"] is not None else {}),
     }  # fmt: skip
 

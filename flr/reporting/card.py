@@ -10,10 +10,9 @@ import torch
 
 from flr.augment.device import Augment
 from flr.data.datamodule import FaceData
-from flr.data.pose import head_pose
 from flr.files import write_json, writing
 from flr.landmarks.draw import draw_face, sheet
-from flr.reporting.figures import jpeg, png, pose_figure
+from flr.reporting.figures import jpeg
 from flr.reporting.html import document, embed, grid, listed, notes
 
 SIDE = 168  # pixels of a face on a sheet
@@ -45,7 +44,7 @@ def write_card(data: FaceData, folder: Path | None, cards: Path) -> tuple[dict[s
 
 
 def sheets(data: FaceData) -> Iterator[tuple[str, bytes]]:
-    """Yield the images of a card by file name: faces, augmented faces if there is augmentation, poses."""
+    """Yield the images of a card by file name: faces, augmented faces if there is augmentation, and those of each finding."""
     table = data.prepare()
     rows = np.flatnonzero(table.labelled.any(1))
     some = rows[np.linspace(0, len(rows) - 1, min(FACES, len(rows))).astype(int)]
@@ -68,10 +67,6 @@ def sheets(data: FaceData) -> Iterator[tuple[str, bytes]]:
         found = np.array([place[name] for name in names], int)
         if len(found):
             yield f"{title}.jpg", jpeg(sheet(_faces(data, found), columns=8))
-    angles = head_pose(table.points, table.labelled, table.scheme)
-    if angles is not None:
-        parts = {part: angles[table.split == part] for part in data.card["pose"]}
-        yield "pose.png", png(pose_figure(parts))
 
 
 def _faces(data: FaceData, rows: np.ndarray) -> list[np.ndarray]:
@@ -88,7 +83,7 @@ def facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     same, twice, alike = (card["duplicates"][key] for key in ("same_picture", "labelled_twice", "look_alike"))
     missing = {name: count for name, count in card["not_labelled"].items() if count}
     hidden, out = sum(card["hidden"].values()), card["outside"]
-    rows = [
+    return [
         ("form", card["form"]),
         ("scheme", card["scheme"]),
         ("faces", _counts(card["faces"])),
@@ -108,10 +103,6 @@ def facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("skipped", f"{len(card['left_out']):,}"),
         ("fingerprint", card["fingerprint"]),
     ]
-    for split, axes in card["pose"].items():
-        ranges = (f"{axis} {value['p5']:.0f} to {value['p95']:.0f}" for axis, value in axes.items() if value)
-        rows.append((f"pose of {split}", ", ".join(ranges) + " degrees (5 to 95 %)"))
-    return rows
 
 
 def _crossing(count: int, across: int) -> str:

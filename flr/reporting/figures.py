@@ -178,18 +178,3 @@ def stress_figure(results: Mapping[str, tuple[float, Mapping[str, Sequence[float
         axes.set_visible(False)
     _legend(fig.axes[0])
     return fig
-
-
-def pose_figure(angles: Mapping[str, np.ndarray]) -> "Figure":
-    """Draw the distributions of yaw, pitch and roll, degrees, of named parts (N, 3)."""
-    fig = figure(columns=3)
-    for axis, (axes, name) in enumerate(zip(fig.axes, ("yaw", "pitch", "roll"), strict=True)):
-        for part, values in angles.items():
-            known = values[np.isfinite(values[:, axis]), axis]
-            if len(known):
-                weights = np.full(len(known), 100 / len(known))
-                axes.hist(known, list(range(-90, 91, 5)), weights=weights, histtype="step", label=part)
-        axes.set(title=name, xlabel="degrees", ylabel="faces, %", xlim=(-90, 90))
-        axes.grid(alpha=0.3)
-    fig.axes[0].legend()
-    return fig

@@ -22,9 +22,9 @@ CURVES = (("train/loss",), ("val/nme", "val/baseline_nme"), ("lr",), ("train/ima
 OTHER_SECTIONS = ("train", "val", "test", "system", "trial", "best", "trials", "Model metrics", "System metrics")
 
 
-def experiment_page(uri: str, experiment_id: str, charts: bool = False) -> str:
-    """Return the link to the runs of an experiment, as a table or as charts."""
-    query = WORKFLOW | {"viewStateShareKey": VIEW} | ({"compareRunsMode": "CHART"} if charts else {})
+def experiment_page(uri: str, experiment_id: str) -> str:
+    """Return the link to the table of the runs of an experiment."""
+    query = WORKFLOW | {"viewStateShareKey": VIEW}
     return f"{_server(uri)}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
 
 

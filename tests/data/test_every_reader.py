@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flr.data.readers import celeba, cofw, ibug, ibug_xml, wflw, youtube_faces
+from flr.data.readers import celeba, cofw, ibug, ibug_xml, muct, table, wflw, youtube_faces
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from tests.data.support import Change, changed_file, changes, stop
@@ -18,6 +18,8 @@ from tests.fakes import celeba as fake_celeba
 from tests.fakes import cofw as fake_cofw
 from tests.fakes import ibug as fake_ibug
 from tests.fakes import ibug_xml as fake_xml
+from tests.fakes import muct as fake_muct
+from tests.fakes import table as fake_table
 from tests.fakes import wflw as fake_wflw
 from tests.fakes import youtube_faces as fake_youtube_faces
 
@@ -46,7 +48,7 @@ READERS = {
         ibug_xml.read, fake_xml.write, "no image", (ibug_xml.TEST,), (ibug_xml.TRAIN, ibug_xml.TEST)
     ),
     "wflw": Reader(
-        wflw.read, fake_wflw.write, f"no {wflw.INDEX['test']} or {wflw.INDEX['train']} is in it",
+        wflw.read, fake_wflw.write, "is in it; get WFLW",
         (wflw.SITE, "WFLW_images/"), tuple(wflw.INDEX.values()),
     ),
     "cofw": Reader(
@@ -83,23 +85,42 @@ def test_nothing_there(tmp_path: Path, name: str, kind: str) -> None:
     stop(lambda: reader.read(None), "data.root is null; set data.root=DIR")
 
 
+# Forms whose errors of a missing folder have a test of their own.
+ALL = READERS | {
+    "kaggle": Reader(
+        muct.read, partial(fake_muct.write_kaggle, train=4, test=2, answers=True), "", (),
+        ("training.csv", "test.csv", "IdLookupTable.csv"),
+    ),
+    "muct": Reader(muct.read, partial(fake_muct.write_muct, subjects=1), "", (), (muct.LANDMARKS[1],)),
+    **{
+        f"table {form}": Reader(
+            table.read, partial(fake_table.write, form=form, parts={"train": 2}), "", (), files
+        )
+        for form, files in {
+            "csv": ("labels.csv", "scheme.yaml"), "coco": ("labels_train.json",), "xml": ("labels_train.xml",),
+            "pts": ("train/000.pts",),
+        }.items()
+    },
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    roots = {name: tmp_path_factory.mktemp("written") for name in READERS}
+    roots = {name: tmp_path_factory.mktemp("written") for name in ALL}
     for name, root in roots.items():
-        READERS[name].write(root)
+        ALL[name].write(root)
     return roots
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", ALL)
 @given(data=st.data(), changed=changes(), strict=st.booleans())
 def test_any_bytes(written: dict[str, Path], name: str, data: st.DataObject, changed: Change, strict: bool) -> None:
     """Whatever a list holds: sound faces whose images load, or a UserError."""
-    reader, root = READERS[name], written[name]
+    reader, root = ALL[name], written[name]
     with changed_file(root / data.draw(st.sampled_from(reader.lists)), changed):
         try:
-            table = reader.read(root, strict)
-            assert len(table) and np.isfinite(table.points[table.labelled]).all() and table.fingerprint()
-            assert all(table.load(i).dtype == np.uint8 for i in range(min(len(table), 5)))
+            faces = reader.read(root, strict)
+            assert len(faces) and np.isfinite(faces.points[faces.labelled]).all() and faces.fingerprint()
+            assert all(faces.load(i).dtype == np.uint8 for i in range(min(len(faces), 5)))
         except UserError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000

@@ -51,7 +51,7 @@ def test_counts_are_those_of_the_set(faces: Path, tmp_path: Path) -> None:
     outside = (table.points < -0.5).any(-1) | (high > 0).any(-1)
     assert low.min() < -0.5  # the fake has points beyond the edge
     assert card["outside"] == {"points": int(outside.sum()), "faces": int(outside.any(1).sum())}
-    assert card["symmetry"]["deviation"] < 0.06 and set(card["pose"]) == {"train", "val", "test"}
+    assert card["symmetry"]["deviation"] < 0.06
     assert not any(card["duplicates"][kind].get("pairs", 0) for kind in ("labelled_twice", "look_alike"))
     assert any("outside" in line for line in card["findings"])
 
@@ -113,29 +113,6 @@ def test_a_picture_that_was_saved_anew_is_found_by_its_looks(faces: Path, tmp_pa
     assert [f"afw/{source.name}", "helen/testset/999_1.jpg"] in card["duplicates"]["look_alike"]["examples"]
 
 
-def test_every_crop_of_a_dataset_finds_the_same_copies(faces: Path, tmp_path: Path) -> None:
-    """So that prepare, which keeps another margin than a training, reports what the training reports."""
-    for i, source in enumerate(sorted((faces / "afw").glob("*.jpg"))[:6]):
-        copy = faces / f"helen/testset/99{i}_1.jpg"
-        quality = [cv2.IMWRITE_JPEG_QUALITY, 80 - 14 * i]  # the last ones are hardly alike any more
-        copy.write_bytes(cv2.imencode(".jpg", cv2.imread(str(source)), quality)[1].tobytes())
-        copy.with_suffix(".pts").write_bytes(source.with_suffix(".pts").read_bytes())
-    table = ibug.read(faces)
-    found = []
-    for settings, margin in (
-        (CropSettings(48, 1, BoxPolicy()), 1.0),
-        (CropSettings(64, 3, BoxPolicy(scale=1.6)), 1.7),
-        (CropSettings(32, 1, BoxPolicy(source="picture", scale=1.0, shape="stretch")), 1.3),
-    ):
-        kept, store = open_store(table, settings, margin, tmp_path, 0, strict=False)
-        card = make_card(kept, store)
-        found.append((card["duplicates"], [line for line in card["findings"] if "alike" in line]))
-    assert found[0] == found[1] == found[2]
-    ((duplicates, (line,)), *_) = found
-    assert duplicates["look_alike"]["across_splits"] >= 3
-    assert all(name in line for name in duplicates["look_alike"]["examples"][0]) and "take copies out" in line
-
-
 def test_people_on_both_sides_are_told(faces: Path, tmp_path: Path) -> None:
     table = ibug.read(faces)
     group = table.group.copy().astype("<U40")
@@ -186,12 +163,3 @@ def test_a_card_is_made_once_for_a_split(faces: Path, tmp_path: Path) -> None:
 def test_groups_of_values() -> None:
     found = groups_of(np.array([7, 1, 7, 2**64 - 1, 3, 2**64 - 1, 7], np.uint64))
     assert [group.tolist() for group in found] == [[0, 2, 6], [3, 5]]
-
-
-def test_the_real_set(real_data: Path, tmp_path: Path) -> None:
-    table = hold_out(ibug.read(real_data / "300w"), 0.1)
-    some = table.take(np.arange(0, len(table), 12))
-    card = tell(some, tmp_path)
-    assert card["symmetry"]["deviation"] < 0.05 and card["outside"]["faces"] <= 2
-    assert -40 < card["pose"]["train"]["yaw"]["p5"] < -15 < 15 < card["pose"]["train"]["yaw"]["p95"] < 45
-    assert abs(card["pose"]["train"]["roll"]["median"]) < 4

@@ -77,17 +77,13 @@ def test_a_mirrored_face_gives_the_mirrored_picture(kind):
     "points",
     [
         np.full((68, 2), np.nan),
-        np.full((68, 2), 50.0),
         np.stack([np.arange(68.0), np.full(68, 9.0)], 1),  # on a line
-        FACE * [1, 0] + [0, 70],
         np.full((68, 2), 1e30),
-        FACE * 1e4,
         FACE + [5000, 0],
         np.where(np.arange(68)[:, None] % 3 == 0, np.inf, FACE),
-        FACE * 1e-4 + 60,
         np.random.default_rng(0).normal(0, 1e4, (68, 2)),
     ],
-    ids=["nan", "all equal", "a line", "flat", "far", "huge", "outside", "some inf", "tiny", "scattered"],
+    ids=["nan", "a line", "far", "outside", "some inf", "scattered"],
 )
 def test_points_that_are_no_face_never_crash(kind, points):
     effect = Mask() if kind == "mask" else every()[kind]
@@ -205,12 +201,6 @@ def test_a_mask_labels_each_part():
     assert at((mouth(16)[51] + mouth(16)[62]) / 2) == LABELS["lips"] and labels[0, 0] == 0
 
 
-def test_a_mask_of_few_points_has_the_labels_that_they_carry():
-    assert set(np.unique(Mask()(PICTURE, IBUG68.reduce(FACE, "celeba5"), CELEBA5))) == {0, LABELS["skin"]}
-    fifteen = set(np.unique(Mask()(PICTURE, IBUG68.reduce(FACE, "kaggle15"), KAGGLE15)))
-    assert fifteen == {0, LABELS["skin"], LABELS["right_brow"], LABELS["left_brow"]}
-
-
 # -- hung images -----------------------------------------------------------------------------------------------------
 
 
@@ -274,11 +264,9 @@ def test_a_map_is_exact_where_it_can_be(count):
     ("make", "words"),
     [
         (lambda p: p / "none.png", "not an image"),
-        (lambda p: p, "not an image"),
         (lambda p: png(p / "a.png", np.zeros((9, 9, 3), np.uint8)), "has no alpha"),
-        (lambda p: png(p / "a.png", np.zeros((9, 9), np.uint16)), "has no alpha"),
     ],
-    ids=["missing", "folder", "rgb", "grey 16 bit"],
+    ids=["missing", "rgb"],
 )
 def test_a_picture_that_cannot_hang_is_refused(make, words, tmp_path, hat):
     with pytest.raises(UserError, match=rf"^{tmp_path}.*{words}.*; "):
@@ -296,9 +284,7 @@ def test_a_picture_that_cannot_hang_is_refused(make, words, tmp_path, hat):
         ("ibug68: [{at: [1, 2], points: 3}]", "ibug68 .*at least 2"),
         ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 2], points: 4}]", "all anchors are at one position"),
         ("ibug68: [{at: [1, 2], points: 3}, {at: [1, x], points: 4}]", "ibug68.1.at.1 .*number"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, .nan], points: 4}]", "ibug68.1.at.1 .*number"),
         ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: 68}]", "no point 68; they are counted from 0 to 67"),
-        ("ibug68: [{at: [1, 2], points: 3}, {at: [1, 3], points: nose_99}]", "no point 'nose_99'"),
         ("ibug68: [{at: [1, 2], points: 3}, {to: [1, 3], points: 4}]", "ibug68.1.at Field required"),
         ("a: &x [1]\nb: *x", "no sound YAML"),
     ],

@@ -1,6 +1,5 @@
 """Kaggle's Facial Keypoints Detection table: 15 points, with the pixels of each face in its row (see `flr.data.readers.muct`)."""
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pandas import DataFrame
 from flr.data.formats.text import Sheet, read_sheet, refuse_foreign
 from flr.data.table import UNLABELLED, FaceTable, check_faces, digest_rows, leave_out
 from flr.errors import UserError, nearest
-from flr.files import writing
 from flr.landmarks.scheme import KAGGLE15
 
 TRAINING, TEST, LOOKUP, ANSWERS = "training.csv", "test.csv", "IdLookupTable.csv", "answers.csv"
@@ -222,35 +220,3 @@ def _answers(root: Path, names: Sequence[str]) -> np.ndarray:
             raise UserError(f"{root / LOOKUP}: RowId {row} has no Location in {ANSWERS}, or no image in {TEST}; fix it")
         points[place[name], feature] = location[row]
     return points.reshape(len(names), len(KAGGLE15), 2)
-
-
-def write_submission(path: Path, root: Path, names: Sequence[str], points: np.ndarray) -> None:
-    """Write a submission for Kaggle: the columns RowId and Location of ``IdLookupTable.csv``, in its order.
-
-    Args:
-        path: File to write; it becomes visible whole.
-        root: Folder of ``IdLookupTable.csv``.
-        names: N faces, with all that it asks for: ``test.csv#IMAGEID``.
-        points: (N, 15, 2) predicted, pixels of the 96 x 96 images; clipped to 0..96.
-
-    Raises:
-        UserError: The table cannot be read, or a face that it asks for is missing or not finite.
-    """
-    lookup = _lookup(root / LOOKUP)
-    place = {name: i for i, name in enumerate(names)}
-    absent = [name for _, name, _ in lookup if name not in place]
-    if absent:
-        raise UserError(
-            f"{root / LOOKUP}: asks for {len(set(absent))} faces without a prediction, the first {absent[0]}; "
-            f"predict all of {TEST}"
-        )
-    values = np.reshape(points, (len(names), len(FEATURES)))[
-        [place[name] for _, name, _ in lookup], [feature for _, _, feature in lookup]
-    ]
-    if not np.isfinite(values).all():
-        _, name, feature = lookup[int(np.argmin(np.isfinite(values)))]
-        raise UserError(f"{name}: the prediction of {FEATURES[feature]} is not a finite number; nothing was written")
-    with writing(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["RowId", "Location"])
-        writer.writerows((row, f"{v:.6f}") for (row, _, _), v in zip(lookup, np.clip(values, 0, SIDE), strict=True))

@@ -9,21 +9,23 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 
 
-def require(root: Path | None, places: Sequence[str], get: str) -> Path:
-    """Return the root of a dataset, of which one of `places` exists.
+def require(root: Path | None, places: Sequence[str], get: str, every: bool = False) -> Path:
+    """Return the root of a dataset, of which one of `places` exists, or every one.
 
     Args:
         root: The root that the config names.
         places: Paths under it.
         get: How to get the dataset.
+        every: Whether all of them must exist.
 
     Raises:
-        UserError: There is none of them.
+        UserError: They do not exist.
     """
     if root is None:
         raise UserError("data.root is null; set data.root=DIR")
-    if not any(os.path.lexists(root / place) for place in places):
-        found = f"none of {', '.join(places)} is in it" if root.is_dir() else "there is no such folder"
+    missing = [place for place in places if not os.path.lexists(root / place)]
+    if len(missing) > (0 if every else len(places) - 1):
+        found = f"none of {', '.join(missing)} is in it" if root.is_dir() else "there is no such folder"
         raise UserError(f"{root}: {found}; {get}, and set data.root=DIR or the variable FLR_DATA")
     return root
 

@@ -6,7 +6,6 @@ and the lower right corner of a detection (whole pixels), a 0 or 1 for each attr
 faces lie in fewer images. Points are read as counted from 0, as all known code does; no file says so.
 """
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -14,9 +13,8 @@ import numpy as np
 
 from flr.data.formats.records import portable
 from flr.data.formats.text import read_sheet
-from flr.data.readers.published import with_counts
+from flr.data.readers.published import require, with_counts
 from flr.data.table import FaceTable, from_files
-from flr.errors import UserError
 from flr.landmarks.scheme import WFLW98
 
 SITE = "https://wywu.github.io/projects/LAB/WFLW.html"
@@ -44,16 +42,11 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         UserError: a list is not there or is none of this form; or a faulty face where one must stop (see
             `flr.data.table.check_faces`).
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
-    missing = [name for name in INDEX.values() if not os.path.lexists(root / name)]
-    if missing:
-        found = f"no {' or '.join(missing)} is in it" if root.is_dir() else "there is no such folder"
-        raise UserError(
-            f"{root}: {found}; get WFLW ({SITE}; for research), unpack WFLW_annotations.tar.gz and "
-            f"WFLW_images.tar.gz so that this folder holds {LISTS}/ and {IMAGE_FOLDER}/, and set data.root=DIR or the "
-            "variable FLR_DATA"
-        )
+    get = (
+        f"get WFLW ({SITE}; for research) and unpack WFLW_annotations.tar.gz and WFLW_images.tar.gz so that this folder holds "
+        f"{LISTS}/ and {IMAGE_FOLDER}/"
+    )
+    root = require(root, list(INDEX.values()), get, every=True)
     images: list[str] = []
     names: list[str] = []
     splits: list[str] = []

@@ -11,7 +11,6 @@ the right of what they mark (.9 on small faces, 1.7 on large ones), and 1.1 px b
 
 import dataclasses
 import hashlib
-import os
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -19,8 +18,8 @@ import numpy as np
 
 from flr.data.formats.records import portable
 from flr.data.formats.text import read_sheet
+from flr.data.readers.published import require
 from flr.data.table import FaceTable, from_files
-from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 
 URL = "https://s3.amazonaws.com/video.udacity-data.com/topher/2018/May/5aea1b91_train-test-data/train-test-data.zip"
@@ -50,16 +49,11 @@ def read(root: Path | None, strict: bool = False, split: Literal["identity", "pu
         UserError: a CSV is not there or is none of this form; or a faulty face where one must stop (see
             `flr.data.table.check_faces`).
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
-    missing = [name for name in INDEX.values() if not os.path.lexists(root / name)]
-    if missing:
-        found = f"no {' or '.join(missing)} is in it" if root.is_dir() else "there is no such folder"
-        raise UserError(
-            f"{root}: {found}; get the frames ({URL}; YouTube Faces is for non-commercial research), unpack them so "
-            f"that this folder holds {' '.join(INDEX.values())} training/ test/, and set data.root=DIR or the variable "
-            "FLR_DATA"
-        )
+    get = (
+        f"get the frames ({URL}; YouTube Faces is for non-commercial research) and unpack them so that this folder holds "
+        f"{' '.join(INDEX.values())} training/ test/"
+    )
+    root = require(root, list(INDEX.values()), get, every=True)
     files: list[str] = []
     points: list[np.ndarray] = []
     bad: dict[int, str] = {}

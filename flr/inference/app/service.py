@@ -22,7 +22,7 @@ from flr.inference.landmarker import Landmarker
 from flr.inference.loading import INCLUDED, find_model, load_file
 from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Photos
-from flr.inference.writer import PredictionWriter
+from flr.inference.writer import PredictionWriter, counted
 from flr.landmarks.scheme import Scheme
 from flr.tracking.connection import StoredRun, connect, usable_runs
 
@@ -123,7 +123,7 @@ class AppService:
         folder = writer.folder
         files = [path for kind in ("points.*", "pts/*", "masks/*") for path in sorted(folder.glob(kind))]
         size = f"{image.shape[1]} x {image.shape[0]} pixels"
-        summary = f"{count_faces(faces)} in {size}, {len(model.scheme)} points each"
+        summary = f"{counted(len(faces), 'face')} in {size}, {len(model.scheme)} points each"
         return PhotoResult(model.scheme, faces, annotated, files, summary)
 
     def track_frame(
@@ -146,7 +146,8 @@ class AppService:
         state.times.append(time.monotonic())
         faces = state.tracker(frame, "", state.times[-1] - state.start)
         rate = (len(state.times) - 1) / max(state.times[-1] - state.times[0], 1e-9)
-        return annotate(frame, faces, model.scheme, chosen, draw), state, f"{count_faces(faces)}; {rate:.0f} frames/s"
+        line = f"{counted(len(faces), 'face')}; {rate:.0f} frames/s"
+        return annotate(frame, faces, model.scheme, chosen, draw), state, line
 
     def _chosen_effects(self, names: Sequence[str], model: Landmarker) -> list[Effect]:
         effects = [self.effects[name] for name in sorted(names)]
@@ -172,11 +173,6 @@ def run_label(run: StoredRun) -> str:
     nme = run.get("val_nme")
     parts = (run.get("model"), run.get("data"), nme and f"val {float(nme):.2f} %", run.name)
     return " · ".join(part for part in parts if part)
-
-
-def count_faces(faces: Sequence[Any]) -> str:
-    """Return "1 face" or "N faces"."""
-    return f"{len(faces)} face{'' if len(faces) == 1 else 's'}"
 
 
 def point_table(result: PhotoResult) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from annotated_types import Ge, Le
 from flr.errors import UserError
 from flr.inference.effects.areas import is_drawable, window_of
 from flr.inference.effects.base import Effect
-from flr.inference.effects.textures import read_anchors, read_rgba, shrink
+from flr.inference.effects.textures import read_anchors, read_rgba
 from flr.landmarks.geometry import compose, fit_similarity, resize, transform
 from flr.landmarks.scheme import Scheme
 
 BUILT_IN = Path(__file__).parent
-TEXTURE_SIDE = 1024  # pixels of its longer side that are kept: more than a face shows
 MAX_STRETCH = 8.0  # image widths: a larger overlay has a degenerate map
 
 
@@ -36,10 +35,7 @@ class Overlay(Effect):
             raise UserError(f"effect: {picture} has no anchors; give its anchor file by anchors=FILE")
         self.picture, self.strength = picture, float(strength)
         self.anchors = read_anchors(Path(anchors or BUILT_IN / "sunglasses.yaml"))
-        texture = read_rgba(BUILT_IN / "sunglasses.png" if picture == "sunglasses" else Path(picture))
-        # Anchors count pixels of the file; the texture of a large one is reduced.
-        self.scale = min(1.0, TEXTURE_SIDE / max(texture.shape))
-        self.texture = shrink(texture, self.scale)
+        self.texture = read_rgba(BUILT_IN / "sunglasses.png" if picture == "sunglasses" else Path(picture))
 
     def _anchor_scheme(self, scheme: Scheme) -> str:
         """Return the scheme, this one or a reduction of it, whose anchors apply."""
@@ -64,7 +60,7 @@ class Overlay(Effect):
             return
         height, width = self.texture.shape[:2]
         places = np.array([place for place, _ in self.anchors[name]])
-        to_image = fit_map(transform(resize(self.scale, self.scale), places), target)
+        to_image = fit_map(places, target)
         corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
         frame = transform(to_image, corners)
         if np.ptp(frame, axis=0).max() > MAX_STRETCH * max(image.shape):
@@ -72,7 +68,10 @@ class Overlay(Effect):
         if (window := window_of(image, [frame])) is None:
             return
         factor = np.sqrt(cv2.contourArea(frame.astype(np.float32)) / (width * height))
-        texture = shrink(self.texture, factor) if factor < 0.5 else self.texture  # bilinear taps would skip pixels
+        texture = self.texture
+        if factor < 0.5:  # bilinear taps would skip pixels
+            size = max(1, round(width * factor)), max(1, round(height * factor))
+            texture = cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
         back = resize(width / texture.shape[1], height / texture.shape[0])
         part = image[window]
         to_part = compose(to_image, back) - [[0, 0, window[1].start], [0, 0, window[0].start]]

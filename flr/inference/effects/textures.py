@@ -42,14 +42,6 @@ def read_rgba(path: Path) -> np.ndarray:
     return texture
 
 
-def shrink(texture: np.ndarray, scale: float) -> np.ndarray:
-    """Reduce an image (H, W, C) by area; a scale of 1 or more returns it as it is."""
-    if scale >= 1:
-        return texture
-    height, width = (max(1, round(side * scale)) for side in texture.shape[:2])
-    return cv2.resize(texture, (width, height), interpolation=cv2.INTER_AREA)
-
-
 @dataclass(frozen=True)
 class AnchorEntry:
     """An anchor of a file.
