@@ -60,9 +60,10 @@ def telling(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.strerror is None:
             raise
+        fix = "free space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "clear the way"
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free space there or name another folder "
-            "(paths.output_dir=DIR, paths.cache_dir=DIR)"
+            f"{path}: cannot be written ({error.strerror}); {fix}, or name another place with the command's out= "
+            "(if it has one), paths.output_dir= or paths.cache_dir="
         ) from error
 
 

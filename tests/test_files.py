@@ -79,6 +79,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path, open_, where):
     with pytest.raises(UserError, match="cannot be written") as caught, open_(Path(where) / "x.txt"):
         pytest.fail("the body must not run")
     assert where in str(caught.value)
+    assert "out=" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -68,7 +68,7 @@ def export(table: FaceTable, form: Form, folder: Path, rounded: bool = False) ->
     folder = Path(os.path.abspath(folder.expanduser()))
     try:
         if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-            raise UserError(f"{folder}: is there already, and not empty; name a new folder")
+            raise UserError(f"{folder}: exists and is not empty; set another out=")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"), writing_folder(folder) as aside:
             image, size = _write_images(table, form, aside)
@@ -80,7 +80,7 @@ def export(table: FaceTable, form: Form, folder: Path, rounded: bool = False) ->
                 file.write(scheme)
             _write_labels(table, form, size, aside)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); set another out=") from error
 
 
 def _rounded(table: FaceTable) -> FaceTable:

@@ -142,7 +142,7 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(f"{name}: not an image that OpenCV can decode; fetch it again")
+        raise UserError(f"{name}: not an image that OpenCV can decode; fetch it again, or name another file")
     if data[:2] == b"\xff\xd8" and jpeg.may_be_cut(data, image) and jpeg.is_cut(data):
         raise UserError(f"{name}: a damaged JPEG, whose data end before its last row; fetch it again")
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -73,7 +73,9 @@ def load(cfg: DictConfig, overrides: Sequence[str], run: str) -> StoredModel:
     store = folder.store(str(cfg.tracking.uri)) if (folder.path / "run.json").is_file() else ""
     config = as_config(checkpoint["flr"]["config"])
     config.paths = cfg.paths
+    augment: Augment | None = None  # that of the training: the store's margin decides how some pixels are rounded
     if cfg.data.get("_target_"):
+        augment = Augment()  # nothing is augmented here, and every run can use the store without a margin
         config.data = _other_data(cfg, overrides, config, checkpoint["flr"]["scheme"].get("name"))
     else:
         for word in overrides:
@@ -81,8 +83,7 @@ def load(cfg: DictConfig, overrides: Sequence[str], run: str) -> StoredModel:
                 raise UserError(f"{word} needs data=NAME: without it the run's own data are scored; set data=NAME too")
         if cfg.data.root is not None:
             config.data.root = cfg.data.root
-    # Nothing is augmented here, and every run can use the store without a margin.
-    module, data = restore(config, checkpoint, path, Augment())
+    module, data = restore(config, checkpoint, path, augment)
     if note := orientation_note(data.card):
         report_once(f"note: data={data.name}: {note}")
     if cfg.tta is not None:

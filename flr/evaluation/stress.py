@@ -158,7 +158,6 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     metrics = {"stress/clean_nme": result.clean, "stress/nme": result.mean}
     if baseline:
         metrics["stress/mce"] = result.mean_corruption_error(baseline)
-    named = {f"stress/{kind}/nme": float(np.mean(values)) for kind, values in result.nme.items()}
     write_json(folder / "stress.json", {**vars(result), "metrics": metrics, "baseline": baseline and vars(baseline)})
     models = [result, *([baseline] if baseline else [])]
     write_csv(folder / "stress.csv", [row for one in models for row in _csv_rows(one)])
@@ -168,7 +167,7 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     with open_tracker(stored, folder) as tracker:
         # A run that was tested under some kinds only has no mean that could be compared.
         if tracker and set(result.nme) == set(KINDS):
-            tracker.log_metrics({prefix + name: value for name, value in (metrics | named).items()}, 0)
+            tracker.log_metrics({prefix + name: value for name, value in metrics.items()}, 0)
             tracker.tag(stress_baseline=baseline.label if baseline else "")
         if tracker:
             for name in ("stress.json", "stress.csv", "stress.png"):

@@ -402,7 +402,9 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     export(table, "csv", tmp_path / "out")  # an empty one is taken
     before = sorted((tmp_path / "out").rglob("*"))
-    stop(lambda: export(table, "xml", tmp_path / "out"), f"{tmp_path / 'out'}: is there already", "name a new folder")
+    stop(
+        lambda: export(table, "xml", tmp_path / "out"), f"{tmp_path / 'out'}: exists and is not empty; set another out="
+    )
     assert sorted((tmp_path / "out").rglob("*")) == before
     stop(lambda: export(table, "csv", tmp_path / "out/labels.csv"), "is there already")
     stop(lambda: export(table, "csv", tmp_path / "out/labels.csv/deeper"), "cannot be written (")

@@ -60,13 +60,18 @@ def _photo_tab(handlers: "Handlers", choices: list[gr.Component]) -> None:
             photo.preprocess = uploaded_path  # type: ignore[method-assign]  # a subclass would have gradio write a .pyi
             button = gr.Button("Find points", variant="primary")
         with gr.Column(scale=3, min_width=320):
-            image = gr.Image(label="Points", type="filepath", interactive=False, height=430, buttons=["fullscreen"])
+            image = gr.Image(
+                label="Points", type="filepath", interactive=False, height=430, buttons=["download", "fullscreen"]
+            )
             line = gr.Markdown()
             files = gr.File(label="Download", file_count="multiple", interactive=False, height=200, visible=False)
     table = gr.Dataframe(label="Coordinates, pixels of the photo", max_height=360, interactive=False, visible=False)
     found = button.click(handlers.find, [photo, *choices], [image, files, line, table], api_name="find")
     # Hidden until there is something in them; a change of its own, so that the API returns plain values.
     found.success(lambda: [gr.update(visible=True)] * 2, None, [files, table], api_visibility="private")
+    # The results of the photo before would stay next to the error.
+    hidden = gr.update(value=None, visible=False)
+    found.failure(lambda: (None, hidden, "", hidden), None, [image, files, line, table], api_visibility="private")
 
 
 def _camera_tab(handlers: "Handlers", choices: list[gr.Component]) -> None:
