@@ -19,7 +19,7 @@ _CERTAIN = np.log(0.95 / _LEAST)  # vote of a level that is certain
 _LEVELS = 3  # whose certain votes make a score of 1, where a face is not too small for the finer ones
 _VOTING, _AVERAGED, _SAME = 0.3, 0.3, 0.25  # overlaps of boxes that vote for, are averaged into, and repeat a box
 _INSIDE = 0.6  # share of the smaller box that lies in a box that it repeats
-_MIDDLE, _TRUST = 0.0, 0.45  # binary logarithm of the size that a level tells best over UNIT, and its deviation
+_TRUST = 0.6  # deviation, as a binary logarithm, of the sizes that a level estimates well from UNIT
 
 # Maps a level (H, W) uint8 to (4, h, w) float32: the logit of a face, x and y from the cell's middle in cells, log2 of its size
 # over UNIT.
@@ -70,6 +70,10 @@ def merge(votes: np.ndarray, least: float = 0) -> np.ndarray:
     probability over the least one. It is divided by what the levels that can see a box of this size would give if they were
     certain, so that 1 is a certain face of any size.
 
+    The box with the highest score may lie between two faces, or be so large that it overlaps the votes for one face and for what
+    is around it. So a face's box is the mean of the votes around the peak: the vote near that box with which the most
+    probable votes overlap most.
+
     Args:
         votes: See `find_votes`.
         least: Lowest score of a face.
@@ -80,18 +84,22 @@ def merge(votes: np.ndarray, least: float = 0) -> np.ndarray:
     votes = votes[np.argsort(votes[:, 4], kind="stable")]
     union, smaller = overlaps(votes, votes)
     strength = np.log(votes[:, 3].clip(_LEAST, 0.95) / _LEAST)
-    trust = votes[:, 3] * np.exp(-0.5 * ((votes[:, 5] - _MIDDLE) / _TRUST) ** 2)
+    trust = votes[:, 3] ** 2 * np.exp(-0.5 * (votes[:, 5] / _TRUST) ** 2)
     levels = np.flatnonzero(np.diff(votes[:, 4], prepend=-1))
-    score = np.maximum.reduceat((union > _VOTING) * strength, levels, axis=1).sum(1)
+    near = union > _VOTING
+    score = np.maximum.reduceat(near * strength, levels, axis=1).sum(1)
+    density = np.maximum.reduceat(near * union * votes[:, 3], levels, axis=1).sum(1)
     taken, faces = np.zeros(len(votes), bool), []
     for k in np.lexsort((-votes[:, 3], -score)):
         if score[k] < least * _CERTAIN:  # also of a face that one level alone can see
             break
         if taken[k]:
             continue
-        weight = (union[k] > _AVERAGED) * trust
+        peak = np.argmax(near[k] * density)
+        weight = (union[peak] - _AVERAGED).clip(0) * trust
         face = weight @ votes[:, :3] / weight.sum()
-        seeing = np.clip(1 + 2 * np.log2(max(face[2] / SMALLEST, 1)), 1, _LEVELS)
+        wide = near[k] * trust
+        seeing = np.clip(1 + 2 * np.log2(max(wide @ votes[:, 2] / wide.sum() / SMALLEST, 1)), 1, _LEVELS)
         faces.append((*face, score[k] / (_CERTAIN * seeing)))
         face_union, face_smaller = overlaps(face[None], votes)
         for of_union, of_smaller in ((union[k], smaller[k]), (face_union[0], face_smaller[0])):
