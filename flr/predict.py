@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     detector, effects = build(cfg.detector), [build(node) for node in (cfg.get("effect") or {}).values()]
     source = open_source(str(cfg.source))
     is_video = isinstance(source, Video)
-    model = load_file(path, cfg.tta, cfg.device)
+    model = load_file(path, cfg.tta, cfg.device, threads=0 if is_video else 1)  # photos are predicted at once
     for effect in effects:
         effect.check(model.scheme)
     # An interrupted prediction resumes only with the settings that the results depend on. Tables are made at the end.

@@ -24,9 +24,11 @@ from flr.data.images import read_image
 from flr.data.readers.table import read as read_table
 from flr.data.synthetic.renderer import render
 from flr.errors import UserError
+from flr.inference import pipeline
 from flr.inference.annotation import annotate
-from flr.inference.detectors import WholeImage
+from flr.inference.detectors import BoxTarget, Detections, WholeImage
 from flr.inference.faces import Face
+from flr.inference.loading import LANDMARKS, load_file
 from flr.inference.predictor import Predictor
 from flr.inference.sources import Video, open_source
 from flr.inference.writer import PredictionWriter, open_video
@@ -150,6 +152,26 @@ def test_a_crashed_folder_goes_on_where_it_stopped(workspace: Workspace, checkpo
     assert "looks=2 is now refine=1" in done.stderr and (out / "points.csv").read_text() == whole
     journal.write_text(lines[0] + "\n")
     assert "another run, source or detector" in refused(workspace, checkpoint, photos, "detector=whole")
+
+
+def test_photos_are_predicted_at_once_and_recorded_in_order(monkeypatch: pytest.MonkeyPatch, photos: Path) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    class Waiting(WholeImage):
+        def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
+            if name != "below/c.png":
+                both.wait()  # until another thread is here
+            if name == "a.png":
+                time.sleep(0.2)  # b.png is finished first
+            return super().__call__(image, name, model)
+
+    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    model, out = load_file(LANDMARKS, threads=1), photos.parent / "out"
+    writer = PredictionWriter(out, {}, model.scheme, overwrite=False)
+    pipeline.PredictionPipeline(model, Waiting(), [], writer).run(open_source(str(photos)))
+    rows = [json.loads(line) for line in (out / "faces.jsonl").read_text().splitlines()[1:-1]]
+    assert [row["image"] for row in rows] == ["a.png", "b.png", "below/c.png"]
+    assert all((out / "pictures" / f"{row['image']}.jpg").is_file() for row in rows)
 
 
 def test_what_is_there_is_kept(workspace: Workspace, checkpoint: Path, photos: Path) -> None:

@@ -19,8 +19,14 @@ def find_model(run: str, uri: str, output: Path) -> Path:
     return LANDMARKS if run == INCLUDED else find_checkpoint(run, uri, output)
 
 
-def load_file(path: Path, tta: bool | None = None, device: str = "cpu") -> Landmarker:
-    """Load the model of a checkpoint or of an .onnx file that `flr.export` wrote, on ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+def load_file(path: Path, tta: bool | None = None, device: str = "cpu", threads: int = 0) -> Landmarker:
+    """Load the model of a checkpoint or of an .onnx file that `flr.export` wrote.
+
+    Args:
+        path: The file.
+        tta: See `flr.inference.predictor.Predictor.load`; null or what the .onnx file was exported with.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        threads: Threads per batch of an .onnx file on the CPU; 0 for one per core.
 
     Raises:
         UserError: It is neither, the included model's file was changed, or `tta` is not what the .onnx file was exported with.
@@ -29,7 +35,7 @@ def load_file(path: Path, tta: bool | None = None, device: str = "cpu") -> Landm
         from flr.inference.predictor import Predictor  # brings torch and Lightning, which .onnx files do without
 
         return Predictor.load(path, tta, device)
-    predictor = OnnxPredictor.load(path, device=device)
+    predictor = OnnxPredictor.load(path, threads, device)
     if path == LANDMARKS and hashlib.sha256(path.read_bytes()).hexdigest() != LANDMARKS_SHA256:
         raise UserError(f"{path}: not the file of this version of flr; install flr again")
     if tta not in (None, predictor.metadata.tta):

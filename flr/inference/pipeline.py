@@ -14,11 +14,14 @@ from flr.errors import UserError
 from flr.inference.annotation import annotate
 from flr.inference.detectors import Detector, FileBoxes, small_face_note
 from flr.inference.effects.base import Effect
-from flr.inference.faces import FaceTracker, find_faces
+from flr.inference.faces import Face, FaceTracker, find_faces
 from flr.inference.landmarker import Landmarker
 from flr.inference.smoothing import OneEuro
 from flr.inference.sources import Frame, Photos, Video
 from flr.inference.writer import PredictionWriter, counted, open_video
+from flr.system import cores, parallel_map
+
+MAX_AT_ONCE = 4  # photos in memory, each of which may take hundreds of megabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,21 +63,34 @@ class PredictionPipeline:
         if len(names) < len(source.names):
             print(f"resuming with {len(names)} of {len(source.names)} images")
         sides = []
-        for name in tqdm(names, desc="Predicting", unit="image", disable=None if len(names) > 1 else True):
-            try:
-                image = source.load(name)
-            except UserError as error:
-                self.writer.skip(name, str(error))
-                tqdm.write(f"skipped {error}", file=sys.stderr)
+        # Decoding, networks, drawing and encoding all release the interpreter, so that a core each takes a photo.
+        outcomes = parallel_map(
+            lambda i: self._run_photo(source, names[i]), len(names), min(cores(), MAX_AT_ONCE), span=1
+        )
+        bar = tqdm(
+            outcomes, desc="Predicting", total=len(names), unit="image", disable=None if len(names) > 1 else True
+        )
+        for name, outcome in zip(names, bar, strict=True):
+            if isinstance(outcome, UserError):
+                self.writer.skip(name, str(outcome))
+                tqdm.write(f"skipped {outcome}", file=sys.stderr)
                 continue
-            faces = find_faces(self.model, self.detector, image, name, refine=self.refine)
-            self.writer.save_files(name, image, faces, self.model.crop.policy, self.save, self.effects)
-            if "pictures" in self.save:
-                annotated = annotate(image, faces, self.model.scheme, self.effects, self.draw)
-                self.writer.save_image("pictures", name, annotated)
-            self.writer.add(name, image.shape, faces)
-            sides.append(max(image.shape[:2]))
+            shape, faces = outcome
+            self.writer.add(name, shape, faces)
+            sides.append(max(shape[:2]))
         _report(small_face_note(self.detector, sides))
+
+    def _run_photo(self, source: Photos, name: str) -> tuple[Sequence[int], list[Face]] | UserError:
+        """Predict a photo and save its files; return its shape and faces, or why it cannot be used."""
+        try:
+            image = source.load(name)
+        except UserError as error:
+            return error
+        faces = find_faces(self.model, self.detector, image, name, refine=self.refine)
+        self.writer.save_files(name, image, faces, self.model.crop.policy, self.save, self.effects)
+        if "pictures" in self.save:
+            self.writer.save_image("pictures", name, annotate(image, faces, self.model.scheme, self.effects, self.draw))
+        return image.shape, faces
 
     def _run_video(self, source: Video) -> None:
         smooth = OneEuro if self.smooth else None

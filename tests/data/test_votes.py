@@ -74,3 +74,22 @@ def test_images_of_any_shape_have_a_pyramid(shape: tuple[int, int], levels: int)
     network = Answering([], shape[1])
     assert merge(find_votes(np.zeros(shape, np.uint8), network)).shape == (0, 4)
     assert network.levels == levels
+
+
+def vote(x: float, y: float, side: float, probability: float, level: int) -> list[float]:
+    return [x, y, side, probability, level, np.log2(side / UNIT) - level / 2]
+
+
+def test_the_box_lies_on_a_face_and_not_between_two() -> None:
+    """Votes for the box between two faces overlap those for both, so that its score is the highest."""
+    faces = [vote(x, 100, 100, 0.9, level) for x, level in ((100, 3), (100, 4), (170, 4), (170, 5))]
+    between = vote(135, 100, 110, 0.4, 6)
+    found = merge(np.array([*faces, between]))
+    assert min(abs(found[0, 0] - 100), abs(found[0, 0] - 170)) < 12
+
+
+def test_the_box_of_a_face_is_not_pulled_to_what_is_around_it() -> None:
+    face = [vote(100, 100, 100, 0.8, level) for level in (3, 4)]
+    around = [vote(110, 110, 170, 0.35, level) for level in (5, 6)]
+    found = merge(np.array([*face, *around]))
+    np.testing.assert_allclose(found[0, :3], (100, 100, 100), atol=8)

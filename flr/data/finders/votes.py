@@ -98,7 +98,8 @@ def merge(votes: np.ndarray, least: float = 0) -> np.ndarray:
         peak = np.argmax(near[k] * density)
         weight = (union[peak] - _AVERAGED).clip(0) * trust
         face = weight @ votes[:, :3] / weight.sum()
-        seeing = np.clip(1 + 2 * np.log2(max(face[2] / SMALLEST, 1)), 1, _LEVELS)
+        wide = near[k] * trust
+        seeing = np.clip(1 + 2 * np.log2(max(wide @ votes[:, 2] / wide.sum() / SMALLEST, 1)), 1, _LEVELS)
         faces.append((*face, score[k] / (_CERTAIN * seeing)))
         face_union, face_smaller = overlaps(face[None], votes)
         for of_union, of_smaller in ((union[k], smaller[k]), (face_union[0], face_smaller[0])):
