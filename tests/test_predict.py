@@ -359,6 +359,8 @@ def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: P
         (photos, ["detector.file=gone.csv"], "cannot be read"),
         (photos, ["detector=yunet", "detector.model=gone.onnx"], "detector.model=gone.onnx: no such file"),
         (photos, ["detector=yunet", "detector.model=text.mp4"], "not a YuNet model"),
+        (photos, ["detector=blazeface", "detector.model=gone.tflite"], "detector.model=gone.tflite: no such file"),
+        (photos, ["detector=blazeface", "detector.model=text.mp4"], "not MediaPipe's face_detection_short_range.tflite"),
         (photos, ["detector=harr"], "no config 'detector/harr'"),
         (photos, ["detector=haar", "detector.stepp=2"], "detector.step"),
         (photos, ["looks=2", "refine=1"], "old name of refine="),

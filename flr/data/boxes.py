@@ -14,6 +14,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from flr.augment.draws import uniform
+from flr.data.finders.blazeface import BlazeFaceFinder
 from flr.data.finders.builtin import Builtin
 from flr.data.finders.reach import Reach
 from flr.data.finders.yunet import YuNetFinder
@@ -152,7 +153,7 @@ class BoxPolicy:
     shape: Literal["square", "stretch"] = "square"
     jitter: Annotated[float, Ge(0), Lt(1)] = 0.0
     haar: Haar = field(default_factory=Haar)
-    detector: Builtin | YuNetFinder | Haar = field(default_factory=Builtin)
+    detector: Builtin | YuNetFinder | BlazeFaceFinder | Haar = field(default_factory=Builtin)
 
     @property
     def finder(self) -> Finder | None:

@@ -1,4 +1,4 @@
-"""Detectors of faces: the built-in one, OpenCV's Haar cascade or YuNet, the boxes of a file, or the whole image as one face.
+"""Detectors of faces: the built-in one, OpenCV's Haar cascade or YuNet, BlazeFace, the boxes of a file, or the whole image as one face.
 
 A detector returns the boxes that a model expects, which depend on the boxes that the model was trained with: for
 ``policy.source=truth`` the tight box of its points, which is not the detector's own box.
@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le
 
 from flr.data.boxes import LARGEST_SIDE, TIGHT_SOURCES, Finder, Haar, Offset, from_detection
 from flr.data.crops import CropSettings
+from flr.data.finders.blazeface import BlazeFaceFinder, open_blazeface
 from flr.data.finders.builtin import Builtin
 from flr.data.finders.yunet import YuNetFinder, open_yunet
 from flr.errors import UserError
@@ -201,9 +202,44 @@ class YuNet:
         """
         rows = self.finder.rows(image)
         five = rows[:, 4:14].reshape(-1, 5, 2)  # in the order of celeba5
-        mean_five = np.asarray(model.scheme.reduce(model.mean_face, "celeba5"))
-        fitted = transform(fit_similarity(np.broadcast_to(mean_five, five.shape), five), model.mean_face)
-        return tight_box(fitted, np.ones(fitted.shape[:2], bool)), rows[:, 14]
+        return _fitted(five, model.scheme.reduce(model.mean_face, "celeba5"), model), rows[:, 14]
+
+
+class BlazeFace:
+    """MediaPipe's detector (Bazarevsky et al. 2019, arXiv:1907.05047), from a model file that you provide.
+
+    The tight box is derived from the detector's eyes, nose and mouth, on which the mean training face is fitted.
+
+    Args:
+        model: ``face_detection_short_range.tflite``.
+        score: Minimum score of a face.
+        overlap: Of two faces that overlap by more, the better one is kept.
+    """
+
+    def __init__(
+        self, model: str, score: Annotated[float, Gt(0), Le(1)] = 0.5, overlap: Annotated[float, Gt(0), Le(1)] = 0.3
+    ) -> None:
+        self.finder = BlazeFaceFinder(model, score, overlap)
+        open_blazeface(str(Path(model).absolute()), model)  # reports a wrong file before any image is read
+
+    def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
+        """Find faces as a `Detector`.
+
+        Raises:
+            UserError: The model's scheme has no eyes, nose and mouth corners to fit on those of BlazeFace.
+        """
+        rows = self.finder.rows(image)
+        mean = np.asarray(model.scheme.reduce(model.mean_face, "celeba5"))
+        mean = np.concatenate(
+            [mean[:3], mean[3:].mean(0, keepdims=True)]
+        )  # the middle of the mouth, as BlazeFace has it
+        return _fitted(rows[:, 4:12].reshape(-1, 4, 2), mean, model), rows[:, 16]
+
+
+def _fitted(found: np.ndarray, mean: np.ndarray, model: BoxTarget) -> np.ndarray:
+    """Return the tight boxes (M, 4) of the mean face, moved so that its points (P, 2) lie on those found (M, P, 2)."""
+    faces = transform(fit_similarity(np.broadcast_to(mean, found.shape), found), model.mean_face)
+    return tight_box(faces, np.ones(faces.shape[:2], bool))
 
 
 class FileBoxes:

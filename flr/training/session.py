@@ -329,6 +329,10 @@ class TrainingSession:
         self.trainer.fit(self.module, self.data, ckpt_path=str(self.folder.last) if self.folder and resumed else None)
         if self.trainer.interrupted or self.trainer.state.status != "finished":
             raise KeyboardInterrupt
+        done, planned = self.trainer.current_epoch, self.trainer.max_epochs or 0
+        if self.first and done < planned and not (self.job and self.job.stop_reason):
+            why = "a limit of time or steps, or a callback"
+            print(f"note: {why} ended the training after {done} of {planned} epochs", file=sys.stderr)
 
     def test(self) -> None:
         """Score the best weights on the test part, once."""
