@@ -406,7 +406,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
         lambda: export(table, "xml", tmp_path / "out"), f"{tmp_path / 'out'}: exists and is not empty; set another out="
     )
     assert sorted((tmp_path / "out").rglob("*")) == before
-    stop(lambda: export(table, "csv", tmp_path / "out/labels.csv"), "is there already")
+    stop(lambda: export(table, "csv", tmp_path / "out/labels.csv"), "exists and is not empty")
     stop(lambda: export(table, "csv", tmp_path / "out/labels.csv/deeper"), "cannot be written (")
     stop(lambda: export(table, "cvs", tmp_path / "new"), "export=cvs is no form (did you mean 'csv'?)")
 
