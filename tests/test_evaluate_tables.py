@@ -130,7 +130,7 @@ def test_photos_that_are_stored_turned_are_reported_once(trained: tuple[Workspac
         (("stress=[]",), "stress=: no such corruption"),
         (("stress=blur", "split=val", "data=celeba"), "celeba"),
         (("baseline=x",), "set stress=all too"),
-        (("on=[synthetic]", "stress=all"), "does not go with stress="),
+        (("on=[synthetic]", "stress=all"), "on=, stress= and refine= do not go together"),
     ],
 )
 def test_bad_input_is_one_line(trained: tuple[Workspace, str], words: tuple[str, ...], said: str) -> None:

@@ -43,6 +43,16 @@ RECIPES = {
     "albumentations": ("model=ytf_cnn", "augment=albumentations", "optim=adam"),
 }
 
+# The field's objectives and models; what moves the data is that of the recipes above.
+FIELD = {
+    "simcc": ("model=rtmpose", "model.width=0.25", "model.hidden=16"),
+    "pixel in pixel": ("model=pipnet", "model.width=4"),
+    "dark": ("model=hourglass", "objective=dark", "model.width=8"),
+    "star": ("model=hrnet", "objective=star", "model.width=2"),
+    "adaptive wing": ("model=resnet18", "objective=adaptive_wing", "model.width=4"),
+    "residual log-likelihood": ("model=resnet18", "objective=likelihood", "model.width=4"),
+}
+
 
 def config(cache: Path, *words: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base=None):
@@ -95,6 +105,15 @@ def test_an_objective_has_the_host_wait_for_nothing(objective: Objective) -> Non
         objective.decode(raw, SIZE)
         objective.spread(raw, SIZE)
     assert not gpu.waits and gpu.launches
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recipe", FIELD)
+def test_a_step_of_the_fields_objectives_waits_for_nothing(recipe: str, shared_cache: Path) -> None:
+    data, module = data_and_module(shared_cache, *FIELD[recipe])
+    waits, launches = FakeGPU("cuda").train(module, data, "bf16-mixed")
+    assert not waits and launches
+    assert len(module.evaluated["index"]) == 16
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])

@@ -32,7 +32,7 @@ def test_a_set_gets_a_card(workspace: Workspace, tmp_path: Path) -> None:
     assert note.count("extra_") == 10 and note.endswith("; and 2 more, see card.json")
     page = (folder / "card.html").read_text()
     assert "<b>" not in page and page.count("<li>") == 12  # what comes from the set is escaped
-    assert page.count("data:image/") == 3 and "http" not in page  # faces, poses and points outside, self-contained
+    assert page.count("data:image/") == 2 and "http" not in page  # faces and points outside, self-contained
     html.parser.HTMLParser().feed(page)
     faces = cv2.imread(str(folder / "faces.jpg"))
     assert faces.shape[1] > 1000 and faces.std() > 10
