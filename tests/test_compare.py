@@ -410,6 +410,17 @@ def test_bad_words(runs: Workspace, words: list[str], said: str) -> None:
     assert not (runs.outputs / "comparisons").exists()
 
 
+@pytest.mark.sqlite("a file that is not there")
+def test_a_store_that_is_not_there(workspace: Workspace, free_port: int) -> None:
+    assert "no such database" in workspace.refuse("flr.compare")
+    assert not workspace.outputs.exists()  # asking makes nothing
+    line = workspace.refuse("flr.compare", f"tracking.uri=http://127.0.0.1:{free_port}")
+    assert "no MLflow server answers" in line
+    workspace.outputs.mkdir()
+    (workspace.outputs / "mlflow.db").touch()
+    assert "no such experiment" in workspace.refuse("flr.compare")
+
+
 @pytest.mark.parametrize(
     ("without", "edit", "said"),
     [
@@ -433,3 +444,13 @@ def test_a_run_whose_files_are_gone_or_damaged_is_named(
     copy_of(runs, with_result(runs)[1], name)
     done = compare(runs, tmp_path, f"tracking.experiment={name}", "faces=0")
     assert "Skipped 1 run(s)" in done.stdout and said in done.stdout
+
+
+def test_reading_needs_no_torch(runs: Workspace, tmp_path: Path) -> None:
+    code = (
+        "import sys; from flr.compare import main; from flr.cli import run_command; "
+        f"sys.argv[1:] = ['group=model.widths', 'faces=0', 'out={tmp_path}']; run_command(main, 'compare'); "
+        "print('loaded', sorted({'torch', 'pytorch_lightning'} & set(sys.modules)))"
+    )
+    assert runs.run_code(code).splitlines()[-1] == "loaded []"
+    assert (tmp_path / "comparison.html").is_file()

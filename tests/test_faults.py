@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from mlflow import MlflowClient
 from flr.errors import UserError
 from flr.module.checkpoints import RunFolder, load_last
 from flr.tracking import queue
+from flr.tracking.provenance import process_alive, process_tag
 from tests.conftest import SMALL_SET, TINY, Done, Server, Workspace
 
 WORDS = (*TINY, *SMALL_SET, "tracking.register=false")
@@ -393,3 +395,56 @@ def test_data_that_have_changed_are_refused_or_accepted(workspace: Workspace, re
     for path in gone.parent.glob(f"{gone.stem}.*"):
         path.unlink()
     assert "accept_data=true" in workspace.refuse("flr.train", f"run={run_id}", "trainer.max_epochs=4")
+
+
+def test_a_clock_that_is_set_back_closes_no_living_run(
+    workspace: Workspace, own: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the run itself nor what another process thinks of it."""
+    import psutil
+
+    mine, real = process_tag()["process"], time.time
+
+    def back() -> None:
+        monkeypatch.setattr(time, "time", lambda: real() - 86400)
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: 0.0)  # as the kernel has it then
+        psutil._pslinux.BOOT_TIME = 0.0
+
+    own.at |= {1: back}
+    try:
+        train(workspace, *WORDS, FAULT, "trainer.max_epochs=3")
+        assert process_alive(mine)
+    finally:
+        psutil._pslinux.BOOT_TIME = None
+    assert not process_alive(mine[:-1]) and not process_alive("1@") and not process_alive("")
+    run = workspace.only_run()
+    assert run.info.status == "FINISHED" and len(workspace.client().get_metric_history(run.info.run_id, "val/nme")) == 3
+
+
+@pytest.mark.long
+def test_a_killed_worker_is_told_and_the_run_goes_on(workspace: Workspace) -> None:
+    words = (*WORDS, "augment=albumentations", "data.workers=2", "trainer.max_epochs=400")
+    process = workspace.start("flr.train", *words)
+    import psutil
+
+    for _ in range(2400):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        if list(workspace.outputs.glob("runs/*/checkpoints/last.ckpt")):
+            break
+        time.sleep(0.02)
+    for _ in range(1000):  # one that has just given its last faces is missed by nobody
+        if process.poll() is not None:
+            break
+        for worker in psutil.Process(process.pid).children():
+            worker.kill()
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "worker" in err.splitlines()[-1]
+    # torch's DataLoader may report the death of a second worker again, as an exception that Python ignores.
+    assert "Traceback" not in err.partition("Exception ignored in")[0]
+    run = workspace.only_run()
+    assert run.info.status == "FAILED"
+    folder = workspace.folder(run.info.run_id)
+    epochs = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] + 2
+    workspace.run("flr.train", f"run={folder}", f"trainer.max_epochs={epochs}")
+    assert workspace.only_run().info.status == "FINISHED"

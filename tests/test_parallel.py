@@ -55,6 +55,13 @@ def test_work_is_not_done_far_ahead_and_stops_with_its_caller():
     assert not any("ThreadPoolExecutor" in thread.name for thread in threading.enumerate())
 
 
+def test_two_can_work_at_once():
+    first, second = parallel_map(lambda i: i, 90, 2, 3), parallel_map(lambda i: -i, 90, 2, 3)
+    assert [next(first) for _ in range(10)] == list(range(10))
+    assert [-x for x in second] == list(range(90))
+    assert list(first) == list(range(10, 90))
+
+
 def test_signals_wait_for_what_must_not_be_left_half_done():
     done = []
 

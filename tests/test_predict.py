@@ -148,8 +148,6 @@ def test_a_crashed_folder_goes_on_where_it_stopped(workspace: Workspace, checkpo
     assert "resuming with 2 of 3 images" in done.stdout and "4 faces in 3 images" in done.stdout
     assert (out / "points.csv").read_text() == whole
     assert (out / "pictures" / "a.png.jpg").stat().st_mtime_ns == before
-    done = predict(workspace, checkpoint, photos, "looks=2", "overwrite=true")
-    assert "looks=2 is now refine=1" in done.stderr and (out / "points.csv").read_text() == whole
     journal.write_text(lines[0] + "\n")
     assert "another run, source or detector" in refused(workspace, checkpoint, photos, "detector=whole")
 
@@ -399,6 +397,15 @@ def test_a_folders_own_results_are_no_pictures_of_it(workspace: Workspace, check
         assert "3 faces in 3 images" in done.stdout
 
 
+def test_a_line_cut_after_a_face_is_no_damage(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    predict(workspace, checkpoint, photos)
+    journal = workspace.path / "out" / "faces.jsonl"
+    text = journal.read_text()
+    journal.write_text(text[: text.index("}", text.index("\n")) + 1])
+    assert "4 faces in 3 images" in predict(workspace, checkpoint, photos).stdout
+    assert journal.read_text() == text
+
+
 def test_what_was_begun_goes_on_with_the_same_pictures(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
     predict(workspace, checkpoint, photos, "save=[pts]")
     journal = workspace.path / "out" / "faces.jsonl"
@@ -407,6 +414,21 @@ def test_what_was_begun_goes_on_with_the_same_pictures(workspace: Workspace, che
         words = [word] if word.startswith("save") else [word, "save=[pts]"]
         assert "with another save, draw or effect" in refused(workspace, checkpoint, photos, *words)
     assert "4 faces in 3 images" in predict(workspace, checkpoint, photos, "save=[pts,csv,coco]").stdout
+
+
+def test_names_of_earlier_versions_are_read(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    old_target = "detector._target_=flr.inference.detector.GivenBoxes"
+    done = predict(workspace, checkpoint, photos, "looks=1", "save=[csv]", old_target)
+    assert "looks=1 is now refine=0" in done.stderr
+    out = workspace.path / "out"
+    table = (out / "points.csv").read_text()
+    head, *lines = (out / "faces.jsonl").read_text().replace('"uncertain"', '"doubtful"').splitlines()
+    settings = json.loads(head)
+    assert settings["refine"] == "0" and "GivenBoxes" in settings["detector"]
+    settings["looks"] = str(int(settings.pop("refine")) + 1)
+    (out / "faces.jsonl").write_text("\n".join([json.dumps(settings), *lines[:2], ""]))
+    done = predict(workspace, checkpoint, photos, "refine=0", "save=[csv]")
+    assert "resuming with 1 of 3 images" in done.stdout and (out / "points.csv").read_text() == table
 
 
 def test_two_predictions_into_one_folder(workspace: Workspace, checkpoint: Path, photos: Path) -> None:

@@ -6,7 +6,6 @@ import pickle
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -79,6 +78,20 @@ def empty(root: Path) -> None:
     root.mkdir()
 
 
+def short_pts(root: Path) -> None:
+    fake_ibug.write(root, parts={"afw": 6, "helen/testset": 3})
+    path = sorted((root / "helen/testset").glob("*.pts"))[0]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-2], lines[-1]]))
+
+
+def nan_pts(root: Path) -> None:
+    fake_ibug.write(root, parts={"afw": 6, "helen/testset": 3})
+    path = sorted((root / "helen/testset").glob("*.pts"))[0]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:5], "nan 3", *lines[6:]]))
+
+
 def html_image(root: Path) -> None:
     fake_ibug.write(root, parts={"afw": 6, "helen/testset": 3})
     image = next(p for p in sorted((root / "helen/testset").iterdir()) if p.suffix != ".pts")
@@ -87,7 +100,7 @@ def html_image(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(missing, "300"), (empty, "afw"), (html_image, "HTML")],
+    [(missing, "300"), (empty, "afw"), (short_pts, ".pts"), (nan_pts, "number"), (html_image, "HTML")],
 )
 def test_bad_data(workspace: Workspace, tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
     root = tmp_path / "set"
@@ -133,39 +146,58 @@ def raw_pickle(path: Path, best: Path) -> None:
     path.write_bytes(pickle.dumps(Bomb()))
 
 
-def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], None]:
-    def spoil(path: Path, best: Path) -> None:
-        checkpoint = torch.load(best, weights_only=True)
-        change(checkpoint)
-        torch.save(checkpoint, path)
-
-    return spoil
+def hostile_target(path: Path, best: Path, target: str = "os.system") -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["flr"]["config"]["optim"] = {"_target_": target}
+    torch.save(checkpoint, path)
 
 
-def with_config(**nodes: object) -> Callable[[Path, Path], None]:
-    return edited(lambda checkpoint: checkpoint["flr"]["config"].update(nodes))
+def hostile_alias(path: Path, best: Path) -> None:
+    hostile_target(path, best, "flr.data.datamodule.Path")  # its prefix is trusted, its own module is not
 
 
-DEEP = [{"deep": [{"_target_": "os.system", "command": "touch exploded"}]}]
-HOSTILE = {
-    "target": with_config(optim={"_target_": "os.system"}),
-    # Its prefix is trusted, its own module is not.
-    "alias": with_config(optim={"_target_": "flr.data.datamodule.Path"}),
-    # A target deep in the arguments of an allowed class that takes anything.
-    "list": with_config(objective={"_target_": "torch.nn.Identity", "x": DEEP}),
-    # A function of the project itself, in a place where it has no business.
-    "slot": with_config(objective={"_target_": "flr.tracking.tracker.connect", "uri": "sqlite:////exploded"}),
-}
+def hostile_list(path: Path, best: Path) -> None:
+    """A target deep in the arguments of an allowed class that takes anything."""
+    checkpoint = torch.load(best, weights_only=True)
+    inner = {"_target_": "os.system", "command": "touch exploded"}
+    checkpoint["flr"]["config"]["objective"] = {"_target_": "torch.nn.Identity", "x": [{"deep": [inner]}]}
+    torch.save(checkpoint, path)
+
+
+def hostile_slot(path: Path, best: Path) -> None:
+    """A function of the project itself, in a place where it has no business."""
+    checkpoint = torch.load(best, weights_only=True)
+    uri = f"sqlite:///{path.parent}/exploded"
+    checkpoint["flr"]["config"]["objective"] = {"_target_": "flr.tracking.tracker.connect", "uri": uri}
+    torch.save(checkpoint, path)
+
+
+def without_mean_face(path: Path, best: Path) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    del checkpoint["state_dict"]["mean_face"]
+    torch.save(checkpoint, path)
+
+
+def config_of_text(path: Path, best: Path) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["flr"]["config"]["model"] = "sepconv"
+    torch.save(checkpoint, path)
+
+
+def other_weights(path: Path, best: Path) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["state_dict"].pop("net.head.1.bias")
+    torch.save(checkpoint, path)
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (damaged, "damaged"), (foreign, "not one that flr.train wrote"), (text, "not a checkpoint"), (bomb, "never loaded"),
-        (raw_pickle, ""), *((spoil, "is not among the objects that a run may build") for spoil in HOSTILE.values()),
-        (edited(lambda checkpoint: checkpoint["state_dict"].pop("mean_face")), "not of their form"),
-        (with_config(model="sepconv"), "not a node with a _target_"),
-        (edited(lambda checkpoint: checkpoint["state_dict"].pop("net.head.1.bias")), "do not fit"),
+        (raw_pickle, ""), (hostile_target, "is not among the objects that a run may build"),
+        (hostile_alias, "is not among the objects that a run may build"), (hostile_slot, "is not among the objects that a run may build"),
+        (without_mean_face, "not of their form"), (config_of_text, "not a node with a _target_"),
+        (hostile_list, "is not among the objects that a run may build"), (other_weights, "do not fit"),
     ],
 )  # fmt: skip
 def test_a_bad_checkpoint_is_refused_and_never_executed(
@@ -252,6 +284,11 @@ def test_a_database_of_another_application_is_left_alone(workspace: Workspace) -
 def test_what_an_evaluation_cannot_follow_is_refused(trained: tuple[Workspace, str]) -> None:
     workspace, run_id = trained
     assert "needs data=NAME" in workspace.refuse("flr.evaluate", f"run={run_id}", "+data.scheme=celeba5")
+
+
+def test_a_submission_wants_fifteen_points_and_kaggle_s_form(trained: tuple[Workspace, str]) -> None:
+    workspace, run_id = trained
+    assert "Kaggle needs kaggle15" in workspace.refuse("flr.evaluate", f"run={run_id}", "submission=out.csv")
 
 
 @pytest.mark.parametrize("weight", ["0", ".inf"])

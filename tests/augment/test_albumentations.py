@@ -95,6 +95,11 @@ def test_pixels_are_bent_after_the_affine_and_points_are_not():
     assert torch.equal(a[1], b[1]) and torch.equal(a[3], b[3])
 
 
+def test_a_batch_without_faces_is_fine():
+    empty = torch.zeros((0, 3, SIZE, SIZE), dtype=torch.uint8)
+    assert noisy().pixels(empty, noisy().draw(0, 0, np.arange(0)), SIZE).shape == (0, 3, SIZE, SIZE)
+
+
 # -- draws ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +182,28 @@ def test_workers_change_nothing(cache):
         assert torch.equal(direct.images[i], alone[row][0]) and torch.equal(direct.points[i], alone[row][1])
 
 
+def test_the_work_is_done_by_workers(cache):
+    here = psutil.Process()
+    before = set(here.children(recursive=True))
+    batches = iter(data_of(cache, 2).train_dataloader())
+    next(batches)
+    started = set(here.children(recursive=True)) - before
+    assert len(started) == 2
+    batches.close()  # as when an epoch is cut short
+    _, left = psutil.wait_procs(list(started), timeout=20)
+    assert not left
+
+
+@pytest.mark.parametrize("changes", [{"epoch": 1}, {"seed": 1}], ids=str)
+def test_another_epoch_or_seed_bends_anew(cache, changes):
+    first, again, other = (epoch_of(data_of(cache, 2, **c)) for c in ({}, {}, changes))
+    assert_same(first, again)
+    assert list(first) != list(other)
+    shared = set(first) & set(other)
+    assert len(shared) > 60
+    assert all((first[row][0] != other[row][0]).any() for row in shared)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_share_the_one_batch(cache, workers):
     whole = epoch_of(data_of(cache, workers))
@@ -187,6 +214,18 @@ def test_ranks_share_the_one_batch(cache, workers):
 
 def often(times: float) -> FaceTable:
     return dataclasses.replace(face_table(PARTS), weight=np.full(len(PARTS), times))
+
+
+def test_a_second_visit_is_bent_anew(cache):
+    data = data_of(cache, 2, reader=lambda root, strict: often(2))
+    pictures: dict[int, list[torch.Tensor]] = {}
+    for batch in data.train_dataloader():
+        bent = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+        for row, image in zip(bent.index.tolist(), bent.images, strict=True):
+            pictures.setdefault(row, []).append(image)
+    assert max(pictures) < COUNT
+    twice = [images for images in pictures.values() if len(images) == 2]
+    assert len(twice) > 80 and all((a != b).any() for a, b in twice)
 
 
 def test_evaluation_bends_nothing(cache):
@@ -293,6 +332,23 @@ def test_what_is_refused_as_a_mover_moves(name):
         stack(transform)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AdvancedBlur", "AutoContrast", "Blur", "CLAHE", "ChromaticAberration", "ColorJitter", "Equalize", "FancyPCA",
+        "GaussianBlur", "HEStain", "HueSaturationValue", "ISONoise", "Illumination", "ImageCompression", "MedianBlur",
+        "MultiplicativeNoise", "PlanckianJitter", "PlasmaBrightnessContrast", "Posterize", "RGBShift",
+        "RandomBrightnessContrast", "RandomGamma", "RandomRain", "RandomToneCurve", "RingingOvershoot", "Sharpen",
+        "Superpixels", "UnsharpMask",
+    ],
+)  # fmt: skip
+def test_what_is_let_in_stays_in_place(name):
+    """Not measurable so: what paints much over (noise, dropout, fog, shadows), or turns light to dark."""
+    transform = getattr(albumentations, name)(p=1)
+    stack(transform).check(128, 3)
+    assert moved(transform) < 0.25
+
+
 def test_a_motion_blur_may_smear_about_the_middle():
     transform = albumentations.MotionBlur(allow_shifted=False, direction_range=(0, 0), p=1)
     stack(transform)
@@ -333,12 +389,18 @@ def test_painters_paint_over_and_move_nothing(name):
 
 
 BAD: list[tuple[object, str]] = [
+    ({"_target_": "albumentations.GaussNoise", "std": 1}, "transforms.0.std is not a key of"),
     ({"_target_": "albumentations.GaussNoise", "std_rang": [0, 1]}, "did you mean 'std_range'"),
     ({"_target_": "albumentations.GausNoise"}, "did you mean 'GaussNoise'"),
     ({"_target_": "albumentations.GaussNoise", "std_range": 5}, "std_range"),
     ({"_target_": "albumentations.GaussNoise", "p": 2}, "GaussNoise"),
     ({"_target_": "albumentations.Blur", "blur_limit": 4}, "must be odd"),
+    (
+        {"_target_": "albumentations.SomeOf", "n": 3, "transforms": [{"_target_": "albumentations.Blur"}]},
+        "greater than",
+    ),
     ({"_target_": "albumentations.OneOf", "transforms": []}, "OneOf is not accepted here"),
+    ({"_target_": "albumentations.OneOf", "transforms": [5]}, "transforms=\\[5\\]"),
     ({"_target_": "albumentations.OneOf", "p": 3, "transforms": [{"_target_": "albumentations.Blur"}]}, "0.p=3"),
     ({"_target_": "albumentations.Compose", "transforms": []}, "Compose is not accepted here"),
     ({"_target_": "albumentations.HorizontalFlip"}, "geometry is augment.rotation"),
@@ -370,8 +432,9 @@ def test_what_cannot_stand_in_a_stack_is_told(transform, said):
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system", "albumentations.save", "albumentations.core.serialization.from_dict",
-        "albumentations.core.composition.cv2.imwrite", "flr.tracking.tracker.connect",
+        "os.system", "albumentations.save", "albumentations.load", "albumentations.core.serialization.from_dict",
+        "albumentations.check_version.fetch_version_info", "albumentations.core.composition.cv2.imwrite",
+        "albumentations.core.composition.random.Random", "flr.tracking.tracker.connect",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("deep", [False, True])
@@ -397,6 +460,11 @@ def test_what_cannot_serve_the_crops_is_told_before_work_starts(cache, transform
     grey = {"crop": CropSettings(40, 1, BoxPolicy()), "augment": stack(albumentations.OneOf([transform]))}
     with pytest.raises(UserError, match=f"augment.transforms.0.transforms.0: {said}"):
         data_of(cache, 0, **grey, reader=lambda root, strict: pytest.fail("data were read")).prepare()
+
+
+def test_what_serves_colours_is_let_in():
+    for name in ("RandomRain", "HueSaturationValue", "ISONoise", "ChannelDropout"):
+        stack(getattr(albumentations, name)()).check(40, 3)
 
 
 # -- conf/augment --------------------------------------------------------------------------------------------------

@@ -63,6 +63,13 @@ def test_a_face_draws_the_same_in_any_company(faces, epoch):
         np.testing.assert_array_equal(getattr(alone, field.name), getattr(together, field.name)[faces[:3]])
 
 
+@pytest.mark.parametrize(("seed", "epoch"), [(3, 1), (4, 0)])
+def test_another_epoch_or_seed_draws_anew(seed, epoch):
+    a, b = ALL.draw(3, 0, FACES), ALL.draw(seed, epoch, FACES)
+    for name in ("angle", "scale", "shift", "brightness", "contrast", "noise", "blur", "erase_area", "erase_at"):
+        assert (getattr(a, name) != getattr(b, name)).all(), name
+
+
 def test_draws_fill_their_ranges():
     draws = ALL.draw(0, 0, np.arange(5000))
     for values, low, high in (
@@ -199,6 +206,15 @@ def test_not_even_the_furthest_draw_looks_past_the_store(augment):
     assert past_the_store(augment, furthest) < 1e-6
 
 
+def test_the_store_keeps_no_more_than_the_furthest_draw_needs():
+    for augment in SETTINGS:
+        turn = np.radians(min(augment.rotation, 45))
+        bound = (
+            (np.cos(turn) + np.sin(turn)) * (1 + 2 * augment.shift) * (1 + augment.scale) * (1 + 1.4 * augment.stretch)
+        )
+        assert 1 <= augment.margin <= bound + 1e-9
+
+
 def test_a_stretch_keeps_the_area_and_takes_every_direction_and_length():
     augment, faces = Augment(stretch=0.25), np.arange(4000)
     draws = augment.draw(3, 1, faces)
@@ -312,6 +328,17 @@ def test_colours_turn_about_grey_and_keep_their_luma(augment):
     np.testing.assert_allclose(after / before, draws.saturation * np.exp(1j * draws.hue), atol=1e-6)
 
 
+def test_colour_stages_change_colours_and_leave_grey_alone():
+    augment = Augment(saturation=0.8, hue=0.3)
+    plain, *_ = bend(Augment(), coloured())
+    bent, *_ = bend(augment, coloured())
+    expected = torch.einsum("bij,bjhw->bihw", torch.from_numpy(augment.draw(0, 0, FACES).colours()), plain.double())
+    torch.testing.assert_close(bent.double(), expected.clamp(0, 1), atol=1e-5, rtol=0)
+    assert (bent - plain).abs().mean() > 0.05
+    grey = bend(Augment(brightness=0.3))[0], bend(Augment(brightness=0.3, saturation=0.8, hue=0.3))[0]
+    assert torch.equal(*grey)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_occluders_are_ellipses_of_one_colour(channels):
     augment = Augment(occluders=3, occluder_size=0.5)
@@ -361,6 +388,27 @@ def test_the_coarsest_resolution_is_a_shrink_by_area_and_a_linear_blow_up():
         np.testing.assert_allclose(after, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("augment", [Augment(blur=3), Augment(downscale=4)], ids=["blur", "downscale"])
+def test_what_softens_a_picture_leaves_it_in_place(augment):
+    where = np.array([44.3, 52.1])
+    images, *_ = bend(
+        augment, torch.from_numpy(paint(where[None], SIZE, SIZE, 4.0, (240,))).repeat(len(FACES), 1, 1, 1)
+    )
+    for image in images:
+        found, _ = dot(image[0].numpy(), where, radius=30)
+        assert np.linalg.norm(found - where) < 0.05
+
+
+def test_every_stage_of_a_face_does_not_depend_on_its_company():
+    augment = Augment(**HEAVY)
+    images = coloured()
+    large = torch.nn.functional.pad(images, (pad_of(augment),) * 4)
+    together, *_ = bend(augment, large)
+    for i in (0, 3, 5):
+        alone, *_ = bend(augment, large[i : i + 1], faces=FACES[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("area", [0.05, 0.3, 1.0])
 def test_erasing_covers_the_drawn_area(area):
     augment = Augment(erasing=1.0, erasing_area=area)
@@ -373,6 +421,13 @@ def test_erasing_covers_the_drawn_area(area):
         assert abs(rows - side) < 1
         assert abs(columns - side) < 1
         assert mask.sum() == rows * columns
+
+
+def test_erasing_touches_only_the_drawn_faces():
+    augment = Augment(erasing=0.5, erasing_area=0.3)
+    faces = np.arange(40)
+    images, *_ = bend(augment, flat(augment, 255, 40), faces=faces)
+    np.testing.assert_array_equal((images == 0.5).flatten(1).any(1), augment.draw(0, 0, faces).erase)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Box policies: where each puts a crop, what a detector finds, and what becomes of the faces that it misses."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from flr.data.readers import ibug
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import transform
+from flr.landmarks.scheme import get_scheme
 from tests.landmarks.painted import face_table
 
 
@@ -93,6 +95,16 @@ def missed_as(helen: FaceTable, cache: Path, missed: str) -> Boxes:
     return face_boxes(helen, BoxPolicy("haar", haar=Haar(missed=missed)), cache, 2)  # type: ignore[arg-type]
 
 
+def test_threads_detect_what_one_after_another_does(helen: FaceTable) -> None:
+    """A cascade keeps the image that it looks at, so that a shared one mixes them up, or crashes."""
+    pictures = [helen.load(i) for i in range(3)] * 4
+    alone = [Haar().detect(picture) for picture in pictures[:3]] * 4
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(Haar().detect, pictures))
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_faces_that_haar_misses_are_counted_and_cropped_as_the_policy_says(helen: FaceTable, cache: Path) -> None:
     (first, *_) = np.flatnonzero(missed_as(helen, cache, "truth").missed)
     height, width = helen.load(int(first)).shape[:2]
@@ -110,6 +122,13 @@ def test_faces_that_haar_misses_are_counted_and_cropped_as_the_policy_says(helen
     given = BoxPolicy("haar", haar=Haar(offset=store.offset))
     last = open_store(table.take(np.array([len(table) - 1])), CropSettings(48, 1, given), 1.0, cache, 0, strict=True)[1]
     np.testing.assert_array_equal(last.images[0], store.images[-1])  # moved down with its own pixels
+
+
+def test_a_face_is_found_by_few_points_as_by_many(helen: FaceTable, cache: Path) -> None:
+    some = helen.take(np.arange(12))
+    few = some.reduce("celeba5", get_scheme("celeba5"))
+    missed = [face_boxes(table, BoxPolicy("haar"), cache, 2).missed for table in (some, few)]
+    np.testing.assert_array_equal(*missed)
 
 
 def test_the_whole_picture_is_a_box_too(tmp_path: Path) -> None:

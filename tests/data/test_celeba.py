@@ -17,6 +17,8 @@ from flr.landmarks.scheme import CELEBA5
 from tests.data.support import asymmetry, dot_offsets, stop
 from tests.fakes import celeba as fake
 
+PAGE = "<!DOCTYPE html>\n<html><head><title>Google Drive - Quota exceeded</title></head></html>\n"
+
 
 def count(table: FaceTable) -> dict[str, int]:
     return {part: int((table.split == part).sum()) for part in ("train", "val", "test") if (table.split == part).any()}
@@ -52,7 +54,7 @@ def test_aligned(tmp_path: Path) -> None:
     assert all(table.load(i).shape[:2] == (218, 178) for i in range(12))
     assert max(np.abs(np.mean(dot_offsets(table.load(i), table.points[i]), 0)).max() for i in range(12)) < 0.3
     assert asymmetry(table) < 0.06 and asymmetry(table, np.arange(5)) > 0.8
-    (tmp_path / "list_bbox_celeba.txt").write_text("<html>")  # that list is not asked
+    (tmp_path / "list_bbox_celeba.txt").write_text(PAGE)  # that list is not asked
     assert celeba.read(tmp_path).fingerprint() == table.fingerprint()
 
 
@@ -104,6 +106,9 @@ SAME: dict[str, tuple[bool, Callable[[Path], object]]] = {
     "commas": (True, lambda root: None),
     "publisher": (False, lambda root: _move(root, list_eval="Eval", list="Anno", identity="Anno", img_celeba="Img")),
     "nested": (True, _nest),
+    "crlf": (False, _text(lambda text: text.replace("\n", "\r\n"))),
+    "mark_on_count": (False, _text(lambda text: "\ufeff" + text.replace("\n", "\r\n"))),
+    "quoted": (True, _text(lambda text: text.replace("0000", '"0000').replace(".jpg", '.jpg"'))),
     "no_count": (False, _text(lambda text: text.removeprefix("12\n"), "list_bbox")),
     "header_of_all": (False, _text(lambda text: text.replace("lefteye_x", "image_id lefteye_x"), "list_landmarks")),
     "points_swapped": (True, _text(_columns((0, 4, 3, 2, 1)), "list_landmarks")),
@@ -119,7 +124,19 @@ SAME: dict[str, tuple[bool, Callable[[Path], object]]] = {
     ),
     "more_pictures": (False, lambda root: (root / "img_celeba/._000001.jpg").write_bytes(b"twin")),
     "boxes_of_all": (False, _text(lambda text: text.replace("12\n", "13\n", 1) + "000099.jpg 1 1 1 1\n", "list_bbox")),
+    "linked": (False, lambda root: _linked(root)),
 }
+
+
+def _linked(root: Path) -> None:
+    kept = root.parent / "kept"
+    kept.mkdir()
+    for path in sorted(root.iterdir()):
+        path.rename(kept / path.name)
+        path.symlink_to(kept / path.name)
+    picture = kept / "img_celeba/000003.jpg"
+    picture.rename(kept / "elsewhere.jpg")
+    picture.symlink_to(kept / "elsewhere.jpg")
 
 
 @pytest.mark.parametrize(("csv", "change"), SAME.values(), ids=SAME)
@@ -131,6 +148,23 @@ def test_same_set(tmp_path: Path, csv: bool, change: Callable[[Path], object]) -
     plain, copy = celeba.read(tmp_path / "plain", strict=True), celeba.read(tmp_path / "copy", strict=True)
     assert copy.fingerprint() == plain.fingerprint() and copy.form == plain.form
     assert all(np.array_equal(copy.load(i), plain.load(i)) for i in range(len(plain)))
+
+
+def test_names(tmp_path: Path) -> None:
+    """Names are whatever the list says, as long as such a file is there."""
+    fake.write(tmp_path, csv=True)
+    names = {
+        "000001.jpg": "zoë 顔, 1.jpg",
+        "000002.jpg": "UPPER.JPG",
+        "000003.jpg": "two  blanks.Jpeg",
+        "000004.jpg": "=.jpg",
+    }
+    for old, new in names.items():
+        (tmp_path / "img_celeba" / old).rename(tmp_path / "img_celeba" / new)
+        _text(lambda text, old=old, new=new: text.replace(old, f'"{new}"' if "," in new else new))(tmp_path)
+    table = celeba.read(tmp_path, strict=True)
+    assert table.name[:4].tolist() == list(names.values()) and len(table) == 12
+    assert table.load(0).size and table.fingerprint()
 
 
 # ---------------------------------------------------------------- what is there, and how it is split
@@ -190,8 +224,16 @@ def test_no_partition(tmp_path: Path) -> None:
     fake.write(tmp_path / "b", identities=True)
     table = celeba.read(tmp_path / "b", split="none")
     assert table.form == "celeba_wild+by_identity[12/202599]" and count(table) == {"train": 12}
-    # The official split is by identity, with or without their list.
-    assert celeba.read(tmp_path / "b").form == "celeba_wild[12/202599]"
+
+
+def test_identities(tmp_path: Path) -> None:
+    fake.write(tmp_path, identities=True)
+    table = celeba.read(tmp_path)
+    assert table.group.tolist() == ["2880", "2880", "2881", "2881", "2882", "2882", "2980", "2980"] + [
+        "3080", "3080", "3081", "3081",
+    ]  # fmt: skip
+    assert table.form == "celeba_wild[12/202599]"  # the official split is by identity, with or without their list
+    assert not set(table.group[table.split == "train"]) & set(table.group[table.split == "test"])
 
 
 # ---------------------------------------------------------------- boxes
@@ -256,8 +298,18 @@ def _replace(stem: str, old: str, new: str) -> Callable[[Path], None]:
     return _text(lambda text: text.replace(old, new, 1), stem)
 
 
-def _instead(stem: str, text: str) -> Callable[[Path], object]:
-    return lambda root: next(root.glob(f"{stem}*")).write_text(text)
+def _instead(stem: str, data: bytes | str) -> Callable[[Path], object]:
+    data = data.encode() if isinstance(data, str) else data
+    return lambda root: next(root.glob(f"{stem}*")).write_bytes(data)
+
+
+def _folder(stem: str) -> Callable[[Path], object]:
+    def spoil(root: Path) -> None:
+        path = next(root.glob(f"{stem}*"))
+        path.unlink()
+        path.mkdir()
+
+    return spoil
 
 
 LISTED = {
@@ -265,7 +317,12 @@ LISTED = {
     "identity": "identity_CelebA.",
 }  # fmt: skip
 STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    **{f"page_{k}": (_instead(v, PAGE), (v, "a web page, not the file itself")) for k, v in LISTED.items()},
+    **{f"empty_{k}": (_instead(v, ""), (v, "no row in it")) for k, v in LISTED.items()},
+    **{f"folder_{k}": (_folder(v), (v, "cannot be read (Is a directory)")) for k, v in LISTED.items()},
     **{f"other_{k}": (_instead(v, "000077.jpg 1\n" * 2), (v,)) for k, v in LISTED.items()},
+    **{f"cut_{k}": (_text(lambda t: t[: t.rindex(" ")].rstrip() + "\n", v), (v, "line ", " cells, not "))
+       for k, v in LISTED.items()},
     "no_landmarks": (lambda r: (r / "list_landmarks_celeba.txt").unlink(), ("no list_landmarks_celeba.txt or", celeba.SITE)),
     "counts_more": (_replace("list_landmarks", "12\n", "202599\n"), ("says 202599 rows, 12 are there",)),
     "lacks_rows": (_text(lambda t: t[: t.index("000005")], "list_eval"),
@@ -288,6 +345,10 @@ def test_spoiled_lists(tmp_path: Path, spoil: Callable[[Path], object], words: t
     assert len(text) < 600
 
 
+def _picture(change: Callable[[Path], object]) -> Callable[[Path, str], object]:
+    return lambda root, name: change(root / "img_celeba" / name)
+
+
 def _cell(place: int, text: str, stem: str = "list_landmarks") -> Callable[[Path, str], object]:
     """Put another text in a cell (the image's name is cell 0)."""
 
@@ -301,10 +362,24 @@ def _cell(place: int, text: str, stem: str = "list_landmarks") -> Callable[[Path
     return spoil
 
 
+def _dangling(picture: Path) -> None:
+    picture.unlink()
+    picture.symlink_to("nowhere.jpg")
+
+
+def _same_points(root: Path, name: str) -> None:
+    for place in range(1, 11):
+        _cell(place, "7")(root, name)
+
+
 FAULTS: dict[str, tuple[Callable[[Path, str], object], str]] = {
     "word": (_cell(5, "nose"), "list_landmarks_celeba.csv line {line}: 'nose' is not a number"),
+    "1e400": (_cell(2, "1e400"), "line {line}: '1e400' is not a finite number"),
     "no_cell": (_cell(3, ""), "a point is not a finite number"),
+    "one_place": (_same_points, "its points span no area"),
     "box_word": (_cell(1, "left", "list_bbox"), "list_bbox_celeba.csv line {line}: 'left' is not a number"),
+    "empty_picture": (_picture(lambda path: path.write_bytes(b"")), "its image is an empty file"),
+    "dangling_link": (_picture(_dangling), "its image cannot be read (No such file"),
 }
 
 
@@ -353,6 +428,25 @@ def test_images_of_the_other_kind_are_reported(tmp_path: Path) -> None:
     stop(lambda: celeba.read(tmp_path, images="aligned"), f"{tmp_path}: ", "img_align_celeba/ is in it", celeba.SITE)
 
 
+@pytest.mark.long
+def test_whole_index(tmp_path: Path) -> None:
+    """The whole set's index over forty of its images, which lie far apart in it."""
+    total, step = celeba.FACES, 5000
+    fake.write(tmp_path, parts=(41, 0, 0), kinds=("aligned",), csv=True)
+    names = [f"{i:06d}.jpg" for i in range(1, total + 1)]
+    points = np.arange(total)[:, None] % 50 + fake.ALIGNED.ravel()
+    (tmp_path / "list_landmarks_align_celeba.csv").write_text(fake.listing(names, fake.POINTS, points, csv=True))
+    parts = np.repeat([0, 1, 2], [162770, 19867, 19962])[:, None]  # the official counts
+    (tmp_path / "list_eval_partition.csv").write_text(fake.listing(names, ("partition",), parts, csv=True))
+    folder = tmp_path / "img_align_celeba"
+    for i in reversed(range(41)):
+        (folder / f"{i + 1:06d}.jpg").rename(folder / f"{i * step + 1:06d}.jpg")
+    table = celeba.read(tmp_path)
+    assert table.form == "celeba_aligned[41/202599]" and not table.faults
+    assert count(table) == {"train": 33, "val": 4, "test": 4}
+    np.testing.assert_array_equal(table.points.reshape(-1, 10), points[::step])
+
+
 # ---------------------------------------------------------------- fakes and real files
 
 
@@ -367,3 +461,13 @@ def test_real_aligned(real_data: Path) -> None:
     assert asymmetry(table) < 0.05 and asymmetry(table, np.arange(5)) > 0.8
     assert table.points[:, :2, 0].mean() == pytest.approx((178 - 1) / 2, abs=0.3)  # counted from 0
     stop(lambda: celeba.read(root), "no list_eval_partition.txt or .csv", "data.reader.split=none")
+
+
+def test_real_faces_in_the_wild(real_forms: Path) -> None:
+    """Real images whose 68 points were made into this form elsewhere."""
+    table = celeba.read(real_forms / "celeba", strict=True)
+    assert table.form == "celeba_wild[80/202599]" and count(table) == {"train": 36, "val": 4, "test": 40}
+    assert asymmetry(table) < 0.1 and asymmetry(table, np.arange(5)) > 0.8
+    middle = table.points.mean(1)
+    assert ((table.box[:, :2] < middle) & (middle < table.box[:, 2:])).all()
+    assert table.load(0).ndim == 3

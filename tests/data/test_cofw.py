@@ -12,6 +12,7 @@ import pytest
 from flr.data.readers import cofw
 from flr.data.table import FaceTable
 from flr.landmarks.scheme import COFW29
+from flr.system import parallel_map
 from tests.data.support import asymmetry, offset, stop
 from tests.fakes import cofw as fake
 
@@ -84,6 +85,23 @@ def test_form_of_the_whole_set(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert cofw.read(root).form == "cofw"
 
 
+def test_workers_load_the_same(tmp_path: Path) -> None:
+    fake.write(tmp_path, {"train": 36, "test": 4}, size=(40, 36))
+    table = cofw.read(tmp_path)
+    table.load(0)  # the parent has had the file open
+    loaded = parallel_map(table.load, len(table), workers=2)
+    for i, picture in enumerate(loaded):
+        np.testing.assert_array_equal(picture, table.load(i))
+
+
+def test_a_changed_file_is_another_version(root: Path) -> None:
+    before = cofw.read(root)
+    os.utime(root / TEST, ns=(1, 1))
+    after = cofw.read(root)
+    assert ((before.version != after.version) == (after.split == "test")).all()
+    assert before.fingerprint() == after.fingerprint()
+
+
 # ---------------------------------------------------------------- what is wrong
 
 
@@ -124,18 +142,29 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
 
 
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
 
-def link(path: Path) -> None:
+def link(kind: type) -> Callable[[Path], object]:
     """The labels of a sound file behind a link out of this one."""
-    other = path.with_name("other.mat")
-    other.write_bytes(path.read_bytes())
-    with h5py.File(path, "r+") as file:
-        del file["phisTr"]
-        file["phisTr"] = h5py.ExternalLink(str(other), "/phisTr")
+
+    def spoil(path: Path) -> None:
+        other = path.with_name("other.mat")
+        other.write_bytes(path.read_bytes())
+        with h5py.File(path, "r+") as file:
+            del file["phisTr"]
+            file["phisTr"] = (
+                h5py.ExternalLink(str(other), "/phisTr") if kind is h5py.ExternalLink else kind("/bboxesTr")
+            )
+
+    return spoil
 
 
 def outside(path: Path) -> None:
@@ -158,13 +187,17 @@ def virtual(path: Path) -> None:
 
 
 STOPS = {
+    "html": (put(b"<!DOCTYPE html><html>404</html>"), "cannot be read as Matlab 7.3, which is HDF5 ("),
+    "empty": (put(b""), "cannot be read as Matlab 7.3"),
     "older_matlab": (put(b"MATLAB 5.0 MAT-file, Platform: PCWIN64".ljust(124) + b"\0\1IM" + bytes(900)), "'-v7.3'"),
+    "folder": (folder, "is not a file"),
     "pipe": (pipe, "is not a file"),
     "cut": (cut, "cannot be read as Matlab 7.3"),
     "no_pictures": (hdf5(lambda file: file.pop("IsTr")), "it holds no array IsTr"),
     "no_labels": (hdf5(lambda file: file.pop("phisTr")), "it holds no array phisTr"),
     "group": (hdf5(lambda file: (file.pop("phisTr"), file.create_group("phisTr"))), "phisTr is not an array"),
-    "external_link": (link, "it holds no array phisTr"),
+    "external_link": (link(h5py.ExternalLink), "it holds no array phisTr"),
+    "soft_link": (link(h5py.SoftLink), "it holds no array phisTr"),
     "external_values": (outside, "phisTr keeps its values in another file"),
     "virtual_values": (virtual, "phisTr keeps its values in another file"),
     "turned": (array("phisTr", lambda values: values.T), "phisTr is float64 (7, 87), not numbers (87, 7)"),
@@ -204,18 +237,34 @@ def picture(make: Callable[[h5py.File], Any]) -> Callable[[Path], object]:
     return hdf5(spoil)
 
 
+def gone(file: h5py.File) -> h5py.Reference:
+    reference = file.create_dataset("gone", data=np.zeros((4, 4), np.uint8)).ref
+    del file["gone"]
+    return reference
+
+
 def claimed(shape: tuple[int, ...], dtype: Any = np.uint8, **how: Any) -> Callable[[h5py.File], Any]:
     return lambda file: file.create_dataset("other", shape, dtype, **how)
 
 
 FAULTS = {
     "nan": (number("phisTr", 0, np.nan), "a point is not a finite number"),
+    "1e300": (number("phisTr", 40, -1e300), "a point is not a finite number"),
     "flag": (number("phisTr", 86, 57.0), "an occlusion is not between 0 and 1"),
     "no_width": (number("bboxesTr", 2, 0), "its box has no size"),
+    "box_far_away": (number("bboxesTr", 1, 1e20), "its box has no size"),
     "null": (picture(lambda file: h5py.Reference()), f"{TRAIN}: its image is a reference to nothing"),
+    "gone": (picture(gone), f"{TRAIN}: "),
+    "to_a_group": (picture(lambda file: file["#refs#"]), "its image is not an array"),
     "to_labels": (picture(lambda file: file["phisTr"]), "its image is float64 (87, 7), not uint8 (W, H) or (3,"),
+    "flat": (picture(claimed((50,))), "its image is uint8 (50,), not"),
     "channels_last": (picture(claimed((20, 20, 3))), "its image is uint8 (20, 20, 3), not"),
+    "sixteen_bits": (picture(claimed((20, 20), np.uint16)), "its image is uint16 (20, 20), not"),
     "absurd": (picture(claimed((10**6, 10**6), chunks=(10, 10))), "its image claims 1000000 x 1000000 elements"),
+    "absurd_chunks": (
+        picture(claimed((20, 20), chunks=(30_000, 30_000), maxshape=(None, None))),
+        "its image claims 20 x 20 elements",
+    ),
     "outside": (
         picture(claimed((20, 20), external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])),
         "its image keeps its values in another file",

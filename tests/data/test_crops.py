@@ -13,7 +13,8 @@ from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.crops import SEEN, CropSettings, CropStore, crop, crop_labels, open_store, to_channels
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from tests.landmarks.painted import face_picture, face_points, face_table
+from flr.landmarks.geometry import transform
+from tests.landmarks.painted import dot, face_picture, face_points, face_table
 
 SETTINGS = CropSettings(64, 1, BoxPolicy())
 PARTS = ("train",) * 4 + ("test",) * 2
@@ -56,6 +57,17 @@ def test_the_store_is_the_crop_of_each_face(tmp_path, channels, policy, size):
     np.testing.assert_allclose(store.to_crop(), maps)
     for i in range(6):
         np.testing.assert_array_equal(store.images[i], crop(picture(i), maps[i], size, channels))
+
+
+@pytest.mark.parametrize("margin", [1.0, 1.3])
+def test_dots_lie_under_the_labels(tmp_path, margin):
+    table, store = open_(table_of(), tmp_path, margin=margin)
+    labels = crop_labels(table, store)
+    assert labels.dtype == np.float32
+    for image, points in zip(store.images, labels, strict=True):
+        for point in points:
+            at = point + store.margin
+            assert np.linalg.norm(dot(image[..., 0], at)[0] - at) < 0.06
 
 
 def test_the_middle_of_a_store_with_a_margin_is_the_store_without(tmp_path):
@@ -109,6 +121,13 @@ def test_other_settings_are_another_store(tmp_path, change):
         open_(table, tmp_path, **change)
 
 
+def test_what_is_written_to_a_store_stays_in_memory(tmp_path):
+    _, store = open_(table_of(), tmp_path)
+    before = store.images.copy()
+    store.images[:] = 0
+    np.testing.assert_array_equal(open_(table_of(), tmp_path)[1].images, before)
+
+
 @pytest.mark.parametrize("reopened", [False, True])
 def test_a_training_picture_that_cannot_be_decoded_is_named_and_left_out(tmp_path, reopened):
     if reopened:
@@ -129,6 +148,24 @@ def test_it_stops_where_no_face_may_be_missing(tmp_path, face, strict):
     for _ in range(2):  # built, and opened again
         with pytest.raises(UserError, match=f"face{face}: picture{face}.jpg: a truncated JPEG"):
             open_(table_of(broken_at(face)), tmp_path, strict=strict)
+
+
+def test_no_picture_at_all_is_told(tmp_path):
+    with pytest.raises(UserError, match="no usable face is left of 3"):
+        open_(table_of(broken_at(0, 1, 2), ("train",) * 3), tmp_path)
+
+
+def test_a_build_that_fails_leaves_nothing_to_trust(tmp_path):
+    def fails(i: int) -> np.ndarray:
+        if i == 3:
+            raise RuntimeError("half way")
+        return np.zeros((100, 120), np.uint8)
+
+    with pytest.raises(RuntimeError, match="half way"):
+        open_(table_of(fails), tmp_path)
+    assert [path for path in (tmp_path / "crops").iterdir() if path.is_dir()] == []
+    _, store = open_(table_of(), tmp_path)
+    assert (store.images.max((1, 2, 3)) > 100).all()
 
 
 @pytest.fixture
@@ -181,10 +218,27 @@ def test_two_processes_build_once(tmp_path, one_thread):
     assert sorted(log.read_text().split()) == list("012345")
 
 
+def test_threads_give_the_same_store(tmp_path):
+    table = face_table(("train",) * 70)  # more than one span of work
+    alone, together = (open_(table, tmp_path / str(workers), workers=workers)[1] for workers in (0, 3))
+    np.testing.assert_array_equal(alone.images, together.images)
+
+
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"paths\.cache_dir"):
         open_(table_of(), tmp_path / "file")
+
+
+def test_a_set_without_boxes_names_the_policy_that_works(tmp_path):
+    with pytest.raises(UserError, match=r"data\.crop\.policy\.source=truth"):
+        open_(table_of(), tmp_path, CropSettings(64, 1, BoxPolicy("file")))
+
+
+def test_the_file_box_is_used_where_it_is_asked_for(tmp_path):
+    table = dataclasses.replace(table_of(), box=np.tile(np.float32([20, 10, 80, 70]), (6, 1)))
+    _, store = open_(table, tmp_path, CropSettings(64, 1, BoxPolicy("file", 1.0)))
+    np.testing.assert_allclose(transform(store.to_crop(), np.full((6, 1, 2), [50.0, 40.0])), 31.5)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
@@ -194,6 +248,12 @@ def test_to_channels(shape, channels):
     out = to_channels(image, channels)
     assert out.shape == ((4, 5) if channels == 1 else (4, 5, 3))
     assert (out == 90).all()
+
+
+def test_grey_weighs_the_colours_of_rgb():
+    red = np.zeros((1, 1, 3), np.uint8)
+    red[..., 0] = 200
+    assert to_channels(red, 1)[0, 0] == round(0.299 * 200)
 
 
 def test_pictures_that_changed_are_cropped_anew(tmp_path):

@@ -19,6 +19,7 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.geometry import transform
 from flr.landmarks.scheme import CELEBA5, Scheme
+from tests.fakes import ibug as fake
 from tests.landmarks.painted import dot, face_table
 
 PARTS = ("train",) * 8 + ("val",) * 3 + ("test",) * 3
@@ -100,6 +101,14 @@ def test_evaluation_is_unpadded_and_in_order(count, batch, ranks):
 def test_epochs_and_seeds_reorder():
     assert batches(20, 5, 1, 0) == batches(20, 5, 1, 0)
     assert len({str(batches(20, 5, 1, epoch, seed)) for epoch in range(3) for seed in range(2)}) == 6
+
+
+def test_a_loader_follows_the_epoch():
+    now = [0]
+    loader = IndexBatches(np.arange(12), 4, 0, 1, lambda: now[0], 0)
+    first = [part.tolist() for part in loader]
+    now[0] = 1
+    assert [part.tolist() for part in loader] != first
 
 
 @pytest.mark.parametrize(("count", "batch", "epoch"), [(9, 1, 0), (9, 1, None), (1, 8, 0), (9, 3, 0), (3, 8, 0)])
@@ -195,6 +204,18 @@ def test_a_face_is_the_same_in_any_company(tmp_path, augment):
         alike(together, data.batch(rows(*company), 2), company)
 
 
+def test_epochs_and_seeds_draw_anew(data, tmp_path):
+    first = data.batch(EVERY, 0)
+    for other in (data.batch(EVERY, 1), data_of(tmp_path, seed=1).batch(EVERY, 0)):
+        assert (first.images != other.images).flatten(1).any(1).all()
+
+
+def test_an_empty_slice_of_a_batch_is_fine(data):
+    batch = data.batch(rows(), None)
+    assert batch.images.shape == (0, 1, 64, 64)
+    assert batch.points.shape == (0, 5, 2)
+
+
 # -- the set -------------------------------------------------------------------------------------------------------
 
 
@@ -272,12 +293,64 @@ def test_weights_say_how_often_a_face_is_visited():
     assert all(len(np.unique(epoch)) == len(epoch) for epoch in names)  # so no visit repeats another's draws
 
 
+def test_visits_are_a_function_of_seed_and_epoch():
+    first, second, other = (visits([0.5] * 20, 3, seed=seed)[1] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, second)
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+    assert (first[0] != first[1]).any()
+
+
 def test_a_second_visit_is_bent_anew(tmp_path):
     table = dataclasses.replace(face_table(PARTS), weight=np.full(len(PARTS), 2.0))
     data = data_of(tmp_path, table=table)
     once, twice = data.batch(rows(3), 0), data.batch(rows(3 + len(PARTS)), 0)
     assert once.index.tolist() == twice.index.tolist() == [3]
     assert not torch.equal(once.images, twice.images)
+
+
+def test_validation_is_held_out_where_there_is_none(tmp_path):
+    data = data_of(tmp_path, table=face_table(("train",) * 10 + ("test",) * 2), val_fraction=0.2)
+    assert data.protocol.counts == {"train": 8, "val": 2, "test": 2}
+
+
+def test_the_set_is_read_once(tmp_path):
+    reads = []
+
+    def reader(root, strict):
+        reads.append((root, strict))
+        return face_table(PARTS)
+
+    data = data_of(tmp_path, reader=reader, root="~/faces", strict=True)
+    assert data.prepare() is data.prepare()
+    data.batch(rows(0), None)
+    assert reads == [(Path("~/faces").expanduser(), True)]
+
+
+def test_a_real_form_on_disk_reduces_to_five_points(tmp_path):
+    from flr.data.readers import ibug
+
+    fake.write(tmp_path / "300w", {"afw": 6, "helen/testset": 2})
+    data = data_of(
+        tmp_path / "cache", reader=ibug.read, root=str(tmp_path / "300w"), scheme="celeba5", val_fraction=0.2
+    )
+    batch = data.batch(rows(*range(8)), 0)
+    assert data.scheme is CELEBA5
+    assert batch.points.shape == (8, 5, 2)
+    back = transform(batch.to_original, batch.points).numpy()
+    swap = data.augment.draw(0, 0, np.arange(8)).mirror
+    expected = np.where(swap[:, None, None], data.prepare().points[:, CELEBA5.mirror_order], data.prepare().points)
+    np.testing.assert_allclose(back, expected, atol=2e-3)
+
+
+def test_points_that_are_painted_over_or_outside_are_not_visible(tmp_path: Path) -> None:
+    augment = Augment(erasing=1.0, erasing_area=0.3, shift=0.4, mirror=0.5)
+    data = data_of(tmp_path, augment, workers=0)
+    batch, draws = data.batch(EVERY, epoch=0), augment.draw(0, 0, EVERY.numpy())
+    low, high = (torch.from_numpy(edge)[:, None] for edge in draws.erased(64))
+    erased = ((batch.points >= low) & (batch.points < high)).all(-1)
+    outside = ((batch.points < -0.5) | (batch.points > 63.5)).any(-1)
+    assert (erased & batch.labelled).any() and (outside & batch.labelled).any()
+    assert torch.equal(batch.visible & batch.labelled, batch.labelled & ~erased & ~outside)
 
 
 # -- what cannot be trained on -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -112,6 +113,32 @@ def test_a_set_comes_back(tmp_path: Path, form: str, kind: str) -> None:
 
 
 @every_form
+def test_a_second_export_is_the_first(tmp_path: Path, form: str) -> None:
+    """Out and in and out again: nothing drifts, and the bytes are a function of the faces."""
+    table = crowds(tmp_path)
+    export(table, form, tmp_path / "a")
+    export(table, form, tmp_path / "b")
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) >= 7
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    once = reader.read(tmp_path / "a")
+    export(once, form, tmp_path / "c")
+    again = reader.read(tmp_path / "c")
+    same(once, again)
+    assert once.form == again.form == "table" and once.fingerprint() == again.fingerprint()
+
+
+def test_every_form_reads_back_as_one_set(tmp_path: Path) -> None:
+    """All forms name the same faces, splits and scheme; .pts files alone hold other values, since they count from 1."""
+    table = photos(tmp_path)
+    for form in FORMS:
+        export(table, form, tmp_path / form)
+    *same_parts, values = zip(*(reader.read(tmp_path / form).fingerprint().split("-") for form in FORMS), strict=True)
+    assert [len(set(part)) for part in same_parts] == [1, 1, 1]
+    assert len({value for form, value in zip(FORMS, values, strict=True) if form != "pts"}) == 1
+
+
+@every_form
 def test_pictures_keep_their_bytes(tmp_path: Path, form: str) -> None:
     table = photos(tmp_path)
     export(table, form, tmp_path / "out")
@@ -176,6 +203,14 @@ def test_rounded_xml_holds_whole_numbers_alone(tmp_path: Path) -> None:
     assert box is not None and {part.attrib["name"] for part in box.iter("part")} <= {f"{k:02d}" for k in range(15)}
 
 
+@every_form
+def test_rounding_is_the_same_in_every_form(tmp_path: Path, form: str) -> None:
+    table = crowds(tmp_path)
+    moved = dataclasses.replace(table, points=table.points + np.float32(0.3), box=table.box + np.float32(0.2))
+    export(moved, form, tmp_path / "out", rounded=True)
+    same(table, reader.read(tmp_path / "out"))
+
+
 def test_pts_are_read_by_the_reader_of_their_own_set(tmp_path: Path) -> None:
     table = crowds(tmp_path)
     export(table, "pts", tmp_path / "out")
@@ -219,6 +254,18 @@ def test_coco_is_what_its_tools_expect(tmp_path: Path) -> None:
                 assert (known >= [x - 1e-3, y - 1e-3]).all() and (known <= [x + width + 1e-3, y + height + 1e-3]).all()
             seen += 1
     assert seen == len(table)
+
+
+def test_numbers_are_short(tmp_path: Path) -> None:
+    """12.345 of a label is 12.345 again, and not the digits of the float32 next to it."""
+    table = photos(tmp_path)
+    long = 0
+    for form in FORMS:
+        export(table, form, tmp_path / form)
+        for path in (tmp_path / form).rglob("*.*"):
+            if path.suffix in (".csv", ".json", ".xml", ".pts"):
+                long += len(re.findall(r"\d\.\d{5}", path.read_text()))
+    assert long == 0
 
 
 # ---------------------------------------------------------------- names
@@ -282,6 +329,14 @@ def test_places_are_apart(with_pts: bool, names: list[str], suffix: str) -> None
         assert fits(place) and place == os.path.normpath(place) and not place.startswith(("/", "."))
         above = [str(parent).casefold() for parent in Path(place).parents][:-1]
         assert not set(above) & set(files), "no file is another's folder"
+
+
+def test_places_of_many_pictures_are_found_in_time() -> None:
+    """Names that are apart, and names that must all be told apart."""
+    for names in ([f"a/{i}.jpg" for i in range(30_000)], ["a/b.jpg"] * 30_000):
+        start = time.process_time()
+        assert len(set(exporting._places(names, [""] * len(names), True))) == 30_000
+        assert time.process_time() - start < 5  # half a second; each against all the others took a minute
 
 
 @every_form

@@ -2,18 +2,22 @@
 
 import csv
 import dataclasses
+import os
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from flr.data.boxes import BoxPolicy
 from flr.data.crops import CropSettings, crop, open_store
-from flr.data.readers import kaggle, muct
+from flr.data.readers import ibug, kaggle, muct
 from flr.data.table import FaceTable
+from flr.landmarks.geometry import fit_similarity, transform
 from flr.landmarks.scheme import IBUG68, KAGGLE15, MUCT76
 from flr.system import parallel_map
 from tests.data import support
@@ -113,7 +117,12 @@ def quoted(text: str) -> bytes:
 KAGGLE_VARIANTS: dict[str, Callable[[str], bytes]] = {
     "windows": lambda text: text.replace("\n", "\r\n").encode(),
     "quoted": quoted,
+    "quoted_pixels": lambda text: "\n".join(
+        ",".join([*line.split(",")[:-1], f'" {line.split(",")[-1]} "']) for line in text.splitlines()
+    ).encode(),
     "image_first": reordered,
+    "columns_reversed": lambda text: "\n".join(",".join(line.split(",")[::-1]) for line in text.splitlines()).encode(),
+    "semicolons": lambda text: text.replace(",", ";").encode(),
 }
 
 
@@ -140,6 +149,17 @@ def test_kaggle_needs_both_coordinates_and_no_test_file(tmp_path: Path) -> None:
     edit(tmp_path / "training.csv", 1, 2, "")
     table = muct.read(tmp_path, strict=True)
     assert len(table) == 12 and table.labelled[0].sum() == 14 and not table.labelled[0, 1]
+
+
+def test_kaggle_fingerprint_and_version(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    os.utime(tmp_path / "b/test.csv", ns=(5, 5))
+    a, b = muct.read(tmp_path / "a"), muct.read(tmp_path / "b")
+    assert a.fingerprint() == b.fingerprint()
+    assert set(b.version[12:]) == {5} and 5 not in b.version[:12]
+    edit(tmp_path / "b/training.csv", 2, 0, "40.5")
+    assert muct.read(tmp_path / "b").fingerprint() != a.fingerprint()
 
 
 def test_kaggle_answers(tmp_path: Path) -> None:
@@ -184,13 +204,20 @@ HTML = "<!DOCTYPE html><html><body>Sign in</body></html>"
 KAGGLE_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "empty": (lambda r: (r / "training.csv").write_text(""), ("training.csv", "no column", "'left_eye_center_x'")),
     "header_alone": (lambda r: cut(r / "training.csv", (r / "training.csv").read_text().index("\n") + 1), ("no row",)),
+    "html": (lambda r: (r / "training.csv").write_text(HTML), ("training.csv", "web page")),
     "no_image_column": (lambda r: replace(r / "training.csv", ",Image", ",image"), ("no column", "'Image'",)),
+    "renamed_column": (lambda r: replace(r / "training.csv", "nose_tip_y", "nose_tip"), ("no column", "'nose_tip_y'",)),
     "no_id_column": (lambda r: replace(r / "test.csv", "ImageId", "Id"), ("test.csv", "no column", "'ImageId'")),
     "cut_in_the_labels": (
         lambda r: cut(r / "training.csv", (r / "training.csv").read_text().rindex("\n", 0, -1) + 9),
         ("training.csv line 13: 1 cells, not 31",),
     ),
+    "too_many_cells": (lambda r: edit(r / "training.csv", 3, 4, "1,2"), ("line 4: 32 cells, not 31",)),
     "endless_row": (lambda r: edit(r / "training.csv", 2, 30, "1 " * 600_000), ("line 3: over 1,000,000 bytes",)),
+    "mac_line_ends": (
+        lambda r: (r / "training.csv").write_bytes((r / "training.csv").read_bytes().replace(b"\n", b"\r")),
+        ("training.csv",),
+    ),
     "no_label_at_all": (
         lambda r: replace(r / "training.csv", (r / "training.csv").read_text(), one_row(r, ["", "40"] * 15)),
         ("no usable face", "training.csv#1: no point has a label"),
@@ -215,8 +242,12 @@ def test_kaggle_that_stops(tmp_path: Path, spoil: Callable[[Path], object], word
 
 KAGGLE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "word": (lambda r: edit(r / "training.csv", 2, 0, "left"), "training.csv#2", "training.csv line 3: 'left'"),
+    "nan": (lambda r: edit(r / "training.csv", 1, 5, "nan"), "training.csv#1", "not a finite number"),
     "no_labels": (
         lambda r: [edit(r / "training.csv", 12, k, "") for k in range(30)], "training.csv#12", "no point has a label",
+    ),
+    "one_place": (
+        lambda r: [edit(r / "training.csv", 1, k, "40") for k in range(30)], "training.csv#1", "span no area",
     ),
     "id": (lambda r: edit(r / "test.csv", 2, 0, "two"), "test.csv line 3", "'two' is not a whole number"),
     "same_id": (lambda r: edit(r / "test.csv", 2, 0, "1"), "test.csv#1", "listed twice"),
@@ -258,6 +289,15 @@ def test_kaggle_pixels_at_fault(tmp_path: Path, change: Callable[[str], str], re
     kept, store = open_store(table, CropSettings(96, 1, WHOLE), 1.0, tmp_path / "cache", 0, strict=False)
     assert len(kept) == len(store.images) == 17 and reason in kept.faults[0].reason
     np.testing.assert_array_equal(store.images[3, ..., 0], table.load(4))
+
+
+def test_kaggle_cut_or_gone_after_it_was_read(tmp_path: Path) -> None:
+    fake.write_kaggle(tmp_path)
+    table = muct.read(tmp_path)
+    cut(tmp_path / "training.csv", 50_000)
+    stop(lambda: table.load(5), "training.csv#6", "0 pixels")
+    (tmp_path / "training.csv").unlink()
+    stop(lambda: table.load(5), str(tmp_path / "training.csv"), "cannot be read")
 
 
 ANSWER_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
@@ -392,8 +432,26 @@ def test_the_scheme_of_76_points() -> None:
         np.testing.assert_allclose(MUCT76.reduce(points, small), IBUG68.reduce(face, small), atol=1e-9)
 
 
+MUCT_VARIANTS: dict[str, Callable[[str], bytes]] = {
+    "mark": lambda text: text.encode("utf-8-sig"),
+    "quoted": quoted,
+    "columns_reversed": KAGGLE_VARIANTS["columns_reversed"],
+}
+
+
+@pytest.mark.parametrize("change", MUCT_VARIANTS.values(), ids=MUCT_VARIANTS)
+def test_muct_variants(tmp_path: Path, change: Callable[[str], bytes]) -> None:
+    fake.write_muct(tmp_path, 1)
+    plain, text = muct.read(tmp_path, strict=True), (tmp_path / LABELS).read_text()
+    (tmp_path / LABELS).write_bytes(change(text))
+    assert muct.read(tmp_path, strict=True).fingerprint() == plain.fingerprint()
+
+
 MUCT_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "html": (lambda r: (r / LABELS).write_text(HTML), (LABELS, "web page")),
+    "column": (lambda r: replace(r / LABELS, ",x40,", ",x4O,"), ("no column", "'x40'",)),
     "tail_in_part": (lambda r: replace(r / LABELS, ",x75,", ",q75,"), ("no column", "'x75'",)),
+    "cut": (lambda r: cut(r / LABELS, (r / LABELS).stat().st_size - 90), ("line 11", "cells, not 154")),
     "no_pictures": (lambda r: (r / "jpg").rename(r / "gif"), ("no folder jpg/", "muct-a-jpg-v1.tar.gz")),
     "no_picture_at_all": (
         lambda r: [path.unlink() for path in (r / "jpg").iterdir()], ("no usable face is left of 5", "cannot be read"),
@@ -412,8 +470,15 @@ def test_muct_that_stops(tmp_path: Path, spoil: Callable[[Path], object], words:
 
 
 MUCT_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "number": (lambda r: edit(r / LABELS, 2, 9, "1e400"), "muct76-opencv.csv line 3: '1e400' is not a finite number"),
     "all_missing": (lambda r: [edit(r / LABELS, 2, k, "0") for k in range(2, 154)], "no point has a label"),
     "name": (lambda r: edit(r / LABELS, 2, 0, "face 1"), "line 3: its name is not of the form i000qa-fn"),
+    "climbing": (lambda r: edit(r / LABELS, 2, 0, "../i000qb-fn"), "its name is not of the form"),
+    "twice": (lambda r: edit(r / LABELS, 2, 0, "i000qa-fn"), "it is listed twice"),
+    "no_file": (lambda r: (r / "jpg/i000qb-fn.jpg").unlink(), "cannot be read"),
+    "upper_case_suffix": (
+        lambda r: (r / "jpg/i000qb-fn.jpg").rename(r / "jpg/i000qb-fn.JPG"), "its image cannot be read",
+    ),
 }  # fmt: skip
 
 
@@ -438,6 +503,18 @@ def muct_labels(real_data: Path) -> Path:
     return path
 
 
+def test_real_muct_labels(muct_labels: Path) -> None:
+    names, points, bad = muct.read_landmarks(muct_labels)
+    assert len(names) == len(set(names)) == 3755 and points.shape == (3755, 68, 2) and not bad
+    assert len({name[1:4] for name in names}) == 276
+    lacking = np.isnan(points).any(-1)
+    assert lacking.sum() == 2544 and lacking.any(1).sum() == 840
+    assert np.flatnonzero(lacking.any(0)).tolist() == [15, 16, 20, 39, 42, 43, 44, 45, 47]
+    cameras = np.array([name[5] for name in names])
+    assert {c: int(lacking[cameras == c].any(1).sum()) for c in "abcde"} == {"a": 0, "b": 160, "c": 680, "d": 0, "e": 0}
+    assert np.nanmax(points, (0, 1)).tolist() == [479, 639]
+
+
 def test_real_muct_mirrored_rows_are_the_pairs(muct_labels: Path) -> None:
     """Milborrow's own mirrored rows are 479 - x with our pairs swapped: the pairs are his, the coordinates 0-based."""
     names, points, _ = muct.read_landmarks(muct_labels, mirrored=True)
@@ -452,6 +529,14 @@ def test_real_muct_mirrored_rows_are_the_pairs(muct_labels: Path) -> None:
     assert np.nanmean(np.abs(points[turned] - expected)) < 1e-5
 
 
+def mean_shape(points: np.ndarray) -> np.ndarray:
+    """(K, 2) the mean of faces (N, K, 2) laid over each other by similarities."""
+    mean = points[0]
+    for _ in range(4):
+        mean = transform(fit_similarity(points, np.broadcast_to(mean, points.shape)), points).mean(0)
+    return mean
+
+
 def kaggle_labels(root: Path) -> np.ndarray:
     """(7049, 15, 2) the genuine labels, NaN where missing."""
     path = root / "kaggle_labels/training_labels.csv"
@@ -460,6 +545,24 @@ def kaggle_labels(root: Path) -> np.ndarray:
     head, *rows = csv.reader(path.open())
     assert tuple(head) == kaggle.FEATURES
     return np.array([[float(v) if v else np.nan for v in row] for row in rows]).reshape(-1, 15, 2)
+
+
+def test_real_shapes_agree(real_data: Path, muct_labels: Path) -> None:
+    """Three sets that were labelled apart have the same 15 points: MUCT's by our reduction, 300-W's by another."""
+    _, points, _ = muct.read_landmarks(muct_labels)
+    groups = [list(group) for group in MUCT76.reductions["kaggle15"]]
+    mine = np.stack([points[:, group].mean(1) for group in groups], 1)
+    shapes = [
+        mean_shape(part[np.isfinite(part).all((1, 2))])
+        for part in (mine, kaggle_labels(real_data), IBUG68.reduce(ibug.read(real_data / "300w").points, "kaggle15"))
+    ]
+    for shape in shapes[1:]:
+        apart = np.linalg.norm(transform(fit_similarity(shapes[0], shape), shapes[0]) - shape, axis=-1)
+        assert (apart / np.linalg.norm(shape[0] - shape[1])).max() < 0.08
+        swapped = shapes[0][KAGGLE15.mirror_order]
+        assert (
+            np.linalg.norm(transform(fit_similarity(swapped, shape), swapped) - shape, axis=-1).max() > 10 * apart.max()
+        )
 
 
 def test_real_kaggle_labels(real_data: Path, tmp_path: Path) -> None:
@@ -476,3 +579,20 @@ def test_real_kaggle_labels(real_data: Path, tmp_path: Path) -> None:
     whole = table.take(np.flatnonzero(table.subsets["complete"]))
     assert asymmetry(whole) < 0.05
     stop(lambda: table.load(0), "2 pixels, not 96 x 96")
+
+
+def test_real_pictures_in_kaggles_form(real_data: Path, real_forms: Path) -> None:
+    """300-W's photos in Kaggle's form, written elsewhere: the same points on the same pixels."""
+    table = muct.read(real_forms / "kaggle", strict=True)
+    assert table.form == "muct_csv+answers" and len(table) == 80
+    test = table.take(np.flatnonzero(table.split == "test"))
+    assert asymmetry(test) < 0.1
+    photos = ibug.read(real_data / "300w")
+    photos = photos.take(np.flatnonzero(photos.split == "test")[:40])
+    to_crop = BoxPolicy(scale=1.25).crop(photos.tight.astype(float), 96)
+    mapped = transform(to_crop, IBUG68.reduce(photos.points, "kaggle15").astype(float))
+    # Its crop is cut half a pixel of the photo's beside ours, so points and pixels both lie up to that apart.
+    np.testing.assert_allclose(test.points, mapped, atol=0.6)
+    for i in range(0, 40, 8):
+        ours = crop(cv2.cvtColor(photos.load(i), cv2.COLOR_RGB2GRAY), to_crop[i], 96, 1)[..., 0].astype(float)
+        assert np.corrcoef(ours.ravel(), test.load(i).ravel())[0, 1] > 0.97

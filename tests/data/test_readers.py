@@ -61,12 +61,16 @@ def test_points_lie_on_the_pixels(tmp_path: Path) -> None:
     [
         lambda text: text,
         lambda text: text.split("{\n")[1].split("}")[0],
+        lambda text: "{" + text.split("{")[1],
+        lambda text: text.replace("{", "").replace("}", ""),
         lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text.replace("\n", "\r\n"),
         lambda text: "\ufeff" + text.split("{\n")[1].split("}")[0],
         lambda text: text.replace(" ", "\t").replace("\n", " \n\n"),
         lambda text: text.replace("68\n{", "68 {").replace("version: 1", "VERSION : 2"),
+        lambda text: text.rstrip("\n"),
     ],
-    ids=["whole", "bare", "crlf", "bare_bom", "blank", "one_line"],
+    ids=["whole", "bare", "braces", "no_braces", "crlf", "bom", "bare_bom", "blank", "one_line", "no_end"],
 )
 def test_pts_variants(tmp_path: Path, change: Callable[[str], str]) -> None:
     points = fake.faces(1)[0]
@@ -77,13 +81,13 @@ def test_pts_variants(tmp_path: Path, change: Callable[[str], str]) -> None:
     np.testing.assert_allclose(read, points, atol=1e-3)
 
 
-def _tenth(text: str | None) -> Callable[[Path], None]:
-    """Put a line in place of a .pts file's tenth."""
+def _line(number: int, text: str | None) -> Callable[[Path], None]:
+    """Put a line in place of a .pts file's `number`-th (from 1)."""
 
     def spoil(picture: Path) -> None:
         path = picture.with_suffix(".pts")
         lines = path.read_text().split("\n")
-        lines[9:10] = [] if text is None else [text]
+        lines[number - 1 : number] = [] if text is None else [text]
         path.write_text("\n".join(lines))
 
     return spoil
@@ -94,15 +98,36 @@ def _text(text: str | bytes) -> Callable[[Path], object]:
     return lambda picture: picture.with_suffix(".pts").write_bytes(data)
 
 
+def _dangling(picture: Path) -> None:
+    picture.unlink()
+    picture.symlink_to("nowhere.jpg")
+
+
+def _folder(picture: Path) -> None:
+    picture.unlink()
+    picture.mkdir()
+
+
 SPOILED = {
-    "67_points": (_tenth(None), "its .pts: 67 points, not 68"),
+    "67_points": (_line(10, None), "its .pts: 67 points, not 68"),
+    "69_points": (_line(10, "1 2\n3 4"), "its .pts: 69 points, not 68"),
     "two_blocks": (lambda p: _text(p.with_suffix(".pts").read_text() * 2)(p), "line 73: 'version:' is not a"),
-    "word": (_tenth("12.5 nose"), "line 10: 'nose' is not a number"),
-    "nan": (_tenth("nan 4"), "line 10: 'nan' is not a finite number"),
+    "three_numbers": (_line(10, "1 2 3"), "line 10: '1 2 3' is not two numbers"),
+    "word": (_line(10, "12.5 nose"), "line 10: 'nose' is not a number"),
+    "nan": (_line(10, "nan 4"), "line 10: 'nan' is not a finite number"),
+    "inf": (_line(10, "4 -inf"), "line 10: '-inf' is not a finite number"),
+    "1e400": (_line(10, "1e400 4"), "line 10: '1e400' is not a finite number"),
+    "beyond_float32": (_line(10, "1e39 4"), "line 10: '1e39' is not a finite number"),
     "cut": (lambda p: _text(p.with_suffix(".pts").read_text()[:-4])(p), "a brace is missing"),
     "no_area": (_text("5 5\n" * 68), "its points span no area"),
+    "empty_pts": (_text(""), "its .pts: 0 points, not 68"),
+    "html_pts": (_text("<html>\n<body>Not found</body>\n</html>\n"), "line 1: '<html>' is not two numbers"),
+    "binary_pts": (_text(bytes(range(256))), "its .pts: line "),
     "no_pts": (lambda p: p.with_suffix(".pts").unlink(), "has no .pts"),
     "no_picture": (lambda p: p.unlink(), "has no image"),
+    "empty_picture": (lambda p: p.write_bytes(b""), "an empty file"),
+    "dangling_link": (_dangling, "cannot be read (No such file"),
+    "folder": (_folder, "is not a file"),
     "two_pictures": (lambda p: p.with_suffix(".png").write_bytes(b"x"), "have the same stem"),
     "unreadable_pts": (
         lambda p: (p.with_suffix(".pts").unlink(), p.with_suffix(".pts").mkdir()),
@@ -126,6 +151,36 @@ def test_pts_faults(tmp_path: Path, spoil: Callable[[Path], object], reason: str
     stop(lambda: ibug.read(train, strict=True), str(train), "afw/100040721_2.", reason, "data.strict=false")
     spoil(test / "helen/testset/100040721_2.jpg")
     stop(lambda: ibug.read(test), str(test), "helen/testset/100040721_2.", reason, "test face")
+
+
+def test_pts_none_left(tmp_path: Path) -> None:
+    fake.write(tmp_path, {"afw": 3})
+    for path in sorted(tmp_path.glob("afw/*.pts"))[:2]:
+        path.write_text("1 2\n")
+    sorted(tmp_path.glob("afw/*.pts"))[2].write_text("5 5\n" * 68)
+    stop(lambda: ibug.read(tmp_path), "no usable face is left of 3", "/100040721_1.jpg: its .pts: 1 points")
+
+
+PAGE = b"\n<!DOCTYPE html><html><body>404</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda data: PAGE, "an HTML or XML page"),
+        (lambda data: data[: len(data) // 2], "a truncated JPEG"),
+        (lambda data: bytes(500), "not an image"),
+    ],
+    ids=["html", "cut", "zeros"],
+)
+def test_bad_pixels(tmp_path: Path, spoil: Callable[[bytes], bytes], reason: str) -> None:
+    """Pictures are looked at when they are loaded, not before."""
+    fake.write(tmp_path, {"afw": 2})
+    path = tmp_path / "afw/100040721_2.jpg"
+    path.write_bytes(spoil(path.read_bytes()))
+    table = ibug.read(tmp_path)
+    assert len(table) == 2
+    stop(lambda: table.load(1), str(path), reason)
 
 
 PNG, GIF, JPG = (cv2.imencode(kind, np.full((8, 8, 3), 90, np.uint8))[1].tobytes() for kind in (".png", ".gif", ".jpg"))
@@ -170,6 +225,19 @@ def test_names(tmp_path: Path) -> None:
     assert all(table.load(i).size for i in range(len(table)))
 
 
+def test_name_that_is_no_unicode(tmp_path: Path) -> None:
+    fake.write(tmp_path, {"afw": 2})
+    for kind in (b".jpg", b".pts"):
+        try:
+            old = os.fsencode(tmp_path / "afw/100040721_1")
+            os.rename(old + kind, os.path.dirname(old) + b"/caf\xe9_1" + kind)
+        except OSError:
+            pytest.skip("this file system takes Unicode names alone")
+    table = ibug.read(tmp_path, strict=True)
+    assert table.name.tolist() == ["afw/100040721_2.jpg", "afw/caf\\xe9_1.jpg"]
+    assert table.load(1).size and table.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("parts", "form"),
     [
@@ -199,6 +267,43 @@ def test_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, 
     assert ("private" in table.subsets) == (private.keys() <= parts.keys())
     members = {"helen_test", "lfpw_test", "ibug"}
     assert ("full" in table.subsets) == (members <= set(table.subsets)), "a part of full is not full"
+
+
+def test_private_test_has_one_name(tmp_path: Path) -> None:
+    """The private test is the same set under each of its places."""
+    prints = set()
+    for place in ("300w/", "300W/", ""):
+        root = tmp_path / f"root{place[:-1]}"
+        fake.write(root, {"300w/01_Indoor": 2, "300w/02_Outdoor": 2})
+        if place != "300w/":
+            (root / "300w").rename(root / "moved")
+            (root / place).mkdir(exist_ok=True)
+            for folder in ("01_Indoor", "02_Outdoor"):
+                (root / "moved" / folder).rename(root / place / folder)
+        table = ibug.read(root)
+        ends = table.name[[0, -1]].tolist()
+        assert ends == ["300w/01_Indoor/indoor_001.png", "300w/02_Outdoor/outdoor_002.png"]
+        assert table.form == "ibug[none|indoor:2+outdoor:2]" and (table.split == "test").all()
+        assert {name: mask.tolist() for name, mask in table.subsets.items()} == {
+            "indoor": [True, True, False, False],
+            "outdoor": [False, False, True, True],
+            "private": [True] * 4,
+        }
+        prints.add(table.fingerprint())
+    assert len(prints) == 1
+
+
+def test_order_and_place_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.write(tmp_path / "a", SMALL)
+    fake.write(tmp_path / "b/c", dict(reversed(SMALL.items())))
+    first = ibug.read(tmp_path / "a")
+    listing = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(listing(self), reverse=True)))
+    second = ibug.read(tmp_path / "b/c")
+    assert first.name.tolist() == second.name.tolist() == sorted(first.name.tolist())
+    assert first.fingerprint() == second.fingerprint()
+    (tmp_path / "a/afw/100040721_1.jpg").write_bytes(b"other")
+    assert ibug.read(tmp_path / "a").fingerprint() != second.fingerprint()
 
 
 # ---------------------------------------------------------------- dlib's XML
@@ -258,10 +363,16 @@ LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
 BAD_FILES = {
     "billion_laughs": (f'<!DOCTYPE x [<!ENTITY l0 "ha">{LAUGHS}]><dataset>&l9;</dataset>', "DTD or entities"),
     "outer_entity": ('<!DOCTYPE x [<!ENTITY e SYSTEM "file:///x">]><dataset>&e;</dataset>', "or entities"),
+    "outer_dtd": ('<!DOCTYPE dataset SYSTEM "http://localhost/x.dtd"><dataset/>', "DTD or entities"),
+    "html": ("<!DOCTYPE html><html><p>404</html>", "DTD or entities"),
+    "mismatched": (fake_xml.document(FACE).replace("</image>", "</imago>"), "XML (mismatched tag: line 77"),
     "cut": (fake_xml.document(FACE)[:500], "malformed XML"),
+    "empty": ("", "malformed XML (no element found: line 1"),
+    "binary": (bytes(range(256)), "malformed XML"),
     "encoding": ("<?xml version='1.0' encoding='klingon'?><dataset/>", "klingon"),
     "no_dlib_xml": ("<annotation><object/></annotation>", "its root is <annotation>, not dlib's <dataset>"),
     "climbing": (fake_xml.document(FACE.replace("afw/a_1", "afw/../../a_1")), "leads out of"),
+    "climbing_backwards": (fake_xml.document(FACE.replace("afw/a_1", "..\\a_1")), "leads out of"),
     "absolute": (fake_xml.document(FACE.replace("afw/a_1", "/etc/a_1")), "leads out of"),
     "drive": (fake_xml.document(FACE.replace("afw/a_1", "C:\\afw\\a_1")), "leads out of"),
     "unnamed": (fake_xml.document(FACE, FACE.replace('file="afw/a_1.jpg"', "")), "number 2 has no file"),
@@ -296,13 +407,27 @@ LEFT, TOP = fake.faces(1)[0].round().astype(int).min(0)
 PART = next(line for line in FACE.split("\n") if "name='07'" in line)
 BAD_FACES = {
     "67_parts": (_swap(PART, ""), "its <box> has 67 parts, not 68"),
+    "69_parts": (_swap(PART, PART + PART), "its <box> has 69 parts, not 68"),
+    "no_parts": (lambda text: "".join(line for line in text.splitlines() if "<part" not in line), "0 parts"),
     "duplicate": (_swap("name='08'", "name='07'"), "<part> 07 is given twice"),
     "odd_name": (_swap("name='07'", "name='68'"), "named '68', not 00 to 67"),
+    "no_name": (_swap("name='07'", ""), "named '', not 00 to 67"),
     "no_x": (_swap(PART, "<part name='07' y='3'/>"), "a <part> has no x"),
     "word": (_swap(PART, "<part name='07' x='3' y='chin'/>"), "<part>'s y: 'chin' is not a number"),
+    "nan": (_swap(PART, "<part name='07' x='nan' y='3'/>"), "<part>'s x: 'nan' is not a finite number"),
+    "1e400": (_swap(PART, "<part name='07' x='3' y='1e400'/>"), "'1e400' is not a finite number"),
+    "box_word": (_swap(f"left='{LEFT}'", "left='l'"), "<box>'s left: 'l' is not a number"),
     "box_without": (_swap(f"left='{LEFT}'", ""), "a <box> has no left"),
     "no_size": (lambda text: text.replace(" width='", " width='0' was='", 2), "its <box> has no size"),
+    "negative": (lambda text: text.replace(" height='", " height='-5' was='", 2), "its <box> has no size"),
     "far_out": (_swap(f"left='{LEFT}'", "left='1e20'"), "'1e20' is not a finite number below 1e+09"),
+    "endless": (
+        lambda text: _swap(f"left='{LEFT}'", "left='3e38'")(text.replace(" width='", " width='3e38' was='", 2)),
+        "'3e38' is not a finite number below 1e+09",
+    ),
+    "missing_picture": (_swap("a_1.jpg", "b_1.jpg"), "image cannot be read (No such file"),
+    "empty_picture": (_swap("a_1.jpg", "empty_1.jpg"), "an empty file"),
+    "long_name": (_swap("a_1.jpg", "a" * 5000), "image cannot be read (File name too long"),
 }  # fmt: skip
 
 
@@ -311,6 +436,7 @@ def test_xml_faults(tmp_path: Path, change: Callable[[str], str], reason: str) -
     bad = change(FACE)
     file = bad.split('"')[1]
     (tmp_path / "afw").mkdir()
+    (tmp_path / "afw/empty_1.jpg").write_bytes(b"")
     fake.save(tmp_path / "afw/z_1.jpg", fake.picture(fake.faces(1)[0]))
     good = FACE.replace("a_1", "z_1")
     _set(tmp_path, fake_xml.document(bad, good))
@@ -320,6 +446,14 @@ def test_xml_faults(tmp_path: Path, change: Callable[[str], str], reason: str) -
     stop(lambda: ibug_xml.read(tmp_path, strict=True), str(tmp_path), f"{file}: ", reason, "data.strict=")
     (tmp_path / ibug_xml.TRAIN).rename(tmp_path / ibug_xml.TEST)
     stop(lambda: ibug_xml.read(tmp_path), str(tmp_path), f"{file}: ", reason, "test face")
+
+
+def test_xml_missing_picture_of_several(tmp_path: Path) -> None:
+    faces = fake.faces(2)
+    several = fake_xml.entry("afw/gone_1.jpg", fake.SIZE, faces)
+    _set(tmp_path, fake_xml.document(several, FACE))
+    faults = ibug_xml.read(tmp_path).faults
+    assert [fault.face for fault in faults] == ["afw/gone_1.jpg#1", "afw/gone_1.jpg#2"]
 
 
 def test_xml_ignored_boxes(tmp_path: Path) -> None:
@@ -333,11 +467,16 @@ def test_xml_ignored_boxes(tmp_path: Path) -> None:
 
 
 VARIANTS: dict[str, Callable[[str], bytes]] = {
+    "crlf": lambda text: text.replace("\n", "\r\n").encode("latin-1"),
+    "bom": lambda text: text.replace("ISO-8859-1", "UTF-8").encode("utf-8-sig"),
     "utf16": lambda text: text.replace("ISO-8859-1", "UTF-16").encode("utf-16"),
     "backslash": lambda text: text.replace("afw/a_1", "afw\\a_1").encode(),
+    "dots": lambda text: text.replace("afw/a_1", "./afw/./a_1").encode(),
     "reversed": lambda text: text.replace(
         "".join(lines := [f"{line}\n" for line in text.split("\n") if "<part" in line]), "".join(lines[::-1])
     ).encode(),
+    "more_attributes": lambda text: text.replace("<box top", "<box label='face' difficult='1' top").encode(),
+    "comment": lambda text: text.replace("<images>", "<images><!-- no & entity -->").encode(),
     "fractions": lambda text: text.replace("' y='", ".0' y='").encode(),
 }
 
@@ -365,6 +504,15 @@ def test_xml_names(tmp_path: Path, letters: str, encoding: str) -> None:
     assert table.name.tolist() == [f"pictures/{name}"]
     assert table.group.tolist() == [f"pictures/{letters} & a' blank_1"]  # no folder of 300-W
     assert not table.subsets and table.load(0).shape == (128, 144, 3)
+
+
+def test_xml_links(tmp_path: Path) -> None:
+    """What a name says may not leave the folder; where the user's own links lead is theirs to say."""
+    fake_xml.write(tmp_path / "kept", {"helen/trainset": 2})
+    (tmp_path / "set").mkdir()
+    for name in ("helen", ibug_xml.TRAIN):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "kept" / name)
+    assert len(ibug_xml.read(tmp_path / "set", strict=True)) == 2
 
 
 def test_xml_files_by_name(tmp_path: Path) -> None:

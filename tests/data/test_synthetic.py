@@ -15,7 +15,16 @@ from flr.data.synthetic import Face, render
 from flr.data.synthetic.draws import Draws
 from flr.data.synthetic.shape import sample_shape
 from flr.data.synthetic.view import sample_view
-from flr.landmarks.scheme import IBUG68
+from flr.errors import UserError
+
+MIRROR = np.arange(68)
+for _a, _b in (
+    [(i, 16 - i) for i in range(8)]
+    + [(17 + i, 26 - i) for i in range(5)]
+    + [(31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
+    + [(48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)]
+):
+    MIRROR[_a], MIRROR[_b] = _b, _a
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +104,7 @@ def test_points_are_in_ibug_order(points: np.ndarray) -> None:
 def test_mean_face_is_its_own_mirror(points: np.ndarray) -> None:
     low, high = points.min(1, keepdims=True), points.max(1, keepdims=True)
     mean = ((points - (low + high) / 2) / (high - low).max(-1, keepdims=True)).mean(0)
-    assert np.abs(mean - mean[IBUG68.mirror_order] * (-1, 1)).max() < 0.05
+    assert np.abs(mean - mean[MIRROR] * (-1, 1)).max() < 0.05
     assert np.abs(mean - mean * (-1, 1)).max() > 0.5  # without the swap of left and right
 
 
@@ -175,6 +184,7 @@ RENDER = """
 import sys
 import time
 from pathlib import Path
+from pathlib import Path
 from flr.data.readers import synthetic
 synthetic.read(Path(sys.argv[1]), train=100_000, size=32)
 """
@@ -209,3 +219,9 @@ def test_a_stated_box_is_a_square_round_the_points(tmp_path: Path) -> None:
         middle = (stated.box[:, high_edge] + stated.box[:, low_edge]) / 2
         np.testing.assert_allclose(middle, (low + high)[:, low_edge] / 2, rtol=1e-5)
     assert stated.fingerprint() != without.fingerprint()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written .*set paths\.cache_dir=DIR"):
+        reader.read(tmp_path / "file/synthetic", train=1, val=1, test=1)

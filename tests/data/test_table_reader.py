@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable
+from flr.errors import UserError
 from flr.landmarks.definition import parse_scheme
 from flr.landmarks.scheme import CELEBA5, SCHEMES, Scheme
 from tests.data import support
@@ -81,21 +84,30 @@ BAD_SCHEMES = {
     "twice": (MINIMAL | {"names": ["a", "b", "a"]}, "'a' is repeated"),
     "no_text": (MINIMAL | {"names": ["a", "b", 3]}, "names: 3 is not a name"),
     "number": (MINIMAL | {"names": ["a", "b", "3"]}, "'3' cannot name a point; write p3"),
+    "comma": (MINIMAL | {"names": ["a", "b", "c,d"]}, "'c,d' is not a name"),
+    "edge_blank": (MINIMAL | {"names": ["a", "b", " c"]}, "' c' is not a name"),
+    "line": (MINIMAL | {"names": ["a", "b", "c\n"]}, "is not a name"),
     "long": (MINIMAL | {"names": ["a", "b", "c" * 101]}, "is not a name"),
     "subset": (MINIMAL | {"names": ["a", "b", "subset_c"]}, "cannot name a point"),
     "unknown_point": (MINIMAL | {"pairs": [["a", "d"]]}, "pairs[0]: no point 'd'"),
     "near_point": ({**MINIMAL, "names": ["nose_tip", "b"], "pairs": [["b", "nosetip"]]}, "did you mean 'nose_tip'?"),
     "place": (MINIMAL | {"pairs": [[0, 3]]}, "pairs[0]: no point 3; they are counted from 0 to 2"),
+    "below": (MINIMAL | {"pairs": [[0, -1]]}, "no point -1"),
+    "truth": (MINIMAL | {"pairs": [[0, True]]}, "no point True"),
     "huge": (MINIMAL | {"pairs": [[0, "9" * 5000]]}, "no point '999"),
+    "half": (MINIMAL | {"pairs": [[0, 0.5]]}, "no point 0.5"),
     "three": (MINIMAL | {"pairs": [["a", "b", "c"]]}, "pairs[0]: a pair has two points, not 3"),
     "itself": (MINIMAL | {"pairs": [["a", 0]]}, "pairs[0]: a point is repeated"),
     "two_pairs": (MINIMAL | {"pairs": [["a", "b"], ["c", "b"]]}, "pairs[1]: 'b' is in another pair too"),
+    "flat_pairs": (MINIMAL | {"pairs": ["a", "b"]}, "pairs[0]: a pair has two points, not 1"),
     "region_list": (MINIMAL | {"regions": [["a"]]}, "regions is not a mapping"),
     "region_empty": (MINIMAL | {"regions": {"r": []}}, "regions.r: no point is named"),
     "region_name": (MINIMAL | {"regions": {"r/s": ["a"]}}, "regions: 'r/s' is not a name"),
     "one_end": (MINIMAL | {"distances": {"d": ["a"]}}, "distances.d: a distance has two different ends"),
+    "same_ends": (MINIMAL | {"distances": {"d": [["a", "b"], ["b", "a"]]}}, "two different ends"),
     "box": (MINIMAL | {"distances": {"box": ["a", "b"]}}, "box and diagonal are normalisers of every scheme"),
     "normaliser": (MINIMAL | {"normaliser": "bux"}, "normaliser: 'bux' is not a normaliser (did you mean 'box'?)"),
+    "normaliser_list": (MINIMAL | {"normaliser": ["a", "b"]}, "is not a normaliser (known: box, diagonal)"),
     "reduction": (MINIMAL | {"reductions": {"celeba4": ["a"]}}, "no landmark scheme 'celeba4'"),
     "reduction_count": (MINIMAL | {"reductions": {"celeba5": ["a", "b"]}}, "2 groups, while celeba5 has 5 points"),
     "name": (MINIMAL | {"name": "my own"}, "'my own' has a blank"),
@@ -124,12 +136,20 @@ def _laughs() -> str:
 
 ODD_YAML = {
     "laughs": (_laughs(), "line 2: an alias"),
+    "merge": ("a: &a {x: 1}\nb: {<<: *a}", "line 2: an alias"),
     "deep": ("[" * 20_000, "nested too deep"),
+    "deep_block": ("- " * 20_000, "nested too deep"),
     "object": ("!!python/object/apply:os.system ['touch ran']", "a scheme is a mapping"),
+    "object_in": (fake.SCHEME.replace("mine", "!!python/name:os.system mine"), ""),
     "twice": (fake.SCHEME + "pairs: []\n", "line 1: a key occurs twice"),
     "two_documents": (fake.SCHEME + "---\n" + fake.SCHEME, "no sound YAML"),
     "cut": (fake.SCHEME[:-10], "no sound YAML"),
+    "tab": (fake.SCHEME.replace("name:", "\tname:"), "no sound YAML"),
+    "list_as_key": ("? [a, b]\n: c", "no sound YAML"),
     "empty": ("", "a scheme is a mapping"),
+    "page": ("<!DOCTYPE html><html></html>", "a web page"),
+    "zeros": ("\0" * 99, "a binary file"),
+    "bytes": ("names: \udcff\udcfe", "no sound YAML"),
     "large": ("# " + "x" * 300_000, "characters are no scheme"),
     "words": (fake.SCHEME.replace("nose", "no").replace(", 2,", ", no,"), ""),  # YAML's own False
 }
@@ -277,11 +297,15 @@ CSV_FORMS: dict[str, Callable[[str], str | bytes]] = {
     "semicolon": lambda text: text.replace(",", ";"),
     "tab": lambda text: text.replace(",", "\t"),
     "crlf": lambda text: text.replace("\n", "\r\n"),
+    "mac": lambda text: text.replace("\n", "\r"),
     "mark": lambda text: "\ufeff" + text,
+    "no_end": lambda text: text.rstrip("\n"),
     "blank_lines": lambda text: text.replace("\n", "\n\n"),
     "blanks": lambda text: text.replace(",", " , "),
     "quotes": lambda text: text.replace("p/a.jpg", '"p/a.jpg"').replace("eye r_x", '"eye r_x"'),
+    "numbers": lambda text: text.replace(",1,2,", ",+1.0,2e0,"),
     "no_split": lambda text: text.replace(",split", "").replace(",train", ""),
+    "dot": lambda text: text.replace("p/a.jpg", "p\\a.jpg"),
 }
 
 
@@ -351,11 +375,13 @@ CSV_STOPS: dict[str, tuple[str | bytes, str]] = {
     "no_nose": (rows(FACE[:-4], header="image,split,eye r_x,eye r_y,eye l_x,eye l_y"), "no column 'nose_x'"),
     "one_edge": (rows(FACE + ",1", header=rows()[:-1] + ",left"), "no column 'top'"),
     "ragged": (rows(FACE, FACE[:-2]), "labels.csv line 3: 7 cells, not 8"),
+    "decimal_commas": (rows("p/a.jpg,train,1,5,2,5,3,5,4,5,5,5,6,5"), "line 2: 14 cells, not 8"),
     "decimal_comma": (rows(FACE.replace(",1,", ",1,5,")), "a column has no name"),
     "quote": (rows('"' + FACE), "labels.csv line 2: unexpected end of data; fix its quotes"),
     "split": (rows(FACE.replace("train", "trian")), "line 2: its split is 'trian', not train, val, test, unlabelled"),
     "page": ("<!DOCTYPE html>\n<html>", "a web page"),
     "empty": ("", "no row in it"),
+    "header_alone": (rows(), "no row in it"),
     "binary": (bytes(999), "a binary file"),
     "wide": ("image".encode("utf-16"), "UTF-16"),
     "long_name": (rows(FACE.replace("p/a", "p/" + "a" * 400)), "line 2: image 'p/aaa"),
@@ -375,9 +401,11 @@ def test_csv_that_stops(small: Path, text: str | bytes, words: str) -> None:
 
 
 CSV_FAULTS = {
+    "truth": (FACE.replace(",3,", ",True,"), "labels.csv line 3: 'True' is not a number"),
     "word": (FACE.replace(",3,", ",x,"), "labels.csv line 3: 'x' is not a number"),
     "comma": (FACE.replace(",3,", ',"3,5",'), "line 3: '3,5' is not a number; write a decimal point, no comma"),
     "huge": (FACE.replace(",3,", ",1e400,"), "'1e400' is not a finite number"),
+    "beyond_float32": (FACE.replace(",3,", ",-1e39,"), "not a finite number"),
     "too_large": (FACE.replace(",3,", ",-3e38,"), "not a finite number below 1e+09"),
     "nan": (FACE.replace(",3,", ",nan,"), "'nan' is not a finite number"),
     "half": (FACE.replace(",3,", ",,"), "line 3: a point has x or y alone"),
@@ -501,23 +529,45 @@ def _spoil(*path: str | int, value: object = None, drop: bool = False) -> Callab
 NAMES = list(fake.NAMES)
 COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
     "list": (lambda d: [d], "not a task of keypoints that Label Studio exports"),
+    "number": (lambda d: 5, "not a COCO file"),
     "nan": (lambda d: json.dumps(d).replace("2]", "NaN]"), "invalid JSON (NaN is not a JSON number)"),
+    "infinity": (lambda d: json.dumps(d).replace("30, 40", "-Infinity, 40"), "-Infinity is not a JSON number"),
     "cut": (lambda d: json.dumps(d)[:-5], "invalid JSON"),
     "deep": (lambda d: "[" * 200_000, "nested too deep"),
+    "deep_inside": (lambda d: json.dumps(d)[:-1] + ',"x":' + '{"a":' * 50_000, "nested too deep"),
+    "digits": (lambda d: json.dumps(d).replace("30, 40", "9" * 5000 + ", 40"), "invalid JSON"),
+    "page": (lambda d: "<!doctype html>", "a web page"),
+    "empty": (lambda d: "", "invalid JSON"),
+    "no_images": (_spoil("images", drop=True), "images is missing"),
     "images": (_spoil("images", value={}), "images is not a list"),
+    "image": (_spoil("images", 1, value=7), "images[1] is not an object"),
     "no_file": (_spoil("images", 1, "file_name", drop=True), "images[1]: file_name is missing"),
+    "file": (_spoil("images", 1, "file_name", value=["a"]), "images[1]: file_name is ['a'], not str"),
     "file_surrogate": (_spoil("images", 1, "file_name", value="\ud800"), "is not a name"),
+    "file_zero": (_spoil("images", 1, "file_name", value="a\0b"), "is not a name"),
     "image_twice": (_spoil("images", 1, "id", value=100), "images[1]: id 100 is there twice"),
+    "image_id": (_spoil("images", 1, "id", value=1.5), "images[1]: id is 1.5, not int or str"),
+    "image_truth": (_spoil("images", 1, "id", value=True), "images[1]: id is True"),
+    "no_annotations": (_spoil("annotations", drop=True), "annotations is missing"),
     "none": (_spoil("annotations", value=[]), "no face is listed"),
+    "annotation": (_spoil("annotations", 0, value=None), "annotations[0] is not an object"),
+    "annotation_twice": (_spoil("annotations", 1, "id", value=7), "annotations[1]: id 7 is there twice"),
     "no_image_of_it": (_spoil("annotations", 1, "image_id", value=5), "no image has the id 5"),
+    "image_of_it": (_spoil("annotations", 1, "image_id", value=[1]), "image_id is [1]"),
     "no_category_of_it": (_spoil("annotations", 1, "category_id", value=9), "no category has the id 9"),
     "no_categories": (_spoil("categories", drop=True), "categories is missing"),
     "no_keypoints": (_spoil("categories", 1, "keypoints", drop=True), "no category names its keypoints"),
     "keypoints": (_spoil("categories", 1, "keypoints", value="nose"), "keypoints is 'nose', not list"),
+    "keypoint": (_spoil("categories", 1, "keypoints", 0, value=1), "keypoint is 1, not str"),
     "other_points": (_spoil("categories", 1, "keypoints", 2, value="noes"), "lack 'nose' (did you mean 'noes'?)"),
+    "fewer": (_spoil("categories", 1, "keypoints", value=NAMES[:4]), "4 keypoints are not the 5 of mine"),
+    "more": (_spoil("categories", 1, "keypoints", value=[*NAMES, "ear"]), "have also ear"),
     "twin": (_spoil("categories", 1, "keypoints", value=[*NAMES, "nose"]), "one of them twice"),
+    "category_twice": (_spoil("categories", 0, "id", value=3), "categories[1]: id 3 is there twice"),
     "group": (_spoil("annotations", 0, "group", value=["g"]), "group is ['g']"),
+    "name": (_spoil("annotations", 0, "name", value=" a"), "name ' a' is not a name"),
     "subsets": (_spoil("annotations", 0, "subsets", value="full"), "subsets is 'full', not list"),
+    "subset": (_spoil("annotations", 0, "subsets", value=[1]), "subsets is 1, not str"),
     "subset_name": (_spoil("annotations", 0, "subsets", value=["a,b"]), "subset 'a,b' is not a name"),
 }
 
@@ -534,12 +584,20 @@ COCO_FAULTS = {
         _spoil(*MARKS, value=[1, 2, 2] * 4),
         "annotation 7: its keypoints is not a list of 15 numbers",
     ),
+    "words": (_spoil(*MARKS, 3, value="5"), "its keypoints is not a list of 15 numbers"),
+    "truth": (_spoil(*MARKS, 3, value=True), "not a list of 15 numbers"),
+    "mapping": (_spoil(*MARKS, value={"nose": [1, 2]}), "not a list of 15 numbers"),
+    "inside": (_spoil(*MARKS, 3, value=[1]), "not a list of 15 numbers"),
     "huge": (_spoil(*MARKS, 3, value=10**400), "a number that is not finite"),
+    "beyond_float32": (_spoil(*MARKS, 3, value=1e39), "a number that is not finite"),
     "too_large_box": (_spoil("annotations", 0, "bbox", 2, value=3e38), "not below 1e+09"),
     "v": (_spoil(*MARKS, 2, value=3), "a keypoint's v is not 0, 1 or 2"),
     "no_label": (_spoil(*MARKS, value=[0] * 15), "no point has a label"),
     "no_keypoints": (_spoil(*MARKS, drop=True), "no point has a label"),
     "bbox": (_spoil("annotations", 0, "bbox", value=[1, 2, -3, 4]), "its bbox has no size"),
+    "bbox_three": (_spoil("annotations", 0, "bbox", value=[1, 2, 3]), "its bbox is not a list of 4 numbers"),
+    "picture": (_spoil("images", 0, "file_name", value="gone.jpg"), "its image cannot be read"),
+    "outside": (_spoil("images", 0, "file_name", value="/etc/passwd"), "is outside the dataset's folder"),
 }
 
 
@@ -581,8 +639,12 @@ def test_xml_pictures_without_labels(tmp_path: Path) -> None:
 
 
 XML_STOPS = {
+    "page": ("<dataset>", "<!doctype html><html>", "malformed XML"),
     "entity": ("<dataset>", '<!DOCTYPE d [<!ENTITY a "b">]><dataset>', "DTD or entities"),
     "root": ("dataset>", "data>", "its root is <data>"),
+    "cut": ("</images></dataset>", "", "malformed XML"),
+    "no_file": ('file="train/000.jpg"', "", "its <image> number 1 has no file attribute"),
+    "outside": ("train/000.jpg", "../000.jpg", "leads out of"),
     "subset": ("<box ", "<box subsets='a,,b' ", "subset '' is not a name"),
     "name": ("<box ", "<box name=' a' ", "name ' a' is not a name"),
 }
@@ -597,8 +659,13 @@ def test_xml_that_stops(tmp_path: Path, old: str, new: str, words: str) -> None:
 
 XML_FAULTS = {
     "unknown_part": ("name='02'", "name='05'", "labels_train.xml: a <part> is named '05', not 00 to mouth-l"),
+    "twice": ("name='02'", "name='1'", "<part> 1 is given twice"),
+    "number": ("name='02' x='", "name='02' x='1,", "is not a number"),
+    "no_x": ("name='02' x", "name='02' z", "a <part> has no x"),
     "visible": ("name='02'", "name='02' visible='no'", "a <part>'s visible is 'no', not 0 or 1"),
+    "box": ("width='30'", "width='-30'", "its <box> has no size"),
     "no_parts": ("part ", "port ", "no point has a label"),
+    "picture": ("train/000.jpg", "train/0.jpg", "its image cannot be read"),
 }
 
 
@@ -697,6 +764,10 @@ def test_pts_folders(tmp_path: Path) -> None:
 
 PTS_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no_pts": (lambda p: p.with_suffix(".pts").unlink(), "no .pts next to it"),
+    "no_picture": (lambda p: p.unlink(), "no image"),
+    "short": (lambda p: p.with_suffix(".pts").write_text("1 2\n"), "its .pts: 1 points, not 5"),
+    "word": (lambda p: p.with_suffix(".pts").write_text("1 x\n" * 5), "line 1: 'x' is not a number"),
+    "twins": (lambda p: p.with_suffix(".png").write_bytes(b"x"), "have the same stem"),
 }
 
 
@@ -729,6 +800,42 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- whatever else
+
+
+@pytest.mark.parametrize(
+    ("form", "file"),
+    [("csv", "labels.csv"), ("csv", "scheme.yaml"), ("coco", "labels_train.json"), ("xml", "labels_train.xml"),
+     ("pts", "train/000.pts")],
+)  # fmt: skip
+@given(data=st.data())
+def test_spoiled_bytes_end_in_a_table_or_one_error(
+    tmp_path_factory: pytest.TempPathFactory, form: str, file: str, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.getbasetemp() / f"spoiled-{form}"
+    if not root.exists():
+        fake.write(root, form, {"train": 2})
+        (root / "kept").mkdir()
+    kept = root / "kept" / file.replace("/", "-")
+    if not kept.exists():
+        kept.write_bytes((root / file).read_bytes())
+    sound = kept.read_bytes()
+    start = data.draw(st.integers(0, len(sound)))
+    length = data.draw(st.sampled_from([0, 1, 2, 9, len(sound)]))
+    other = st.one_of(
+        st.binary(max_size=40),
+        st.sampled_from(
+            [b"\n", b",", b'"', b"nan", b"1e400", b"-", b"[", b"{", b"'", b"<", b"&", b"*a", b"\0", b"9" * 400]
+        ),
+    )
+    spoiled = sound[:start] + data.draw(other) + sound[start + length :]
+    (root / file).write_bytes(spoiled)
+    try:
+        table = reader.read(root)
+        assert len(table) + len(table.faults) >= 1 and table.fingerprint()
+    except UserError as error:
+        assert "\n" not in str(error)
+    finally:
+        (root / file).write_bytes(sound)
 
 
 def test_an_edited_scheme_is_other_data(tmp_path: Path) -> None:

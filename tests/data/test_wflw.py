@@ -1,5 +1,6 @@
 """WFLW's reader against its fake and spoiled copies of it."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from flr.data.readers import wflw
+from flr.data.splits import hold_out
 from flr.data.table import FaceTable
 from flr.landmarks.scheme import IBUG68, WFLW98
 from tests.data.support import asymmetry, offset, stop
@@ -84,6 +86,12 @@ def test_reduced_to_68(written: Path) -> None:
     np.testing.assert_allclose(interocular, WFLW98.distance(wflw.read(written).points, np.ones((14, 98), bool)))
 
 
+def test_a_picture_does_not_cross_into_validation(written: Path) -> None:
+    table = hold_out(wflw.read(written), 0.3)
+    sides = [set(of(table, split).image.tolist()) for split in ("train", "val")]
+    assert all(sides) and not sides[0] & sides[1]
+
+
 def test_form_of_the_whole_set(written: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wflw.TOTAL == {"train": 7500, "test": 2500}
     monkeypatch.setattr(wflw, "TOTAL", {"train": 8, "test": 6})
@@ -100,6 +108,35 @@ def test_a_test_face_keeps_its_name_whatever_there_is_to_train_on(root: Path) ->
     table = wflw.read(root, strict=True)
     assert of(table, "test").name.tolist() == alone
     assert of(table, "train").name[:2].tolist() == [f"{fake.FOLDERS['test']}_1.jpg#{n}" for n in (3, 4)]
+
+
+VARIANTS: dict[str, Callable[[str], str]] = {
+    "crlf": lambda text: text.replace("\n", "\r\n"),
+    "tabs": lambda text: text.replace(" ", "\t"),
+    "commas": lambda text: text.replace(" ", ","),
+    "wide_blanks": lambda text: text.replace(" ", "  ").replace("\n", " \n"),
+    "attributes_as_floats": lambda text: text.replace(" 0 ", " 0.0 "),
+}
+
+
+@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
+def test_variants(root: Path, change: Callable[[str], str]) -> None:
+    whole = wflw.read(root)
+    path = root / TRAIN
+    changed = change(path.read_text())
+    assert changed != path.read_text()
+    path.write_bytes(changed.encode())
+    assert wflw.read(root, strict=True).fingerprint() == whole.fingerprint()
+
+
+def test_names(root: Path) -> None:
+    name = "61--Straße/61_顔.JPG"
+    (root / wflw.IMAGE_FOLDER / name).parent.mkdir()
+    (root / wflw.IMAGE_FOLDER / FIRST).rename(root / wflw.IMAGE_FOLDER / name)
+    path = root / TRAIN
+    path.write_text(path.read_text().replace(FIRST, name), encoding="utf-8")
+    table = of(wflw.read(root, strict=True), "train")
+    assert table.name[:2].tolist() == [f"{name}#1", f"{name}#2"] and table.load(0).size
 
 
 # ---------------------------------------------------------------- what is wrong
@@ -124,8 +161,16 @@ def put(data: bytes) -> Callable[[Path], object]:
     return lambda root: (root / TRAIN).write_bytes(data)
 
 
+def folder(root: Path) -> None:
+    (root / TRAIN).unlink()
+    (root / TRAIN).mkdir()
+
+
 LIST = "list_98pt_rect_attr_train.txt"
 STOPS = {
+    "html": (put(b"\n<!DOCTYPE html><html>404</html>"), f"{LIST}: a web page"),
+    "empty": (put(b""), f"{LIST}: no row in it"),
+    "folder": (folder, "cannot be read (Is a directory"),
     "cut": (lambda root: put((root / TRAIN).read_bytes()[:-600])(root), f"{LIST} line 8: "),
     "97_points": (words(lambda line: line[2:]), f"{LIST} line 3: 205 cells, not 207"),
     "without_attributes": (
@@ -147,8 +192,22 @@ def test_stops(root: Path, spoil: Callable[[Path], object], reason: str) -> None
     stop(lambda: wflw.read(root), str(root), reason)
 
 
+def picture(change: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Something else in place of the third training face's image."""
+
+    def spoil(root: Path) -> None:
+        path = root / wflw.IMAGE_FOLDER / f"{fake.FOLDERS['train']}_2.jpg"
+        path.unlink()
+        change(path)
+
+    return spoil
+
+
 FAULTS = {
     "word": (word(5, "nose"), f"{LIST} line 3: 'nose' is not a number"),
+    "nan": (word(0, "nan"), "line 3: 'nan' is not a finite number"),
+    "1e400": (word(195, "1e400"), "line 3: '1e400' is not a finite number"),
+    "no_area": (words(lambda line: ["5.0"] * 196 + line[196:]), "its points span no area"),
     "flag": (word(201, "2"), f"{LIST} line 3: its expression is 2, not 0 or 1"),
     "half_a_flag": (word(205, "0.5"), "line 3: its blur is 0.5, not 0 or 1"),
     "corners_swapped": (
@@ -156,6 +215,10 @@ FAULTS = {
         f"{LIST} line 3: its box has no size",
     ),
     "box_of_a_point": (words(lambda line: line[:198] + line[196:198] + line[200:]), "line 3: its box has no size"),
+    "no_picture": (picture(lambda path: None), "its image cannot be read (No such file"),
+    "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its image is an empty file"),
+    "climbing": (word(206, "../../../etc/passwd"), "is outside the dataset's folder"),
+    "absolute": (word(206, "/etc/passwd"), "its image cannot be read (No such file"),
 }  # fmt: skip
 
 
@@ -174,3 +237,15 @@ def test_a_face_listed_twice_shows_in_the_form(root: Path) -> None:
     path = root / TRAIN
     path.write_text(path.read_text() + path.read_text().split("\n")[2])
     assert wflw.read(root).form == "wflw[train:9|test:6]"
+
+
+@pytest.mark.long
+def test_the_whole_set_reads_fast(tmp_path: Path) -> None:
+    """10000 faces of six images: seconds, not minutes."""
+    fake.write(tmp_path)
+    for name, times in ((TRAIN, 940), (TEST, 415)):
+        path = tmp_path / name
+        path.write_text(path.read_text() * times)
+    start = time.process_time()
+    assert len(wflw.read(tmp_path)) == 8 * 940 + 6 * 415
+    assert time.process_time() - start < 20

@@ -32,7 +32,17 @@ def write(
     identities: bool = False,
     seed: int = 0,
 ) -> None:
-    """Write a CelebA whose list has its training faces first, then validation's, then the test's."""
+    """Write a CelebA whose list has its training faces first, then validation's, then the test's.
+
+    Args:
+        root: the folder to fill.
+        parts: faces of each part.
+        kinds: of pictures: ``wild``, ``aligned``. The list of boxes comes with either.
+        csv: the comma-separated lists.
+        partition: write ``list_eval_partition`` too.
+        identities: write ``identity_CelebA`` too: two faces a person.
+        seed: other faces for each.
+    """
     root.mkdir(parents=True, exist_ok=True)
     count = sum(parts)
     names = [f"{i + 1:06d}.jpg" for i in range(count)]

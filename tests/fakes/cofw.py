@@ -40,7 +40,15 @@ def write(
     size: tuple[int, int] = ibug.SIZE,
     colour: bool = True,
 ) -> None:
-    """Write a COFW of so many faces a part."""
+    """Write a COFW of so many faces a part.
+
+    Args:
+        root: the folder to fill.
+        parts: part -> number of faces.
+        seed: other faces for each.
+        size: width and height of the pictures.
+        colour: write the colour set, where each fifth picture is grey, or the grey one.
+    """
     root.mkdir(parents=True, exist_ok=True)
     for part, count in parts.items():
         path, points = root / f"COFW_{part}{'_color' if colour else ''}.mat", faces(part, count, seed, size)

@@ -20,17 +20,25 @@ def write(
     parts: Mapping[str, int] = PARTS,
     seed: int = 0,
     size: tuple[int, int] = SIZE,
+    header: bool = True,
 ) -> None:
     """Write a 300-W of so many faces a folder (any of `PARTS`, ``300w/01_Indoor``, ``300w/02_Outdoor``).
 
     Equal arguments give equal faces, and a folder's faces do not depend on the other folders.
+
+    Args:
+        root: the folder to fill.
+        parts: folder -> number of faces.
+        seed: other faces for each.
+        size: width and height of the pictures.
+        header: write the version, the count and the braces, or the points alone as some copies have them.
     """
     for part, count in parts.items():
         (root / part).mkdir(parents=True, exist_ok=True)
         for i, points in enumerate(faces(count, size, folder_seed(part, seed))):
             path = root / part / file_name(part, i)
             save(path, picture(points, size, seed=i, grey=i % 5 == 4))
-            write_pts(path.with_suffix(".pts"), points)
+            write_pts(path.with_suffix(".pts"), points, header)
 
 
 def folder_seed(part: str, seed: int) -> int:
@@ -114,7 +122,9 @@ def save(path: Path, image: np.ndarray) -> None:
     path.write_bytes(data.tobytes())
 
 
-def write_pts(path: Path, points: np.ndarray) -> None:
+def write_pts(path: Path, points: np.ndarray, header: bool = True) -> None:
     """Write 0-based points as a .pts file, which counts from 1."""
     lines = [f"{x:.3f} {y:.3f}" for x, y in points + 1]
-    path.write_text("\n".join(["version: 1", f"n_points:  {len(lines)}", "{", *lines, "}"]) + "\n")
+    if header:
+        lines = ["version: 1", f"n_points:  {len(lines)}", "{", *lines, "}"]
+    path.write_text("\n".join(lines) + "\n")

@@ -23,7 +23,15 @@ def write(
     size: tuple[int, int] = ibug.SIZE,
     mirrored: bool = True,
 ) -> None:
-    """Write a set of so many faces a folder, not counting mirrored copies."""
+    """Write a set of so many faces a folder, not counting mirrored copies.
+
+    Args:
+        root: the folder to fill.
+        parts: folder -> number of faces; afw and the trainset folders go to the train file.
+        seed: other faces for each.
+        size: width and height of a picture of one face.
+        mirrored: write the ``_mirror`` copies as well.
+    """
     entries: dict[str, list[str]] = {"train": [], "test": []}
     for part, count in parts.items():
         (root / part).mkdir(parents=True, exist_ok=True)

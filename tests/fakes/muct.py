@@ -95,7 +95,15 @@ def muct_points(points: np.ndarray) -> np.ndarray:
 def write_muct(
     root: Path, subjects: int = 3, seed: int = 0, count: int = 76, landmarks: str = "muct-landmarks"
 ) -> None:
-    """Write ``LANDMARKS/muct76-opencv.csv`` and ``jpg/``: five images a subject."""
+    """Write ``LANDMARKS/muct76-opencv.csv`` and ``jpg/``: five images a subject.
+
+    Args:
+        root: the folder to fill.
+        subjects: persons.
+        seed: other faces for each.
+        count: 76 points, or the first 68 as some copies have.
+        landmarks: the table's folder.
+    """
     (root / "jpg").mkdir(parents=True, exist_ok=True)
     (root / landmarks).mkdir(parents=True, exist_ok=True)
     points = muct_points(ibug.faces(5 * subjects, MUCT_SIZE, seed)).round(1).clip(1, 478)

@@ -39,7 +39,14 @@ def layout() -> np.ndarray:
 
 
 def write(root: Path, parts: Mapping[str, int] = PARTS, seed: int = 0, size: tuple[int, int] = ibug.SIZE) -> None:
-    """Write a WFLW of so many faces a part; the first two of each part share an image."""
+    """Write a WFLW of so many faces a part; the first two of each part share an image.
+
+    Args:
+        root: the folder to fill.
+        parts: part -> number of faces.
+        seed: other faces for each.
+        size: width and height of a picture of one face.
+    """
     (root / LISTS).mkdir(parents=True)
     for part, count in parts.items():
         points = faces(part, count, seed, size)

@@ -26,7 +26,14 @@ INDEX = {"training": "training_frames_keypoints.csv", "test": "test_frames_keypo
 
 
 def write(root: Path, people: Sequence[str] = PEOPLE, seed: int = 0, size: tuple[int, int] = ibug.SIZE) -> None:
-    """Write a clip of three frames of everybody for training, and another three frames of it for the test, one listed."""
+    """Write a clip of three frames of everybody for training, and another three frames of it for the test, one listed.
+
+    Args:
+        root: the folder to fill.
+        people: names, blanks as ``_``.
+        seed: other faces for each.
+        size: width and height of the pictures.
+    """
     for folder, index in INDEX.items():
         (root / folder).mkdir(parents=True)
         names = [f"{person}_{clip % 6}{frame}.jpg" for clip, person in enumerate(people) for frame in range(3)]

@@ -203,6 +203,19 @@ def light(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     return run
 
 
+def test_nothing_that_trains_is_needed(file: Path, light: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
+    code = (
+        "import sys, numpy as np; from flr.inference.onnx import OnnxPredictor; p = OnnxPredictor.load('net.onnx'); "
+        "image = np.arange(3600, dtype=np.uint16).reshape(60, 60).astype(np.uint8); p.detect(image); "
+        "print(p([image], np.array([[10., 12, 40, 38]])).tolist())"
+    )
+    done = light("-c", code)
+    assert done.returncode == 0, done.stderr
+    image = np.arange(3600, dtype=np.uint16).reshape(60, 60).astype(np.uint8)
+    expected = OnnxPredictor.load(file)([image], np.array([[10.0, 12, 40, 38]]))
+    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("words", [("flr.train",), ("flr", "export")])
 def test_commands_say_what_is_missing(
     words: tuple[str], light: Callable[..., "subprocess.CompletedProcess[str]"]

@@ -27,6 +27,23 @@ def test_truth_is_green_prediction_magenta_and_the_error_between():
     assert (at(drawn, points[1]) == PREDICTION).all() and (drawn[75, 60] == 0).all()
 
 
+@pytest.mark.parametrize("side", [96, 400, 4000])
+def test_dots_grow_with_the_face(side):
+    picture, scale = np.zeros((side, side), np.uint8), side / 200
+    drawn = draw_landmarks(picture, FACE[None] * scale)
+    share = (drawn.max(-1) > 128).mean()
+    assert 0.002 < share < 0.06 if side > 96 else share < 0.2
+    assert drawn.shape == (side, side, 3)
+    for point in FACE * scale:
+        assert at(drawn, point)[0] > 80 and at(drawn, point)[1] < 60
+
+
+def test_a_small_picture_is_enlarged_where_that_is_asked_for():
+    drawn = draw_landmarks(np.zeros((96, 60), np.uint8), FACE[None] * 0.3, least=480, indices=True)
+    assert drawn.shape == (480, 300, 3)
+    assert draw_landmarks(np.zeros((600, 500, 3), np.uint8), FACE[None], least=480).shape == (600, 500, 3)
+
+
 def test_lines_indices_boxes_and_captions_each_add_something():
     image = np.full((200, 200, 3), 60, np.uint8)
     bare = draw_landmarks(image, FACE[None])
@@ -46,6 +63,11 @@ def test_points_that_are_none_are_not_drawn(bad):
     )
     assert drawn.shape == (50, 40, 3)
     draw_face(np.zeros((32, 32, 1), np.uint8), points[0], points[1], np.ones(68, bool), 64, "x", IBUG68, True, True)
+
+
+def test_no_face_is_the_picture_alone():
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    np.testing.assert_array_equal(draw_landmarks(image, np.zeros((0, 68, 2))), image)
 
 
 def test_a_sheet_lays_out_row_by_row():

@@ -55,6 +55,14 @@ def test_transform_compose_and_invert_in_numpy_and_torch(seed):
         np.testing.assert_allclose(result.numpy(), function(*arguments), rtol=1e-13, atol=1e-12)
 
 
+def test_one_map_serves_many_faces():
+    points = some_points(0)
+    np.testing.assert_allclose(
+        transform(mirror(50), points), np.stack([transform(mirror(50), face) for face in points])
+    )
+    np.testing.assert_allclose(compose(mirror(50), skewed(0))[2], compose(mirror(50), skewed(0)[2]))
+
+
 def test_mirror_by_hand_and_twice():
     np.testing.assert_allclose(transform(mirror(10), np.array([[0.0, 3.0], [9.0, 4.0]])), [[9, 3], [0, 4]])
     np.testing.assert_allclose(compose(mirror(37), mirror(37)), [[1, 0, 0], [0, 1, 0]], atol=1e-12)
@@ -137,6 +145,15 @@ def test_a_dot_stays_under_its_landmark_through_warp(angle, scale, mirrored):
         found, mass = dot(crop, landmark, radius=min(round(4.5 * sigma * scale) + 1, 22))
         assert np.linalg.norm(found - landmark) < 0.06
         assert mass == pytest.approx(240 * 2 * np.pi * (sigma * scale) ** 2, rel=0.1)
+
+
+@pytest.mark.parametrize("stretch", [(0.2, 0.8), (0.3, 0.25)])
+def test_a_dot_stays_under_its_landmark_where_the_sides_shrink_differently(stretch):
+    at = np.array([[140.3, 121.7]])
+    affine = compose(np.array([[1.0, 0, 0], [0, 1, -25]]), resize(*stretch))
+    landmark = transform(affine, at)[0]
+    found, _ = dot(warp(paint(at, 307, 253, 7.0, (240,)), affine, (90, 140)), landmark, radius=23)
+    assert np.linalg.norm(found - landmark) < 0.06
 
 
 def test_warp_shrinks_by_area_and_repeats_edges():

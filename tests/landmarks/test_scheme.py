@@ -67,6 +67,13 @@ def test_68_reduces_by_the_index_maps(to, groups, seed):
     np.testing.assert_allclose(IBUG68.reduce(torch.from_numpy(points), to).numpy(), expected)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_two_reductions_are_the_direct_one(kind):
+    points = kind(random_points(1))
+    twice = KAGGLE15.reduce(IBUG68.reduce(points, "kaggle15"), "celeba5")
+    np.testing.assert_allclose(np.asarray(twice), np.asarray(IBUG68.reduce(points, "celeba5")))
+
+
 @pytest.mark.parametrize(
     ("big", "small"), [(big, SCHEMES[small]) for big in SCHEMES.values() for small in big.reductions], ids=repr
 )
@@ -85,6 +92,11 @@ def test_flags_reduce_by_all(kind):
     reduced = IBUG68.reduce(kind(labelled), "celeba5")
     np.testing.assert_array_equal(np.asarray(reduced), [[0, 1, 1, 1, 1], [1, 1, 0, 1, 1]])
     assert "bool" in str(reduced.dtype)
+
+
+def test_reduction_to_itself_changes_nothing():
+    points = random_points(3)
+    assert IBUG68.reduce(points, "ibug68") is points
 
 
 def test_distances_by_hand():
@@ -179,6 +191,25 @@ def test_pairs_of_real_mean_faces(scheme, mean):
     mirrored = (mean - mean.mean(0)) * [-1, 1] + mean.mean(0)
     _, partner = linear_sum_assignment(np.linalg.norm(mirrored[:, None] - mean, axis=-1))
     np.testing.assert_array_equal(partner, scheme.mirror_order)  # no other pairs fit better
+
+
+@pytest.mark.parametrize(
+    ("scheme", "mean"), [(WFLW98, wflw.layout()), (COFW29, cofw.layout())], ids=["wflw98", "cofw29"]
+)
+def test_regions_lie_where_they_say(scheme, mean):
+    """Eyes at y = 0 and y down, x to the viewer's right: what is the subject's left has the larger x."""
+    middle = {region: mean[list(group)].mean(0) for region, group in scheme.regions.items()}
+    for part in ("brow", "eye"):
+        assert middle[f"right_{part}"][0] < -0.1 and middle[f"left_{part}"][0] > 0.1
+    chin = "chin" if scheme is COFW29 else "jaw"
+    mouth = next(middle[region] for region in ("mouth", "outer_lip") if region in middle)
+    assert (
+        middle["left_brow"][1]
+        < middle["left_eye"][1]
+        < middle["nose"][1]
+        < mouth[1]
+        < mean[scheme.regions[chin], 1].max()
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from flr.errors import UserError
+from flr.evaluation import comparison
 from flr.evaluation.comparison import METRICS, better, differences, face_scores, holm
 from flr.metrics.functional import auc, failure_rate, percent_mean
 
@@ -93,6 +94,26 @@ def test_frames_of_a_person_are_no_independent_faces(sizes: np.ndarray) -> None:
     assert 0.01 <= alarms["group"] / cases <= 0.08
 
 
+@pytest.mark.parametrize("persons", [5, 12])
+def test_persons_of_equal_size_are_the_paired_test_of_their_means(persons: int) -> None:
+    groups, person = of_people(np.random.default_rng(14), np.full(persons, 20), 3, 1.0)
+    (one,) = differences(groups, PAIR, 50_000, units=person)
+    gap = (groups["group 0"] - groups["group 1"]).mean(0).reshape(persons, 20).mean(1)
+    expected = stats.ttest_1samp(gap, 0)
+    interval = expected.confidence_interval()
+    assert one.mean == pytest.approx(gap.mean())
+    assert one.high - one.low == pytest.approx(interval.high - interval.low, rel=0.1)
+    assert one.p == pytest.approx(expected.pvalue, abs=0.04)
+
+
+def test_persons_of_a_face_each_are_faces() -> None:
+    groups = draw(np.random.default_rng(13), (2, 2), 60, 0.1)
+    names = np.array([f"face {i:02}" for i in range(60)])
+    assert differences(groups, PAIR, 2000, units=names) == differences(groups, PAIR, 2000)
+    with pytest.raises(UserError, match=r"of 1 person"):
+        differences(groups, PAIR, units=np.array(["one clip"] * 60))
+
+
 def test_a_true_difference_is_found_with_its_sign() -> None:
     groups = draw(np.random.default_rng(4), (3, 3), 300, 0.02)
     groups["group 1"] += 1
@@ -109,6 +130,14 @@ def test_a_face_without_an_error_is_no_face() -> None:
     assert differences(groups, PAIR) == without
     with pytest.raises(UserError, match="1 face"):
         differences({name: values[:, :2] for name, values in groups.items()}, PAIR)
+
+
+def test_memory_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = draw(np.random.default_rng(8), (2, 2), 60, 0.1)
+    (whole,) = differences(groups, PAIR, 20_000)
+    monkeypatch.setattr(comparison, "MAX_COUNTS", 60 * 700)  # chunks that do not divide the draws
+    (chunked,) = differences(groups, PAIR, 20_000)
+    assert (chunked.low, chunked.high) == pytest.approx((whole.low, whole.high), abs=0.05 * (whole.high - whole.low))
 
 
 @given(st.lists(st.floats(0, 1), max_size=8), st.sampled_from([0.01, 0.05, 0.2]))

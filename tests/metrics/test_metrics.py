@@ -21,6 +21,9 @@ from flr.metrics.functional import (
     ced,
     failure_rate,
     hidden_precision,
+    nme,
+    percent_mean,
+    point_errors,
     rmse,
     spearman,
     summary,
@@ -141,11 +144,32 @@ def test_two_faces_by_hand():
     assert result["undefined"] == 0
 
 
+def test_a_face_without_a_normaliser_is_counted_and_left_out():
+    predicted, truth, labelled = by_hand()
+    labelled[0, 1] = False
+    result = summary(predicted, truth, labelled, CELEBA5)
+    assert result["undefined"] == 1
+    assert result["nme"] == result["region/mouth/nme"] == result["p99"] == pytest.approx(9)
+    assert (result["fr8"], result["fr10"]) == (100, 0)
+    assert math.isnan(result["point/left_eye/nme"]) is False
+    assert result["nme_box"] == pytest.approx(100 * (5 / 80 + 4.5 / math.sqrt(2000)) / 2)
+
+
 def test_no_defined_face_at_all_gives_nan_and_no_error():
     predicted, truth, _ = by_hand()
     result = summary(predicted, truth, np.zeros((2, 5), bool), CELEBA5)
     assert result.pop("undefined") == 2
     assert all(math.isnan(value) for value in result.values())
+
+
+def test_missing_labels_do_not_count():
+    predicted, truth, labelled = by_hand()
+    labelled[:, 3] = False
+    predicted[:, 3] = 1e9
+    errors = point_errors(predicted, truth, labelled)
+    assert np.isnan(errors[:, 3]).all()
+    np.testing.assert_allclose(nme(errors, np.array([100.0, 50])), [0.05, 0.09])
+    assert np.isnan(nme(np.full((1, 5), np.nan), np.ones(1))).all()
 
 
 def test_rmse_is_over_the_labelled_coordinates():
@@ -174,6 +198,21 @@ def test_auc_is_the_area_under_the_stepped_curve(seed, threshold):
 
 def test_failure_is_strictly_above_the_threshold():
     assert failure_rate(np.array([0.08, 0.0801, 0.01, np.nan]), 0.08) == pytest.approx(1 / 3)
+
+
+def test_ced_by_hand():
+    x, y = ced(np.array([0.3, np.nan, 0.1, 0.2, 0.1]))
+    np.testing.assert_allclose(x, [0.1, 0.1, 0.2, 0.3])
+    np.testing.assert_allclose(y, [0.25, 0.5, 0.75, 1])
+    assert [len(part) for part in ced(np.full(2, np.nan))] == [0, 0]
+
+
+def test_only_the_summary_is_in_percent():
+    values = np.array([0.05, 0.09])
+    assert percent_mean(values) == pytest.approx(7)
+    assert auc(values, 0.1) == pytest.approx(0.3)
+    assert failure_rate(values, 0.08) == 0.5
+    assert math.isnan(percent_mean(np.full(2, np.nan)))
 
 
 # -- the class that holds state ------------------------------------------------------------------------------------
@@ -344,3 +383,22 @@ def test_errors_along_lines_are_the_slow_reference(scheme, seed, missing):
         assert result[name] == pytest.approx(value, rel=1e-6, nan_ok=True), name
     if scheme is IBUG68:
         assert {"line/jaw/along", "line/inner_lip/across"} <= result.keys()
+
+
+def test_a_jaw_slid_along_itself_is_not_off_across_and_what_cannot_be_told_counts_as_it_should():
+    rows = np.arange(68)
+    truth = np.stack([10.0 * rows, 3.0 * rows], -1)[None]  # every line is straight
+    labelled = np.ones((1, 68), bool)
+    way = np.array([10, 3]) / math.hypot(10, 3)
+    eyes = IBUG68.distance(truth, labelled)[0]
+    result = along_lines(truth + 5 * way, truth, labelled, IBUG68)
+    assert result["line/jaw/along"] == pytest.approx(500 / eyes) and result["line/jaw/across"] == pytest.approx(
+        0, abs=1e-6
+    )
+    same = truth.copy()
+    same[0, 3] = same[0, 5]  # the fourth's neighbours, and the one between them, on one spot
+    lost = truth.copy()
+    lost[0, 8] = np.nan
+    assert along_lines(same, same, labelled, IBUG68)["line/jaw/across"] == 0
+    assert along_lines(lost, truth, labelled, IBUG68)["line/jaw/along"] == np.inf
+    assert along_lines(lost, truth, labelled, IBUG68)["line/nose_bridge/along"] == 0

@@ -261,6 +261,12 @@ def test_heatmap_fpn_names_the_mend_of_a_size(size):
         HeatmapFPN(points=5, channels=1, size=size)
 
 
+def test_heatmap_fpn_takes_other_widths():
+    with torch.device("meta"):
+        net = HeatmapFPN(points=5, channels=1, size=48, widths=(8, 16, 24), path=8, blocks=1)
+        assert net(torch.empty(1, 1, 48, 48)).shape == (1, 5, 12, 12)
+
+
 @pytest.mark.parametrize(
     ("net", "arguments", "said"),
     [
@@ -315,6 +321,11 @@ def test_timm_builds_a_regressor(timm, pretrained):
     assert net.output == "points" and net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_timm_hears_the_size_where_a_net_has_one(timm):
+    net = build(TIMM | {"name": "vit"}, **GIVEN)
+    assert timm.calls[0][1]["img_size"] == 32 and net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "said"),
     [
@@ -333,4 +344,12 @@ def test_timm_refuses_in_one_line(timm, name, size, said):
 def test_a_missing_timm_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"needs the extra flr\[timm\].*pip install 'flr\[timm\]'.*timm"):
+        build(TIMM | {"name": "resnet18"}, **GIVEN)
+
+
+def test_a_timm_that_cannot_be_imported_says_why(monkeypatch, tmp_path):
+    (tmp_path / "timm.py").write_text('raise RuntimeError("operator torchvision::nms\\ndoes not exist")')
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"built for torch .*operator torchvision::nms does not exist"):
         build(TIMM | {"name": "resnet18"}, **GIVEN)

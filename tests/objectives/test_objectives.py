@@ -153,6 +153,12 @@ def test_each_stage_of_a_network_is_supervised(name):
     assert int(count) == 45
 
 
+def test_points_on_the_outermost_pixels_are_inside():
+    points = torch.tensor([[[0.0, 0.0], [127.0, 127.0], [127.4, -0.4]]])
+    _, count = Heatmaps(L1()).loss(torch.zeros(1, 3, 16, 16), points, torch.ones(1, 3, dtype=torch.bool), SIZE)
+    assert int(count) == 3
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("kind", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 def test_a_heatmap_loss_and_its_gradient_by_the_book(layout, kind, close):
@@ -220,6 +226,24 @@ def test_the_likelihood_is_a_laplace_distribution_of_the_maps_covariance():
     total = ((-(3 * torch.einsum("ni,ij,nj->n", grid - grid.mean(0), padded.inverse(), grid - grid.mean(0))).sqrt()).exp()
              / padded.det().sqrt()).sum() * 3 / (2 * math.pi)  # fmt: skip
     assert float(total) == pytest.approx(1, abs=0.02)
+
+
+def test_a_map_learns_to_be_as_wide_as_its_point_is_uncertain():
+    objective = Heatmaps(L1(), coordinate_weight=0.0, heatmap_weight=0.0, likelihood_weight=1.0)
+    generator = torch.Generator().manual_seed(0)
+    off = torch.randn((400, 1, 2), generator=generator) * torch.tensor([12.0, 4.0])
+    raw = torch.zeros(1, 1, 32, 32).requires_grad_()
+    optimizer = torch.optim.Adam([raw], lr=0.1)
+    for _ in range(300):
+        total, count = objective.loss(raw.expand(400, 1, 32, 32), 64 + off, torch.ones(400, 1, dtype=torch.bool), SIZE)
+        optimizer.zero_grad()
+        (total / count).backward()
+        optimizer.step()
+    soft = raw.detach()[0, 0].flatten().softmax(0).unflatten(0, (32, 32))
+    cells = (torch.arange(32) + 0.5) * 4 - 0.5
+    wide, high = (float((soft.sum(axis) * (cells - 64) ** 2).sum().sqrt()) for axis in (0, 1))
+    assert 2 < wide / high < 4 and 8 < wide < 20
+    assert float(objective.decode(raw, SIZE).detach().sub(64).abs().max()) < 1
 
 
 def test_a_net_of_coordinates_does_not_tell_how_uncertain_it_is():

@@ -114,6 +114,19 @@ def test_adaptive_wing_by_hand_and_smooth_at_its_threshold(height):
     assert x.grad.isfinite().all()
 
 
+def test_the_cells_near_a_point_weigh_more():
+    """Those of a height of .2 or more, and their neighbours; here the point's cell alone is that high."""
+    centres = (torch.arange(16) + 0.5) * 4 - 0.5
+    bell = (-((centres - centres[8]) ** 2) / 2 / 2.0**2).exp()
+    assert bell[7] < 0.2 < bell[8]
+    truth, objective = centres[8].expand(1, 1, 2), GaussianHeatmaps(MSE(), foreground_weight=10.0)
+    for cell, weight in {(8, 8): 11, (7, 9): 11, (9, 8): 11, (6, 8): 1, (1, 1): 1}.items():
+        raw = bell[:, None] * bell
+        raw[cell] += 0.5
+        loss, _ = objective.loss(raw[None, None], truth, everywhere(truth), SIZE)
+        assert float(loss) == pytest.approx(weight * 0.25 / 16**2)
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (16, 24)])
 @given(x=st.floats(14, 50), y=st.floats(14, 50))
 def test_dark_finds_a_gaussians_peak_between_the_cells(shape, x, y):
@@ -154,6 +167,14 @@ def test_dark_smooths_by_a_gaussian_with_a_deviation_along_each_axis():
         expected = torch.tensor([math.exp(-0.5 * (shift / sigma) ** 2) for shift in range(int(2 * sigma) + 1)])
         torch.testing.assert_close(along[: len(expected)] / along[0], expected)
         assert (along[len(expected) :] == 0).all()
+
+
+def test_the_spread_of_a_peak_is_that_of_the_points_that_it_averages():
+    drawn, sigma = torch.randn((20000, 2), generator=torch.Generator().manual_seed(0)) * 3 + 32, 4.0
+    mean = (-((drawn - 32) ** 2).sum(-1) / 2 / sigma**2).exp().mean()
+    raw = torch.zeros(1, 1, 16, 16)
+    raw[0, 0, 8, 8] = mean
+    assert float(GaussianHeatmaps(MSE(), sigma=sigma / SIZE).spread(raw, SIZE)) == pytest.approx(3 * 2**0.5, rel=0.03)
 
 
 def test_simcc_is_the_divergence_of_two_distributions():
