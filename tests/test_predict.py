@@ -337,6 +337,13 @@ def test_a_video_that_was_cut_ends_early_and_says_so(workspace: Workspace, check
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
+def test_the_old_name_of_refine_is_taken(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
+    done = predict(workspace, checkpoint, photos, "looks=1", "save=[csv]")
+    assert "looks=1 is now refine=0" in done.stderr
+    settings = json.loads((workspace.path / "out/faces.jsonl").read_text().splitlines()[0])
+    assert settings["refine"] == "0"
+
+
 def test_bad_words(workspace: Workspace, checkpoint: Path, photos: Path, film: Path) -> None:
     (workspace.path / "void.mp4").write_bytes(b"")
     (workspace.path / "text.mp4").write_text("no video at all")
@@ -414,21 +421,6 @@ def test_what_was_begun_goes_on_with_the_same_pictures(workspace: Workspace, che
         words = [word] if word.startswith("save") else [word, "save=[pts]"]
         assert "with another save, draw or effect" in refused(workspace, checkpoint, photos, *words)
     assert "4 faces in 3 images" in predict(workspace, checkpoint, photos, "save=[pts,csv,coco]").stdout
-
-
-def test_names_of_earlier_versions_are_read(workspace: Workspace, checkpoint: Path, photos: Path) -> None:
-    old_target = "detector._target_=flr.inference.detector.GivenBoxes"
-    done = predict(workspace, checkpoint, photos, "looks=1", "save=[csv]", old_target)
-    assert "looks=1 is now refine=0" in done.stderr
-    out = workspace.path / "out"
-    table = (out / "points.csv").read_text()
-    head, *lines = (out / "faces.jsonl").read_text().replace('"uncertain"', '"doubtful"').splitlines()
-    settings = json.loads(head)
-    assert settings["refine"] == "0" and "GivenBoxes" in settings["detector"]
-    settings["looks"] = str(int(settings.pop("refine")) + 1)
-    (out / "faces.jsonl").write_text("\n".join([json.dumps(settings), *lines[:2], ""]))
-    done = predict(workspace, checkpoint, photos, "refine=0", "save=[csv]")
-    assert "resuming with 1 of 3 images" in done.stdout and (out / "points.csv").read_text() == table
 
 
 def test_two_predictions_into_one_folder(workspace: Workspace, checkpoint: Path, photos: Path) -> None:

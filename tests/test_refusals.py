@@ -286,11 +286,6 @@ def test_what_an_evaluation_cannot_follow_is_refused(trained: tuple[Workspace, s
     assert "needs data=NAME" in workspace.refuse("flr.evaluate", f"run={run_id}", "+data.scheme=celeba5")
 
 
-def test_a_submission_wants_fifteen_points_and_kaggle_s_form(trained: tuple[Workspace, str]) -> None:
-    workspace, run_id = trained
-    assert "Kaggle needs kaggle15" in workspace.refuse("flr.evaluate", f"run={run_id}", "submission=out.csv")
-
-
 @pytest.mark.parametrize("weight", ["0", ".inf"])
 def test_weights_of_a_mix_are_bounded(workspace: Workspace, weight: str) -> None:
     line = workspace.refuse("flr.prepare", "data=mix", f"data.reader.sets.ibug.weight={weight}")
