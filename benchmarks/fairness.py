@@ -34,8 +34,6 @@ SIZE, SHARE = 208, 0.5
 TONES = [f"skin {i} of {len(skin.TONES)}" for i in range(1, len(skin.TONES) + 1)]
 FORMS = ("as drawn", *TONES, "no beard", "full beard", "no glasses")
 YAWS = (0, 15, 30, 45, 90)  # degrees
-
-
 GLASSES = scene.paint_glasses
 
 
@@ -45,7 +43,7 @@ def paint_no_glasses(canvas: np.ndarray, cover: np.ndarray, *rest: Any) -> None:
 
 
 def photo(index: int, form: str) -> tuple[Person, Face]:
-    """Return a person in one of `FORMS`, and their picture."""
+    """Return a person in one of `FORMS`, and their image."""
     person = Person(Draws(0, index), SIZE, SHARE)
     if form in TONES:
         person.tone = skin.TONES[TONES.index(form)]
@@ -91,13 +89,8 @@ def measure(model: Landmarker, out: str | None) -> dict[str, dict[str, Any]]:
         faces = [photo(FIRST + i, form)[1] for i in range(FACES)]
         shown.append(faces[0].image)
         # Who has no beard or no glasses is in no pair without them.
-        changed = np.array(
-            [not np.array_equal(face.image, one.image) for face, (_, one) in zip(faces, people, strict=True)]
-        )
-        if form in ("no beard", "no glasses"):
-            rows[form] = row((errors(model, faces) - drawn)[changed], "difference")
-        else:
-            rows[form] = row(errors(model, faces) - drawn, "difference")
+        changed = [not np.array_equal(face.image, one.image) for face, (_, one) in zip(faces, people, strict=True)]
+        rows[form] = row((errors(model, faces) - drawn)[changed], "difference")
     if out is not None:
         cv2.imwrite(out, sheet([cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) for image in shown], 5))
     return rows

@@ -1,16 +1,16 @@
 """BlazeFace (Bazarevsky et al. 2019, arXiv:1907.05047) of MediaPipe, from a model file that the user provides."""
 
 import functools
-import hashlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from annotated_types import Gt, Le
 
+from flr.data.finders.model_file import ModelFile
 from flr.errors import UserError
 
 SIDE = 128  # pixels of the network's input
@@ -18,35 +18,13 @@ GRIDS = ((16, 2), (8, 6))  # cells along a side, and boxes that each cell propos
 
 
 @dataclass(frozen=True)
-class BlazeFaceFinder:
-    """Settings of BlazeFace.
+class BlazeFaceFinder(ModelFile):
+    """Settings of BlazeFace: ``face_detection_short_range.tflite``, which sees faces of a fifth of the image or more."""
 
-    Attributes:
-        model: ``face_detection_short_range.tflite``, which sees faces of about a fifth of the image or more.
-        score: Minimum score of a face.
-        overlap: Of two faces that overlap by more, the better one is kept.
-        missed: See `flr.data.boxes.Haar.missed`.
-        offset: See `flr.data.boxes.Haar.offset`.
-    """
-
-    model: str
     score: Annotated[float, Gt(0), Le(1)] = 0.5
-    overlap: Annotated[float, Gt(0), Le(1)] = 0.3
-    missed: Literal["truth", "picture", "leave_out"] = "truth"
-    offset: tuple[float, float, float, float] | None = None
 
     def __str__(self) -> str:
         return f"blazeface-{self.score:g}-{self.overlap:g}"
-
-    @property
-    def identity(self) -> tuple[str | float | int | None, ...]:
-        """What the boxes depend on."""
-        return hashlib.sha256(Path(self.model).read_bytes()).hexdigest(), self.score, self.overlap
-
-    @property
-    def reach(self) -> None:
-        """See `flr.data.boxes.Finder`."""
-        return None
 
     def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
         """Return the place of a scheme's tight box in the detected box, about: of 68 points, 150 training photos of 300-W."""

@@ -1,49 +1,24 @@
 """OpenCV's CNN detector (Wu et al. 2023, doi:10.1007/s11633-023-1423-y), from a model file that the user provides."""
 
 import functools
-import hashlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
-from annotated_types import Gt, Le
 
+from flr.data.finders.model_file import ModelFile
 from flr.errors import UserError
 
 
 @dataclass(frozen=True)
-class YuNetFinder:
-    """Settings of YuNet.
-
-    Attributes:
-        model: ``face_detection_yunet_2023mar.onnx`` of OpenCV's model zoo, or a later version.
-        score: Minimum score of a face.
-        overlap: Of two faces that overlap by more, the better one is kept.
-        missed: See `flr.data.boxes.Haar.missed`.
-        offset: See `flr.data.boxes.Haar.offset`.
-    """
-
-    model: str
-    score: Annotated[float, Gt(0), Le(1)] = 0.7
-    overlap: Annotated[float, Gt(0), Le(1)] = 0.3
-    missed: Literal["truth", "picture", "leave_out"] = "truth"
-    offset: tuple[float, float, float, float] | None = None
+class YuNetFinder(ModelFile):
+    """Settings of YuNet: ``face_detection_yunet_2023mar.onnx`` of OpenCV's model zoo, or a later version."""
 
     def __str__(self) -> str:
         return f"yunet-{self.score:g}-{self.overlap:g}"
-
-    @property
-    def identity(self) -> tuple[str | float | int | None, ...]:
-        """What the boxes depend on."""
-        return hashlib.sha256(Path(self.model).read_bytes()).hexdigest(), self.score, self.overlap
-
-    @property
-    def reach(self) -> None:
-        """See `flr.data.boxes.Finder`."""
-        return None
 
     def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
         """Return the place of a scheme's tight box in the detected box, about."""
