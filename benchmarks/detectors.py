@@ -30,8 +30,9 @@ from flr.config.compose import CONF
 from flr.config.instantiate import build
 from flr.data.boxes import OFFSETS, BoxPolicy
 from flr.data.crops import CropSettings
-from flr.data.pose import head_pose
 from flr.data.readers import ibug
+from flr.data.synthetic.draws import Draws
+from flr.data.synthetic.shape import sample_shape
 from flr.detection.module import judge
 from flr.inference.detectors import Detector
 from flr.landmarks.scheme import IBUG68
@@ -113,6 +114,18 @@ def measure(detector: Detector, photos: list[Photo], target: Target, sheet: Path
     }  # fmt: skip
 
 
+def yaws(points: np.ndarray) -> np.ndarray:
+    """(N,) degrees to the viewer's right of (N, 68, 2) points: the nearest scaled-orthographic view of the renderer's mean face."""
+    shapes = [sample_shape(Draws(0, i)) for i in range(100)]
+    # without the jaw, whose points slide along the outline as the head turns
+    solid = np.mean([shape.lift(shape.points) for shape in shapes], 0).astype(np.float64)[17:]
+    flat = points[:, 17:] - points[:, 17:].mean(1, keepdims=True)
+    view = flat.transpose(0, 2, 1) @ np.linalg.pinv(solid - solid.mean(0)).T
+    left, _, right = np.linalg.svd(view, full_matrices=False)
+    depth = np.cross(*np.moveaxis(left @ right, 1, 0))
+    return np.degrees(np.arctan2(-depth[:, 0], depth[:, 2]))
+
+
 def main() -> None:
     cv2.setNumThreads(1)
     words = dict(word.split("=", 1) for word in sys.argv[1:] if word.partition("=")[0] in WORDS)
@@ -122,7 +135,7 @@ def main() -> None:
     unit = (table.points - table.points.mean(1, keepdims=True)) / np.ptp(table.points, axis=1).max(-1)[:, None, None]
     target = Target(unit.mean(0) * 100 + 100)
     rows = np.flatnonzero(table.split == part)
-    yaw = np.abs(head_pose(table.points[rows], table.labelled[rows], IBUG68)[:, 0])  # type: ignore[index]
+    yaw = np.abs(yaws(table.points[rows]))
     if part == "groups":
         photos = list(group_photos(root / "dlib_faces"))
     else:

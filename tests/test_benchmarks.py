@@ -1,6 +1,8 @@
 """The benchmarks run, on a little of everything, and leave their record."""
 
+import ast
 import importlib
+import importlib.util
 import json
 import logging
 import sys
@@ -16,6 +18,23 @@ from tests.fakes import celeba as fake_celeba
 from tests.fakes import ibug as fake_ibug
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # they are no part of the package
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("benchmarks/*.py")) + sorted(ROOT.glob("scripts/*.py")), ids=lambda path: path.stem
+)
+def test_a_script_finds_what_it_imports_of_flr(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("flr"):
+            module = importlib.import_module(str(node.module))
+            missing = [
+                name.name
+                for name in node.names
+                if not hasattr(module, name.name) and not importlib.util.find_spec(f"{node.module}.{name.name}")
+            ]
+            assert not missing, f"{node.module} has no {missing}"
 
 
 @pytest.mark.parametrize(
