@@ -133,7 +133,7 @@ def test_a_sweep_of_two_ranks_makes_a_run_a_job(workspace: Workspace, launcher: 
     jobs = {run.info.run_name: run for run in workspace.stored()}
     assert {name: (run.data.tags.get("flr.ranks"), run.info.status) for name, run in jobs.items()} == {
         "max_epochs 2": ("2", "FAILED"), "max_epochs 1": ("2", "FINISHED"),
-        "sweep max_epochs on synthetic": (None, "FAILED"),
+        "sweep max_epochs": (None, "FAILED"),
     }  # fmt: skip
     assert "rank 1 failed: ArithmeticError" in jobs["max_epochs 2"].data.tags["flr.end"]
     assert "rank 1 failed: ArithmeticError" in done.stdout and "1 of 2 jobs finished" in done.stdout

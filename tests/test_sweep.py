@@ -79,7 +79,8 @@ def test_jobs_fail_alone_and_the_same_command_goes_on(own: Workspace) -> None:
     }  # fmt: skip
     assert {run.data.tags["mlflow.parentRunId"] for run in jobs.values()} == {parent.info.run_id}
     assert {run.data.tags["flr.sweep"] for run in jobs.values()} == {parent.data.tags["flr.sweep"]}
-    assert parent.info.status == "FAILED" and parent.info.run_name == "sweep seeds on synthetic"
+    assert parent.info.status == "FAILED" and parent.info.run_name == "sweep seeds"
+    assert parent.data.tags["flr.data"] == "synthetic"
     assert parent.data.tags["flr.grid"] == "seed=0,1,2"
     assert parent.data.tags["flr.jobs"] == "1 of 3 jobs finished"
     rows = table(own, parent.data.tags["flr.sweep"])

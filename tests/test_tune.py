@@ -72,7 +72,7 @@ def test_a_study_finds_and_goes_on(workspace: Workspace) -> None:
     done = tune(workspace, *words)
     (parent,), trials = runs(workspace)
     assert states(workspace) == ["COMPLETE"] * 4 and [run.info.status for run in trials] == ["FINISHED"] * 4
-    assert parent.info.status == "FINISHED" and parent.info.run_name.startswith("tuning optim.lr, augment.strength of")
+    assert parent.info.status == "FINISHED" and parent.info.run_name.startswith("tune lr, strength")
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
     assert trials[0].info.run_name == "lr 0.003 strength 1"  # the config's own values come first
     # The test part is not scored, nothing is registered, and no sweep takes a trial for a job that is done.

@@ -1,6 +1,7 @@
 """Text tables for the terminal and Markdown, and rows as CSV files."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,22 +22,24 @@ class TextTable(NamedTuple):
 
 
 MAX_WIDTH = 40  # characters of a cell, above which its column wraps
+NUMBER = re.compile(r"([-+]?[\d.,]+([eE][-+]?\d+)?( ?%| ms|\b)|-|$)(?![\w-])")  # also an interval or nothing
 
 
 def print_table(table: TextTable) -> None:
     """Print a table: as wide as the terminal at most, and in a pipe or file so wide that nothing is split."""
     # rich takes a tenth of a second, and most commands print no table.
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    shown, needed = Table(), 1
-    for i, column in enumerate(zip(table.head, *table.rows, strict=True)):
-        width = max(map(len, column))
+    shown, needed = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False), 1
+    for head, *cells in zip(table.head, *table.rows, strict=True):
+        width = max(len(head), *map(len, cells), 0)
         shown.add_column(
-            column[0],
-            justify="right" if i else "left",
+            head,
+            justify="right" if all(NUMBER.match(cell) for cell in cells) else "left",
             overflow="fold",
             no_wrap=width <= MAX_WIDTH and not console.is_terminal,
         )

@@ -26,6 +26,7 @@ from flr.reporting.tables import TextTable, markdown_table, print_table, write_c
 from flr.sweeps.grid import Grid
 from flr.tracking.connection import GRID, PREFIX, ServerUnavailable, find_runs, get_run, translate_auth_errors
 from flr.tracking.tracker import Tracker
+from flr.training.recipe import data_name
 
 MAX_TAG = 5000  # characters of a tag, the limit of older servers
 CRASHED, REFUSED = 1, 2  # exit codes
@@ -110,9 +111,10 @@ class SweepRecord:
         title = f"{cfg.name}: " if cfg.name else ""
         keys = ", ".join(key.rpartition(".")[2] for key in grid.values)
         title += f"sweep {grid.preset or keys or 'one'}"
-        if not grid.values.keys() & {"data", "experiment"}:
-            title += f" on {cfg.data.name}"
+        # MLflow shows 23 characters of a name, so what all jobs share is in tags, which are columns of the table.
+        shared = {} if grid.values.keys() & {"data", "experiment"} else {"data": data_name(cfg)}
         tags = {GRID: str(grid)[:MAX_TAG], "keys": json.dumps(list(grid.values)), "folder": str(folder), "sweep": name}
+        tags |= shared
         self.tracker.start(title, tags, previous[-1].run_id if previous else None)
         if previous:
             self.tracker.untag(*(key for key in previous[-1].tags if key.startswith("job.")))
@@ -170,12 +172,15 @@ class SweepRecord:
             [row.job, row.status + " before" * row.reused, percent(row.val), percent(row.test), row.run_id, row.reason[:200]]
             for row in rows
         ]  # fmt: skip
-        if not any(row.reason for row in rows):
-            head, cells = head[:-1], [line[:-1] for line in cells]
         table = TextTable(head, cells)
         finished = sum(not row.exit_code for row in rows)
         summary = f"{finished} of {len(rows)} jobs finished"
-        print_table(table)
+        # In the terminal a reason takes a line of its own, so that the run's id stays on one.
+        shown = [0, 2, 3, 4] if all(row.status == "FINISHED" and not row.reused for row in rows) else [0, 1, 2, 3, 4]
+        print_table(TextTable([head[i] for i in shown], [[line[i] for i in shown] for line in cells]))
+        for row in rows:
+            if row.reason:
+                print(f"{row.job}: {row.reason}")
         print(f"{summary}; sweep {self.name}, run {self.tracker.run_id}")
         if rows:
             write_csv(self.folder / "table.csv", [asdict(row) for row in rows])

@@ -13,7 +13,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +36,7 @@ from flr.sweeps.study_report import StudyReport, current_trials
 from flr.tracking.connection import GRID, first_line, get_run
 from flr.tracking.provenance import process_alive, process_tag
 from flr.training.callbacks import Stop
-from flr.training.recipe import recipe
+from flr.training.recipe import data_name, model_name, recipe
 from flr.training.session import TrainingSession
 
 HEARTBEAT, GRACE = 60, 180  # seconds: a running trial without a heartbeat for GRACE is tried again by another process
@@ -75,10 +75,10 @@ class TuningStudy:
         self.tracker = parent_tracker(cfg)
         connect_with_retry(self.tracker)
         title = f"{cfg.name}: " if cfg.name else ""
-        title += f"tuning {', '.join(dimension.key for dimension in space)} of {model} on {training.data.name}"
+        title += f"tune {', '.join(dimension.key.rpartition('.')[2] for dimension in space)}"
         with self.lock:
             self.study = self._open(digest)
-            self._open_run(title)
+            self._open_run(title, {"model": model_name(training.model._target_), "data": data_name(training)})
             self._requeue_dead()
         size = math.prod(dimension.values.size for dimension in space)
         trials = cfg.tune.trials
@@ -112,13 +112,13 @@ class TuningStudy:
         study.sampler = build(search.sampler, **({} if "seed" in search.sampler else seed))
         return study
 
-    def _open_run(self, title: str) -> None:
+    def _open_run(self, title: str, tags: Mapping[str, str]) -> None:
         """Open the study's run for this process; create it where the study is new."""
         run_id = self.study.user_attrs.get("run")
         if run_id:
             get_run(self.tracker.client, run_id)  # raises for another tracking store than the study's
         grid = " ".join(f"{dimension.key}={vars(dimension.values)}" for dimension in self.space)[:5000]
-        tags = {GRID: grid, "study": self.name, "folder": str(self.folder)}
+        tags = {**tags, GRID: grid, "study": self.name, "folder": str(self.folder)}
         self.study.set_user_attr("run", self.tracker.start(title, tags, run_id))
 
     def run(self) -> None:
