@@ -87,6 +87,7 @@ def test_jobs_fail_alone_and_the_same_command_goes_on(own: Workspace) -> None:
     assert [row["exit_code"] for row in rows.values()] == ["0", "1", "2"]
     assert rows["seed 1"]["reason"] == "ArithmeticError: seed 1 broke"
     assert rows["seed 2"]["reason"] == "no seed 2 here; take another"
+    assert "\nseed 2: no seed 2 here; take another\n" in done.stdout
     finished = jobs["seed 0"]
     assert float(rows["seed 0"]["test"]) == finished.data.metrics["test/nme"]
     assert done.stderr.count("Traceback") == 1 and "flr: seed 2: no seed 2 here" in done.stderr

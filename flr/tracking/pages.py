@@ -19,7 +19,7 @@ COLUMNS = (
 )  # fmt: skip
 CURVES = (("train/loss",), ("val/nme", "val/baseline_nme"), ("lr",), ("train/images_per_second",))
 # Sections that MLflow makes of the other metrics; they begin closed.
-OTHER_SECTIONS = ("train", "val", "test", "system", "trial", "best", "trials", "Model metrics", "System metrics")
+OTHER_SECTIONS = ("train", "val", "test", "trial", "best", "trials", "Model metrics", "System metrics")
 
 
 def experiment_page(uri: str, experiment_id: str) -> str:
