@@ -252,6 +252,15 @@ def test_it_begins_with_the_included_model_and_offers_what_works(served: Served)
     assert set(found["effects"]["type"]["items"]["enum"]) == effects
 
 
+def test_an_error_clears_the_results_of_the_photo_before_and_the_image_can_be_downloaded(served: Served) -> None:
+    page = requests.get(f"{served.url}config", timeout=20).json()
+    (find,) = [one for one in page["dependencies"] if one["api_name"] == "find"]
+    (failed,) = [one for one in page["dependencies"] if one["trigger_only_on_failure"]]
+    assert failed["trigger_after"] == find["id"] and failed["outputs"] == find["outputs"]
+    parts = {one["id"]: one["props"] for one in page["components"]}
+    assert "download" in parts[find["outputs"][0]]["buttons"]
+
+
 @pytest.mark.long
 def test_ctrl_c_ends_it_with_a_page_open(served: Served, tmp_path: Path) -> None:
     exported = served.workspace.path / "net.onnx"

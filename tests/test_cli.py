@@ -143,8 +143,12 @@ def test_a_narrow_terminal_splits_neither_ids_nor_column_names(
     assert run_id in shown and "val/nme, %" in shown and max(map(len, shown.splitlines())) < 140
 
 
-def test_numbers_of_a_table_are_under_each_other_and_text_starts_at_the_left(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(TextTable(["job", "nme, %", "run"], [["a", "3.21", "0f"], ["bcd", "-", "12ab34"], ["e", "13.5 %", "1"]]))
+def test_numbers_of_a_table_are_under_each_other_and_text_starts_at_the_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_table(
+        TextTable(["job", "nme, %", "run"], [["a", "3.21", "0f"], ["bcd", "-", "12ab34"], ["e", "13.5 %", "1"]])
+    )
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[2:]] == [
         "a       3.21   0f",
         "bcd        -   12ab34",
