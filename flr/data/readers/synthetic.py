@@ -27,9 +27,8 @@ BATCH = 16  # faces that a process renders at a time
 
 def read(
     root: Path | None, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
-    seed: Annotated[int, Ge(0)] = 0,
-    size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1, box: Annotated[float, Gt(0)] | None = None,
-    even_tones: bool = False,
+    seed: Annotated[int, Ge(0)] = 0, size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1,
+    box: Annotated[float, Gt(0)] | None = None, even_tones: bool = False,
 ) -> FaceTable:  # fmt: skip
     """Return the faces (seed, 0), (seed, 1), ...: first the test part, then validation, then training.
 
@@ -47,8 +46,7 @@ def read(
         channels: 1 for grey, 3 for RGB.
         box: Side of each face's box over the larger side of its 68 points, round their middle, for
             ``crop.policy.source=file``; null states no box.
-        even_tones: Whether dark skins are as frequent as light ones; otherwise 14 % of the skins are in the darkest
-            quarter of the scale.
+        even_tones: Whether dark skins are as frequent as light ones, not less frequent.
 
     Raises:
         UserError: A part is empty, or `root` cannot be written.
@@ -61,8 +59,10 @@ def read(
         )
     count = train + val + test
     # What a face shows is a function of these and of its number alone.
-    settings = f"renderer {RENDERER_VERSION}, seed {seed}, size {size}, face {float(face)!r}, channels {channels}"
-    settings += ", even tones" * even_tones  # the other sets keep the name that they had before there was a choice
+    settings = (
+        f"renderer {RENDERER_VERSION}, seed {seed}, size {size}, face {float(face)!r}, channels {channels}"
+        + ", even tones" * even_tones
+    )
     folder = root.absolute() / hashlib.sha256(f"{settings}, {count} faces".encode()).hexdigest()[:16]
     _render_once(folder, count, seed, size, channels, face, even_tones)
     points, visible = np.load(folder / "points.npy"), np.load(folder / "visible.npy")
