@@ -55,14 +55,12 @@ def read(
         raise UserError("data=synthetic renders into data.root; set data.root=DIR")
     if min(train, val, test) < 1:
         raise UserError(
-            f"data=synthetic needs a face in each part, not {train}/{val}/{test}; raise data.reader.train etc."
+            f"data.reader: a part of {train}/{val}/{test} faces is empty; set train, val and test to 1 or more"
         )
     count = train + val + test
     # What a face shows is a function of these and of its number alone.
-    settings = (
-        f"renderer {RENDERER_VERSION}, seed {seed}, size {size}, face {float(face)!r}, channels {channels}"
-        + ", even tones" * even_tones
-    )
+    settings = f"renderer {RENDERER_VERSION}, seed {seed}, size {size}, face {float(face)!r}, channels {channels}"
+    settings += ", even tones" * even_tones
     folder = root.absolute() / hashlib.sha256(f"{settings}, {count} faces".encode()).hexdigest()[:16]
     _render_once(folder, count, seed, size, channels, face, even_tones)
     points, visible = np.load(folder / "points.npy"), np.load(folder / "visible.npy")
