@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flr.augment.affine import Affine, Moves
+from flr.augment.affine import STRETCH, Affine, Moves
 from flr.augment.draws import uniform
 from flr.augment.transfer import to_device
 from flr.errors import UserError
@@ -19,6 +19,9 @@ NOISE_BANK = 1 << 20
 STEPS = 16  # resolutions between the crop's own and the coarsest
 FAINT = 0.15  # standard deviation in pixels of a blur that moves no level by 1e-9
 OCCLUDER = 8  # columns of draws that an occluder takes
+TEXTURE = STRETCH + 2  # the first of four more of each occluder
+TEXTURES, SIDE = 32, 256  # the bank of textures, and the pixels after which they repeat
+MOTTLED = 0.3  # the largest standard deviation of an occluder's texture, shares of the pixel range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +36,9 @@ class Augment(Affine):
         gamma: pixels to the power of up to 1 + gamma or as little as its inverse, log-uniform.
         saturation: factors 1 +- saturation on the colours' distance from grey; nothing to a grey crop.
         hue: shares of a full turn either way, of the colours about grey; nothing to a grey crop.
-        occluders: the largest number of plain ellipses that hide parts of the image.
+        occluders: the largest number of ellipses that hide parts of the image.
         occluder_size: the largest axis of an occluder, shares of the crop's side.
+        occluder_texture: probability that an occluder has a texture; the others have one colour.
         blur: the largest standard deviation of a Gaussian blur, crop pixels.
         downscale: the crop is shrunk by up to this factor and blown up again, log-uniform; 1 for never.
         brightness: factors 1 +- brightness on the pixels.
@@ -49,6 +53,7 @@ class Augment(Affine):
     hue: float = 0.0
     occluders: int = 0
     occluder_size: float = 0.4
+    occluder_texture: float = 0.0
     blur: float = 0.0
     downscale: float = 1.0
     brightness: float = 0.0
@@ -59,6 +64,7 @@ class Augment(Affine):
 
     RANGE: ClassVar[dict[str, tuple[float, float]]] = Affine.RANGE | {
         "gamma": (0, 3), "saturation": (0, 1), "hue": (0, 0.5), "occluders": (0, 8), "occluder_size": (0.05, 1),
+        "occluder_texture": (0, 1),
         "blur": (0, 32), "downscale": (1, 16), "brightness": (0, np.inf), "contrast": (0, np.inf), "noise": (0, np.inf),
         "erasing": (0, 1), "erasing_area": (0, 1),
     }  # fmt: skip
@@ -74,6 +80,8 @@ class Augment(Affine):
         """The draws of faces (B,) int in an epoch."""
         # A stage keeps its columns for ever, so that an old recipe draws what it drew; a new stage takes new ones.
         u = uniform(seed, epoch, face, 19 + OCCLUDER * self.occluders)
+        texture = uniform(seed, epoch, face, 4 * self.occluders, TEXTURE).reshape(len(u), self.occluders, 4)
+        texture[..., 0] *= texture[..., 1] < self.occluder_texture
         sign = 2 * u - 1
         return Draws(
             **vars(super().draw(seed, epoch, face)),
@@ -91,6 +99,7 @@ class Augment(Affine):
             resolution=(u[:, 17] * STEPS).astype(np.int64),
             occluders=(u[:, 18] * (self.occluders + 1)).astype(np.int64),
             occluder=u[:, 19:].reshape(len(u), self.occluders, OCCLUDER),
+            texture=texture,
         )
 
     def hidden(self, points: Tensor, draws: "Draws", size: int) -> Tensor:  # type: ignore[override]  # its own draws
@@ -128,6 +137,8 @@ class Augment(Affine):
         down, across, colour = draws.ellipses(self.occluder_size, size)
         (low, high), sides = draws.erased(size), _coarser(size, self.downscale)
         bank, span = noise_bank(torch.device("cpu")).numpy(), white - black
+        deviation, which, rows, columns = draws.windows(size)
+        fields = texture_bank(torch.device("cpu")) if deviation.any() else torch.empty(0)
 
         for i in range(len(images)):
             x = cv2.warpAffine(
@@ -137,7 +148,11 @@ class Augment(Affine):
             if channels == 3 and (self.saturation or self.hue):
                 x = np.clip(cv2.transform(x, mix[i]), 0, 1)
             for n in range(draws.occluders[i]):
-                x[down[n, i] @ across[n, i] < 1] = colour[n, i, :channels]
+                hidden = down[n, i] @ across[n, i] < 1
+                x[hidden] = colour[n, i, :channels]
+                if deviation[n, i]:
+                    field = fields.numpy()[which[n, i]][rows[n, i][:, None], columns[n, i]][hidden] * deviation[n, i]
+                    x[hidden] = np.clip(x[hidden] + (field if channels == 1 else field[:, None]), 0, 1)
             if draws.blur[i] > FAINT:
                 reach = 2 * int(np.ceil(2.5 * draws.blur[i])) + 1
                 x = cv2.GaussianBlur(x, (reach, reach), draws.blur[i], borderType=cv2.BORDER_REPLICATE)
@@ -156,18 +171,22 @@ class Augment(Affine):
     def _photometry(self, images: Tensor, draws: "Draws") -> Tensor:
         size, device = images.shape[-1], images.device
         levels = np.stack([draws.gamma, draws.blur, draws.brightness, draws.brightness * draws.contrast, draws.noise])
-        columns, mix, down, across, colour, low, high, resolution, noise_at = to_device(
+        scales, mix, down, across, colour, low, high, resolution, noise_at, deviation, which, rows, columns = to_device(
             device, levels[..., None, None, None], draws.colours(), *draws.ellipses(self.occluder_size, size),
-            *draws.erased(size), draws.resolution, draws.noise_at,
+            *draws.erased(size), draws.resolution, draws.noise_at, *draws.windows(size),
         )  # fmt: skip
-        gamma, blur, brightness, factor, noise = columns
+        gamma, blur, brightness, factor, noise = scales
         if self.gamma:
             images = images**gamma
         if images.shape[1] == 3 and (self.saturation or self.hue):
             images = torch.einsum("bij,bjhw->bihw", mix, images).clamp_(0, 1)
         for n in range(self.occluders):
             hidden = (down[n] @ across[n])[:, None] < 1
-            images = torch.where(hidden, colour[n, :, : images.shape[1], None, None], images)
+            plain = colour[n, :, : images.shape[1], None, None]
+            if self.occluder_texture:
+                field = texture_bank(device)[which[n, :, None, None], rows[n, ..., None], columns[n, :, None]]
+                plain = (plain + (deviation[n, :, None, None] * field)[:, None]).clamp(0, 1)
+            images = torch.where(hidden, plain, images)
         if self.blur:
             images = _blur(images, blur[:, 0, 0], self.blur)
         if self.downscale > 1:
@@ -188,12 +207,13 @@ class Augment(Affine):
 
 @dataclass(frozen=True)
 class Draws(Moves):
-    """What was drawn for a batch of B faces; all arrays (B,) but `shift` and `erase_at` (B, 2) and `occluder`.
+    """What was drawn for a batch of B faces; all arrays (B,) but `shift` and `erase_at` (B, 2), `occluder` and `texture`.
 
     Attributes:
         resolution: how many of `STEPS` the image is coarsened.
         occluders: how many of `occluder` are there.
         occluder: (B, N, OCCLUDER) in 0..1, see `ellipses`.
+        texture: (B, N, 4) in 0..1, see `windows`.
     """
 
     brightness: np.ndarray
@@ -210,6 +230,7 @@ class Draws(Moves):
     resolution: np.ndarray
     occluders: np.ndarray
     occluder: np.ndarray
+    texture: np.ndarray
 
     def colours(self) -> np.ndarray:
         """(B, 3, 3) on RGB: a turn about grey and a stretch away from it, which leave the luma as it is.
@@ -238,6 +259,19 @@ class Draws(Moves):
         right = np.stack([xx * across**2, xy * across, np.ones_like(across)], -2)
         return left, right, self.occluder[..., 5:].transpose(1, 0, 2)
 
+    def windows(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the windows of `texture_bank` that the occluders show.
+
+        Returns:
+            (N, B) float32 the standard deviation of the levels, 0 for an occluder of one colour; (N, B) the texture;
+            (N, B, size) the rows and the columns of its window.
+        """
+        strength, which, top, left = self.texture.transpose(2, 1, 0)
+        # Its probability and its texture come from one number; the textures of those that have one are equally frequent.
+        which = (which * 1e6).astype(np.int64) % TEXTURES
+        rows, columns = (((at * SIDE).astype(np.int64)[..., None] + np.arange(size)) % SIDE for at in (top, left))
+        return (MOTTLED * strength).astype(np.float32), which, rows, columns
+
     def conics(self, largest: float) -> np.ndarray:
         """Return (6, N, B): x and y of each occluder's centre, shares of the crop's side, and its conic.
 
@@ -261,6 +295,22 @@ def noise_bank(device: torch.device) -> Tensor:
     """Draw (2 * NOISE_BANK,) float32 standard normal numbers, the same on every device."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2 * NOISE_BANK, generator=generator).to(device)
+
+
+@cache
+def texture_bank(device: torch.device) -> Tensor:
+    """Draw (TEXTURES, SIDE, SIDE) float32 of mean 0 and standard deviation 1: clouds, coarse to fine, and stripes."""
+    random = np.random.default_rng(0)
+    y, x = np.meshgrid(np.fft.fftfreq(SIDE), np.fft.fftfreq(SIDE), indexing="ij")
+    fields = []
+    for k in range(TEXTURES):
+        turn, longer = random.uniform(0, np.pi), 1 + 15 * (k % 2) * random.uniform()
+        along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+        frequency = np.hypot(along * longer, across) + 1 / SIDE
+        phases = np.fft.fft2(random.standard_normal((SIDE, SIDE)))
+        field = np.fft.ifft2(phases * frequency ** -random.uniform(0.8, 2)).real
+        fields.append((field - field.mean()) / field.std())
+    return to_device(device, np.stack(fields).astype(np.float32))[0]
 
 
 def _noise(images: Tensor, at: Tensor) -> Tensor:

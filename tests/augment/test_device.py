@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flr.augment.affine import STRETCH
-from flr.augment.device import Augment, Draws
+from flr.augment.device import SIDE, TEXTURE, Augment, Draws, texture_bank
 from flr.augment.draws import uniform
 from flr.errors import UserError
 from flr.landmarks.geometry import invert, transform
@@ -25,7 +25,7 @@ ALL = Augment(
 )
 HEAVY = {
     "rotation": 40, "scale": 0.25, "shift": 0.05, "mirror": 0.5, "gamma": 0.5, "saturation": 0.5, "hue": 0.05,
-    "occluders": 3, "blur": 1.5, "downscale": 3, "brightness": 0.4, "contrast": 0.4, "noise": 0.08, "erasing": 0.5,
+    "occluders": 3, "occluder_texture": 0.6, "blur": 1.5, "downscale": 3, "brightness": 0.4, "contrast": 0.4, "noise": 0.08, "erasing": 0.5,
 }  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def test_a_stretch_keeps_the_area_and_takes_every_direction_and_length():
     plain = Augment().draw(3, 1, faces)
     assert (plain.stretch == np.eye(2)).all() and (plain.brightness == draws.brightness).all()
     # Old recipes draw what they drew: engines take no column of these two.
-    assert 19 + 8 * Augment.RANGE["occluders"][1] <= STRETCH
+    assert 19 + 8 * Augment.RANGE["occluders"][1] <= STRETCH < TEXTURE - 1
 
 
 # -- pixels --------------------------------------------------------------------------------------------------------
@@ -362,6 +362,38 @@ def test_occluders_are_ellipses_of_one_colour(channels):
         assert wrong.sum() <= 2  # a pixel on the very edge
 
 
+def test_textures_change_an_occluder_and_nothing_else():
+    faces = np.arange(300)
+    augment = Augment(occluders=1, occluder_texture=0.5)
+    draws, plain_draws = (a.draw(0, 0, faces) for a in (augment, Augment(occluders=1)))
+    np.testing.assert_array_equal(draws.occluder, plain_draws.occluder)
+    deviation, which, *_ = (value[0] for value in draws.windows(SIZE))
+    assert (deviation > 0).mean() == pytest.approx(0.5, abs=0.08)
+    assert len(set(which[deviation > 0])) > 20
+    (textured, *_), (plain, *_) = (bend(a, flat(a, 0, 300), faces=faces) for a in (augment, Augment(occluders=1)))
+    every = torch.stack(torch.meshgrid(*[torch.arange(SIZE).float()] * 2, indexing="xy"), -1).reshape(1, -1, 2)
+    inside = augment.hidden(every.expand(300, -1, -1), draws, SIZE).unflatten(1, (SIZE, SIZE))
+    apart = (textured - plain)[:, 0].abs()
+    assert (apart[~inside] > 0).sum() <= 4  # pixels on the very edge
+    shown = (draws.occluders == 1) & (inside.flatten(1).sum(1).numpy() > 50)
+    changed = np.array(
+        [image[there].std().item() if there.any() else 0 for image, there in zip(textured[:, 0], inside, strict=True)]
+    )
+    assert changed[shown & (deviation == 0)].max() < 1e-6
+    grey = abs(draws.occluder[:, 0, 5] - 0.5) < 0.2  # others clip
+    assert changed[shown & grey & (deviation > 0.1)].min() > 0.02
+
+
+def test_textures_are_standardised_and_differ():
+    bank = texture_bank(torch.device("cpu"))
+    np.testing.assert_allclose(bank.mean((1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(bank.std((1, 2)), 1, atol=1e-3)
+    flat_bank = bank.flatten(1) / SIDE
+    assert (flat_bank @ flat_bank.T - torch.eye(len(bank))).abs().max() < 0.6
+    # They repeat without a seam: the step over the edge is like one inside.
+    assert (bank[:, 0] - bank[:, -1]).abs().mean() < 1.5 * (bank[:, 1] - bank[:, 0]).abs().mean()
+
+
 def test_hidden_points_are_those_that_are_painted_over():
     augment = Augment(occluders=2, occluder_size=0.5, erasing=0.5, erasing_area=0.3)
     faces = np.arange(40)
@@ -437,7 +469,7 @@ def test_erasing_touches_only_the_drawn_faces():
         ("rotation", -1), ("scale", -0.1), ("brightness", -1), ("contrast", -1), ("noise", -1), ("blur", -0.5),
         ("scale", float("nan")), ("blur", float("nan")), ("mirror", float("nan")), ("noise", float("inf")),
         ("gamma", -0.1), ("gamma", 4), ("saturation", 1.1), ("hue", 0.6), ("hue", float("nan")), ("occluders", -1),
-        ("occluders", 9), ("occluder_size", 0), ("occluder_size", 1.5), ("downscale", 0.5), ("downscale", 17),
+        ("occluders", 9), ("occluder_size", 0), ("occluder_size", 1.5), ("occluder_texture", 1.1), ("downscale", 0.5), ("downscale", 17),
     ],
 )  # fmt: skip
 def test_bad_settings_are_told(name, value):

@@ -14,6 +14,7 @@ from flr.data.readers import synthetic as reader
 from flr.data.synthetic import Face, render
 from flr.data.synthetic.draws import Draws
 from flr.data.synthetic.shape import sample_shape
+from flr.data.synthetic.skin import TONES, sample_tone
 from flr.data.synthetic.view import sample_view
 from flr.errors import UserError
 
@@ -160,6 +161,16 @@ def test_features_are_painted_under_their_points(faces: list[Face]) -> None:
             brow.append(_level(face, p[arch] + 0.2 * down) < _level(face, p[arch] - 1.5 * down))
     assert len(eye) > 100
     assert np.mean(eye) > 0.8 and np.mean(brow) > 0.75
+
+
+def test_even_tones_draw_dark_skins_as_often_as_light_ones(tmp_path: Path) -> None:
+    for even, share in ((False, 0.14), (True, 0.25)):
+        tones = np.array([sample_tone(Draws(0, i), even) for i in range(2000)])
+        assert (tones.mean(1) < TONES[1].mean()).mean() == pytest.approx(share, abs=0.025)
+    usual, even = (reader.read(tmp_path, train=1, val=1, test=1, size=64, even_tones=even) for even in (False, True))
+    np.testing.assert_array_equal(even.points, usual.points)
+    assert not np.array_equal(even.load(0), usual.load(0))
+    assert even.published[0] != usual.published[0] and even.version[0] != usual.version[0]
 
 
 def test_covered_points_are_not_visible(faces: list[Face]) -> None:

@@ -27,8 +27,8 @@ BATCH = 16  # faces that a process renders at a time
 
 def read(
     root: Path | None, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
-    seed: Annotated[int, Ge(0)] = 0,
-    size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1, box: Annotated[float, Gt(0)] | None = None,
+    seed: Annotated[int, Ge(0)] = 0, size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1,
+    box: Annotated[float, Gt(0)] | None = None, even_tones: bool = False,
 ) -> FaceTable:  # fmt: skip
     """Return the faces (seed, 0), (seed, 1), ...: first the test part, then validation, then training.
 
@@ -46,6 +46,7 @@ def read(
         channels: 1 for grey, 3 for RGB.
         box: Side of each face's box over the larger side of its 68 points, round their middle, for
             ``crop.policy.source=file``; null states no box.
+        even_tones: Whether dark skins are as frequent as light ones, not less frequent.
 
     Raises:
         UserError: A part is empty, or `root` cannot be written.
@@ -54,13 +55,14 @@ def read(
         raise UserError("data=synthetic renders into data.root; set data.root=DIR")
     if min(train, val, test) < 1:
         raise UserError(
-            f"data=synthetic needs a face in each part, not {train}/{val}/{test}; raise data.reader.train etc."
+            f"data.reader: a part of {train}/{val}/{test} faces is empty; set train, val and test to 1 or more"
         )
     count = train + val + test
     # What a face shows is a function of these and of its number alone.
     settings = f"renderer {RENDERER_VERSION}, seed {seed}, size {size}, face {float(face)!r}, channels {channels}"
+    settings += ", even tones" * even_tones
     folder = root.absolute() / hashlib.sha256(f"{settings}, {count} faces".encode()).hexdigest()[:16]
-    _render_once(folder, count, seed, size, channels, face)
+    _render_once(folder, count, seed, size, channels, face, even_tones)
     points, visible = np.load(folder / "points.npy"), np.load(folder / "visible.npy")
     images = np.load(folder / "images.npy", mmap_mode="r")
     stated = settings if box is None else f"{settings}, box {float(box)!r}"
@@ -91,19 +93,19 @@ def _boxes(points: np.ndarray, scale: float) -> np.ndarray:
     return np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], 1).astype(np.float32)
 
 
-def _render_once(folder: Path, count: int, seed: int, size: int, channels: int, face: float) -> None:
+def _render_once(folder: Path, count: int, seed: int, size: int, channels: int, face: float, even_tones: bool) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
-                _render_all(folder, count, seed, size, channels, face)
+                _render_all(folder, count, seed, size, channels, face, even_tones)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); set paths.cache_dir=DIR or data.root=DIR"
         ) from error
 
 
-def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, face: float) -> None:
+def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, face: float, even_tones: bool) -> None:
     """Render the faces into a folder, in processes, since most of the work is Python's and holds the interpreter."""
     points, visible = np.empty((count, 68, 2), np.float32), np.empty((count, 68), bool)
     shape = (count, size, size) if channels == 1 else (count, size, size, channels)
@@ -114,7 +116,7 @@ def _render_all(folder: Path, count: int, seed: int, size: int, channels: int, f
     with writing_folder(folder) as aside:
         images = np.lib.format.open_memmap(aside / "images.npy", "w+", np.uint8, shape)
         reserve(aside / "images.npy")
-        faces = parallel(joblib.delayed(render)(seed, i, size, channels, face) for i in range(count))
+        faces = parallel(joblib.delayed(render)(seed, i, size, channels, face, even_tones) for i in range(count))
         try:
             for i, one in enumerate(tqdm(faces, "Rendering", count, unit="face", disable=None)):
                 images[i], points[i], visible[i] = one.image, one.points, one.visible

@@ -41,7 +41,9 @@ class Face:
     visible: np.ndarray
 
 
-def render(seed: int, index: int, size: int = 128, channels: int = 1, face: float = 0.8) -> Face:
+def render(
+    seed: int, index: int, size: int = 128, channels: int = 1, face: float = 0.8, even_tones: bool = False
+) -> Face:
     """Draws face `index` of the series `seed`.
 
     The same (seed, index) shows the same face at any size.
@@ -52,8 +54,9 @@ def render(seed: int, index: int, size: int = 128, channels: int = 1, face: floa
         size: side of the square image, pixels.
         channels: 1 grey, 3 RGB.
         face: largest side of the points' tight box as a share of the image, about.
+        even_tones: whether dark skins are as frequent as light ones. It changes the skin's colour alone.
     """
-    return photograph(Person(Draws(seed, index), size, face), channels)
+    return photograph(Person(Draws(seed, index), size, face, even_tones), channels)
 
 
 def photograph(person: "Person", channels: int = 1) -> Face:
@@ -73,15 +76,16 @@ class Person:
         d: The face's random numbers.
         size: Side of the image that the head is framed in, pixels.
         face: See `render`.
+        even_tones: See `render`.
     """
 
-    def __init__(self, d: Draws, size: int, face: float) -> None:
+    def __init__(self, d: Draws, size: int, face: float, even_tones: bool = False) -> None:
         self.d, self.size = d, size
         self.shape, self.view = sample_shape(d), sample_view(d)
         self.grid, self.terms = self.shape.surface()
         # (70, 3): the points and the irises, pixels, and their depth.
         self.points = place(self.view, self.shape, self.grid, size, face, d)
-        self.light, self.tone = skin.sample_light(d), skin.sample_tone(d)
+        self.light, self.tone = skin.sample_light(d), skin.sample_tone(d, even_tones)
         self.hair, self.beard = scene.Hair(d, self.shape.child), scene.Beard(d, self.shape.child)
 
     @property

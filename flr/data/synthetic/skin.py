@@ -42,9 +42,9 @@ class Head:
     step: float
 
 
-def sample_tone(d: Draws) -> np.ndarray:
-    """(3,) float32 RGB of the skin."""
-    at = d.uniform(0, 1) ** 0.7 * (len(TONES) - 1)
+def sample_tone(d: Draws, even: bool = False) -> np.ndarray:
+    """(3,) float32 RGB of the skin; `even` draws dark tones as often as light ones."""
+    at = d.uniform(0, 1) ** (1 if even else 0.7) * (len(TONES) - 1)
     low = min(int(at), len(TONES) - 2)
     return (TONES[low] + (at - low) * (TONES[low + 1] - TONES[low])) * (1 + d.normals(3, 0.05))
 
