@@ -65,7 +65,8 @@ def run_command(work: Callable[[DictConfig], None], config_name: str, exit_on_si
         check_arguments(sys.argv[1:], config_name)
         with exit_stack:
             if {"-h", "--help"} & set(sys.argv[1:]):
-                overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+                words = zip(sys.argv, sys.argv[1:], strict=False)
+                overrides = [word for before, word in words if not {before, word[:1]} & {"-", *OPTIONS_WITH_VALUE}]
                 print(help_page(config_name, compose_command(config_name, overrides)))
             else:
                 _run_with_hydra(job, config_name)

@@ -234,8 +234,11 @@ def _differences(choices: Mapping[str, Mapping[str, Any]]) -> str:
     ]  # fmt: skip
     if not varied:
         return ""
-    rows = [[f"`{key}`", *(_cell(spelled[key][name]) for name in choices)] for key in varied]
-    return "\nThe choices set:\n\n" + markdown(["key", *(f"`{name}`" for name in choices)], rows)
+    rows = [
+        [f"`{name}`", ", ".join(f"`{key}={_cell(spelled[key][name])}`" for key in varied if spelled[key][name])]
+        for name in choices
+    ]
+    return "\nThe choices set:\n\n" + markdown(["choice", "values"], rows)
 
 
 def models() -> str:
@@ -249,6 +252,6 @@ def models() -> str:
     for path in sorted(MODELS.glob("*.py")):
         if path.stem != "__init__":
             parts.append(
-                f"## {path.stem}\n\n::: flr.models.{path.stem}\n    options: {{show_root_heading: false, heading_level: 3}}\n"
+                f"## {path.stem}\n\n::: flr.models.{path.stem}\n    options: {{show_root_heading: false, show_root_toc_entry: false, heading_level: 3}}\n"
             )
     return "\n".join(parts)

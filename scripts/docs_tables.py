@@ -114,15 +114,15 @@ def models() -> str:
 
 
 def zoo() -> str:
-    """Write the table of models with their recipes and records."""
+    """Write the table of models with their records."""
     lines = models().splitlines()
     table = [line for line in lines if line.startswith("|")]
-    out = [f"{table[0]} recipe | record |", f"{table[1]} --- | --- |"]
+    out = [f"{table[0]} record |", f"{table[1]} --- |"]
     for line in table[2:]:
         name = line.split("`")[1]
         records = [path for path in ("published", "best") for suffix in (name, f"ibug_{name}")
                    if (ROOT / "experiments" / path / suffix).is_dir() for path in (f"{path}/{suffix}",)]  # fmt: skip
-        out.append(f"{line} `fair/{name}` | {', '.join(f'`{record}`' for record in records)} |")
+        out.append(f"{line} {', '.join(f'`{record}`' for record in records)} |")
     return "\n".join([*out, *lines[len(table) :], ""])
 
 

@@ -86,6 +86,15 @@ def test_a_command_runs_as_its_module_does(script: Path, workspace: Workspace) -
 # -- help --------------------------------------------------------------------------------------------------------------
 
 
+def test_a_config_folder_of_ones_own_counts(script: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my conf" / "model"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("_target_: flr.models.pfld.PFLD\n")
+    words = ["--config-dir", folder.parent, "model=mine"]
+    assert "width: 8" in run(script, "train", *words, "model.width=8", "--cfg", "job").stdout  # not in the YAML
+    assert "model builds flr.models.pfld.PFLD" in run(script, "train", *words, "--help").stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_documents_every_key_and_its_own_groups(command: str) -> None:
     cfg = compose_command(command, [])

@@ -398,6 +398,8 @@ def test_names_from_outside_are_words_only(runs: Workspace, tmp_path: Path) -> N
         (["where={data: synthetc}"], "where.data=synthetc: no run has this value (did you mean 'synthetic'?)"),
         (["where={seed: 0, model.widths: '[4, 4, 4, 4]', data: synthetic}", "baseline=x"], "baseline=x: no such group"),
         (["where={model: [heatmap_fpn, {a: b}]}"], "expected"),
+        (["where=model"], "where=model: expected a mapping, written as 'where={KEY: VALUE}'"),
+        (["where=model=resnet18"], "a mapping is written 'where={model: resnet18}'"),
         (["runs=[0123456789abcdef0123456789abcdef]"], "no run 0123456789abcdef0123456789abcdef"),
         (["runs=a"], "runs=a: expected"),
         (["samples=10"], "samples=10: expected"),

@@ -89,7 +89,7 @@ class Shape(enum.Enum):
         (tuple[int, ...], "list of integer"),
         (dict[str, float | None], "mapping of text to number or null"),
         (Sequence[str], "list of text"),
-        (Callable[..., Any], "function"),
+        (Callable[..., Any], "class or function, named by _target_"),
         (Shape, "one of square, stretch"),
         (torch.Tensor, "Tensor"),
     ],

@@ -1,5 +1,6 @@
 """Compose configs with Hydra, and convert them to and from plain values."""
 
+import argparse
 import json
 import re
 import shlex
@@ -62,7 +63,15 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(config_name, list(overrides), return_hydra_config=True)
+        return hydra.compose(config_name, [*_search_path(), *overrides], return_hydra_config=True)
+
+
+def _search_path() -> list[str]:
+    """Return the override that adds the folder of ``--config-dir``, which only Hydra's main function reads."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    folder = parser.parse_known_args(sys.argv[1:])[0].config_dir
+    return [f"hydra.searchpath=['file://{folder.absolute()}']"] if folder else []
 
 
 def compose_evaluation(dataset: str, overrides: Sequence[str]) -> DictConfig:
@@ -184,6 +193,8 @@ def as_config(values: Mapping[str, Any]) -> DictConfig:
 def explain(error: Exception, config_name: str) -> str:
     """Shorten Hydra's message to one line, with the nearest name that exists."""
     if isinstance(error, OverrideParseException):
+        if found := re.fullmatch(r"([\w.]+)=([\w.]+)=([\w./-]+)", error.override):
+            return f"{found[0]}: has two equals signs; a mapping is written '{found[1]}={{{found[2]}: {found[3]}}}'"
         return (
             f"{error.override}: cannot be read as KEY=VALUE; put a value with special signs in quotes: 'KEY=\"VALUE\"'"
         )

@@ -52,7 +52,7 @@ def describe_type(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return f"one of {', '.join(str(member.value) for member in hint)}"
     if origin is collections.abc.Callable:
-        return "function"
+        return "class or function, named by _target_"
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
         return f"[{', '.join(map(describe_type, arguments))}]"
     if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):

@@ -182,7 +182,10 @@ def _check_type(value: Any, hint: Any, path: str) -> None:
         # JSON mode: strict about scalars, while a list may stand for a tuple, as it must in YAML.
         adapter.validate_json(json.dumps(value, default=str))
     except ValidationError as error:
-        raise UserError(f"{path}={value}: expected {describe_type(hint)}") from error
+        kind = describe_type(hint)
+        if kind.startswith("mapping") and not isinstance(value, dict):
+            kind = f"a mapping, written as '{path}={{KEY: VALUE}}'"
+        raise UserError(f"{path}={value}: expected {kind}") from error
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -209,10 +212,10 @@ def resolve(target: str, path: str, trusted: bool) -> Callable[..., Any]:
     """
     target = current_target(str(target))
     module_name, _, name = target.rpartition(".")
-    refused = UserError(
-        f"{path}: {target} is not among the objects that a run may build; "
-        f"if it is yours, set FLR_TRUST={target.split('.')[0]}"
-    )
+    root = target.partition(".")[0]
+    library = any(place.partition(".")[0] == root for places in TRUSTED.values() for place in places)
+    fix = "derive a class in a module of yours" if library else f"if it is yours, set FLR_TRUST={root}"
+    refused = UserError(f"{path}: {target} is not among the objects that a run may build; {fix}")
     if not trusted and not _allowed(target, path):
         raise refused
     module = None

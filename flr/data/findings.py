@@ -81,7 +81,8 @@ def _shape_findings(card: Mapping[str, Any]) -> list[str]:
     lines, faces = [], sum(card["faces"].values())
     if card["outside"]["points"]:
         lines.append(
-            f"{card['outside']['points']} point(s) of {card['outside']['faces']} face(s) lie outside their images"
+            f"{card['outside']['points']} point(s) of {card['outside']['faces']} face(s) lie outside their images; "
+            "labels are pixels of the image, counted from 0"
         )
     deviation = card["symmetry"]["deviation"]
     if deviation is not None and deviation > ASYMMETRIC and card["symmetry"]["faces"] >= ENOUGH:

@@ -107,7 +107,13 @@ class SepConv(_SepConvNet):
 
 
 class SepConvLight(_SepConvNet):
-    """The earlier, lighter form; arguments and output as for `SepConv`.
+    """Map images as `SepConv` does, with fewer layers: the earlier, lighter form.
+
+    Args:
+        points: K.
+        channels: Channels of the input.
+        size: Side of the input.
+        dropout: Dropout before the last layer.
 
     Example:
         >>> import torch

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class Objective(nn.Module, ABC):
-    """Coordinates and losses are float32 whatever the model's precision.
+    """Code targets, compute the loss and decode a model's output, in float32 whatever the model's precision.
 
     Attributes:
         takes: the kind of model output that it accepts; see a model's ``output``.
@@ -20,10 +20,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, raw: Tensor, points: Tensor, labelled: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """The summed loss of the labelled points, and their count.
+        """Return the summed loss of the labelled points, and their count.
 
         Args:
-            raw: what the model put out for B faces.
+            raw: Output of the model for B faces.
             points: (B, K, 2) float32, crop pixels; anything where not labelled.
             labelled: (B, K) bool.
             size: the side of the crop, pixels.
@@ -31,10 +31,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, raw: Tensor, size: int) -> Tensor:
-        """(B, K, 2) float32 crop pixels of what the model put out."""
+        """Return the points (B, K, 2) float32 of a model's output, in crop pixels."""
 
     def spread(self, raw: Tensor, size: int) -> Tensor:
-        """(B, K) float32 how uncertain each point is, one standard deviation, crop pixels; NaN where such a model does not tell."""
+        """Return the standard deviation of each point, (B, K) float32 crop pixels; NaN if the objective estimates none."""
         return torch.full_like(self.decode(raw, size)[..., 0], torch.nan)
 
     def visibility_logits(self, raw: Tensor) -> Tensor | None:

@@ -127,10 +127,12 @@ def run_of(client: MlflowClient, reference: str) -> str:
         else:
             found = client.get_model_version(name, number)
     except MlflowException as error:
-        names = [model.name for model in pages(client.search_registered_models)]
-        if name not in names:
-            known = nearest(name, names) if names else " (none is registered there)"
+        models = {model.name: model for model in pages(client.search_registered_models)}
+        if name not in models:
+            known = nearest(name, models) if models else " (none is registered there)"
             reason = f"no registered model '{name}'{known}"
+        elif alias:
+            reason = f"no version of this model has the alias '{alias}'{nearest(alias, models[name].aliases)}"
         else:
             reason = first_line(error)
         raise UserError(f"run={reference}: {reason}; fix it or set tracking.uri") from error

@@ -11,19 +11,40 @@ Share = Annotated[float, Ge(0), Le(1)]
 
 
 def constant(optimizer: Optimizer, steps: int, warmup: Share = 0.0) -> LRScheduler:
-    """The optimiser's own rate, after a linear rise over the first `warmup` share of `steps`."""
+    """Keep the optimiser's rate, after a linear rise.
+
+    Args:
+        optimizer: Its ``lr`` is the full rate.
+        steps: Steps of the whole training.
+        warmup: Share of `steps` in which the rate rises linearly.
+    """
     return LambdaLR(optimizer, lambda step: _rise(step, steps, warmup))
 
 
 def step(
     optimizer: Optimizer, steps: int, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1, warmup: Share = 0.0
 ) -> LRScheduler:
-    """The rate times `factor` after each share `at` of `steps`."""
+    """Multiply the rate by a factor at given steps.
+
+    Args:
+        optimizer: Its ``lr`` is the full rate.
+        steps: Steps of the whole training.
+        at: Shares of `steps` after which the rate is multiplied.
+        factor: Factor each time.
+        warmup: Share of `steps` in which the rate rises linearly.
+    """
     return LambdaLR(optimizer, lambda s: _rise(s, steps, warmup) * factor ** sum(s >= a * steps for a in at))
 
 
 def cosine(optimizer: Optimizer, steps: int, warmup: Share = 0.0, final: float = 0.0) -> LRScheduler:
-    """Half a cosine from the full rate to the `final` share of it (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+    """Lower the rate along half a cosine (Loshchilov and Hutter 2017, arXiv:1608.03983).
+
+    Args:
+        optimizer: Its ``lr`` is the full rate.
+        steps: Steps of the whole training.
+        warmup: Share of `steps` in which the rate rises linearly.
+        final: Last rate, as a share of the full rate.
+    """
 
     def factor(s: int) -> float:
         first = warmup * steps
@@ -36,14 +57,14 @@ def cosine(optimizer: Optimizer, steps: int, warmup: Share = 0.0, final: float =
 def onecycle(
     optimizer: Optimizer, steps: int, warmup: Share = 0.3, start: float = 0.04, final: float = 1e-4
 ) -> LRScheduler:
-    """Up to the optimiser's rate and down again, momentum the other way (Smith and Topin 2018, arXiv:1708.07120).
+    """Raise the rate to the optimiser's and lower it again, momentum the other way (Smith and Topin 2018, arXiv:1708.07120).
 
     Args:
-        optimizer: its ``lr`` is the peak.
-        steps: of the whole training.
-        warmup: the share of steps that rise.
-        start: the first rate over the peak.
-        final: the last rate over the first.
+        optimizer: Its ``lr`` is the peak.
+        steps: Steps of the whole training.
+        warmup: Share of `steps` in which the rate rises.
+        start: First rate, as a share of the peak.
+        final: Last rate, as a share of the first.
     """
     peak = [group["lr"] for group in optimizer.param_groups]
     cycle = bool(optimizer.defaults.get("momentum")) or "betas" in optimizer.defaults

@@ -233,7 +233,7 @@ def test_files_by_split(tmp_path: Path) -> None:
 
 def test_nothing_or_too_much_there(tmp_path: Path) -> None:
     stop(lambda: reader.read(None), "data.root is null")
-    for root, words in ((tmp_path / "no", "no such folder"), (tmp_path, "none of them is in it")):
+    for root, words in ((tmp_path / "no", "no such folder"), (tmp_path, "no labels in it")):
         text = stop(lambda root=root: reader.read(root), f"{root}: ", words, "labels.csv", "labels_train.csv")
         assert text.endswith("set data.root=DIR or the variable FLR_DATA")
     fake.write(tmp_path)

@@ -119,7 +119,7 @@ def test_a_version_is_a_run_to_evaluate(trained: tuple[Workspace, str]) -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        (f"models:/{NAME}@worst", "worst"),
+        (f"models:/{NAME}@bst", "has the alias 'bst' (did you mean 'best'?)"),
         ("models:/nobody@best", "nobody"),
         (f"models:/{NAME}", "name a model version"),
     ],

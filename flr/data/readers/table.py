@@ -129,11 +129,11 @@ def _files(root: Path, labels: str | Mapping[str, str] | None) -> list[tuple[str
             f"{root}: holds {several}; say which counts by data.reader.labels=FILE or {{train:FILE,test:FILE}}"
         )
     if not found and not any(os.path.isdir(root / split) for split in SPLITS):
-        lacks = "none of them is in it" if os.path.isdir(root) else "there is no such folder"
+        lacks = "no labels in it" if os.path.isdir(root) else "there is no such folder"
         raise UserError(
-            f"{root}: {lacks}; looked there for labels.csv, labels_train.csv (or .json or .xml, and so for val, test and "
-            "unlabelled) and for folders train/ val/ test/ of images with .pts; write one as flr/data/readers/table.py "
-            "says, or name yours by data.reader.labels=FILE, and set data.root=DIR or the variable FLR_DATA"
+            f"{root}: {lacks}; set data.root=DIR to the folder that contains labels.csv, labels_train.csv (or .json, .xml) "
+            "or folders train/ and test/ of images with .pts files, or name the file: data.reader.labels=FILE. A CSV has the "
+            "columns image and POINT_x, POINT_y of each point, in pixels counted from 0"
         )
     return found[0] if found else [(None, root)]
 
