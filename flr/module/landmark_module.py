@@ -51,6 +51,8 @@ class LandmarkModule(pl.LightningModule):
         ema: the decay of an exponential moving average of the weights, which then is what is evaluated; 0 for none.
         seed: of dropout.
         tta: whether evaluation averages the image and its mirror image.
+
+    Attributes:
         about: plain values kept in every checkpoint next to the weights, and ``doubt`` and ``radius90`` (see
             `flr.metrics.conformal`) of the last validation with them.
 
@@ -70,7 +72,6 @@ class LandmarkModule(pl.LightningModule):
         ema: float = 0.0,
         seed: int = 0,
         tta: bool = False,
-        about: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if net.output != objective.takes:
@@ -80,7 +81,8 @@ class LandmarkModule(pl.LightningModule):
             )
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.objective, self.scheme, self.size, self.seed = objective, scheme, size, seed
-        self.optim, self.schedule, self.ema, self.about = optim, schedule, ema, about or {}
+        self.optim, self.schedule, self.ema = optim, schedule, ema
+        self.about: dict[str, Any] = {}
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if ema else None
         self.mean_face: Tensor
         self.register_buffer("mean_face", torch.from_numpy(mean_face))
