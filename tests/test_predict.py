@@ -239,20 +239,6 @@ def test_an_exported_net_gives_the_same(workspace: Workspace, checkpoint: Path, 
     assert "exported otherwise" in refused(workspace, workspace.path / "net.onnx", photos, "tta=true", "out=third")
 
 
-@pytest.mark.parametrize(("words", "note"), [
-    (["detector=haar"], "an image of 4000 pixels is searched at 1024, so that faces are found from about 117 of its pixels; set detector.work=2400"),
-    (["detector=builtin", "detector.work=320"], "an image of 4000 pixels is searched at 320, so that faces are found from about 275"),
-    (["detector=haar", "detector.work=2400"], ""), (["detector=haar_camera"], ""), (["detector=whole"], ""),
-])  # fmt: skip
-def test_faces_too_small_to_be_found_are_reported_once(
-    workspace: Workspace, checkpoint: Path, tmp_path: Path, words: list[str], note: str
-) -> None:
-    for name, width in (("a.png", 3900), ("b.png", 4000), ("c.png", 640)):
-        write(tmp_path / name, np.zeros((40, width), np.uint8))
-    shown = predict(workspace, checkpoint, tmp_path, *words).stderr
-    assert (shown.count("is searched at") == 1 and f"note: {note}" in shown) if note else "searched" not in shown
-
-
 def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
     workspace: Workspace, checkpoint: Path, photos: Path
 ) -> None:

@@ -311,19 +311,17 @@ def test_pictures_with_names_that_not_every_place_takes(tmp_path: Path) -> None:
             assert len(set(stems)) == len(stems)
 
 
-@pytest.mark.parametrize("with_pts", [False, True])
 @example(names=["a.b", "a.b/c"], suffix="")  # the second cannot lie in the first, nor share its stem
 @example(names=["a.png", "a.pts/b"], suffix=".png")
 @given(
     names=st.lists(st.text(st.sampled_from("aA._/ ?2\\éps\u3000💡")) | st.just("💡" * 60 + ".éé"), max_size=12),
     suffix=st.sampled_from(["", ".png"]),
 )
-def test_places_are_apart(with_pts: bool, names: list[str], suffix: str) -> None:
-    places = exporting._places(names, [suffix] * len(names), with_pts)
+def test_places_are_apart(names: list[str], suffix: str) -> None:
+    places = exporting._places(names, [suffix] * len(names))
     assert len(places) == len(names)
     files = [place.casefold() for place in places]
-    if with_pts:
-        files += [os.path.splitext(place)[0].casefold() + ".pts" for place in places]
+    files += [os.path.splitext(place)[0].casefold() + ".pts" for place in places]
     assert len(set(files)) == len(files)
     for place in places:
         assert fits(place) and place == os.path.normpath(place) and not place.startswith(("/", "."))
@@ -335,7 +333,7 @@ def test_places_of_many_pictures_are_found_in_time() -> None:
     """Names that are apart, and names that must all be told apart."""
     for names in ([f"a/{i}.jpg" for i in range(30_000)], ["a/b.jpg"] * 30_000):
         start = time.process_time()
-        assert len(set(exporting._places(names, [""] * len(names), True))) == 30_000
+        assert len(set(exporting._places(names, [""] * len(names)))) == 30_000
         assert time.process_time() - start < 5  # half a second; each against all the others took a minute
 
 
