@@ -83,11 +83,9 @@ class Haar:
 
     @property
     def identity(self) -> tuple[float, ...]:
-        """See `Finder`."""
         return self.step, self.neighbours, self.work
 
     def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
-        """See `Finder`."""
         return OFFSETS.get(scheme, self.offset or (0.0, 0.0, 1.0, 1.0))
 
     def detect(self, image: np.ndarray, smallest: float = 0.0) -> np.ndarray:

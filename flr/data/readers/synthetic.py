@@ -26,7 +26,7 @@ BATCH = 16  # faces that a process renders at a time
 
 
 def read(
-    root: Path | None, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
+    root: Path, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
     seed: Annotated[int, Ge(0)] = 0,
     size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1, box: Annotated[float, Gt(0)] | None = None,
 ) -> FaceTable:  # fmt: skip
@@ -46,12 +46,7 @@ def read(
         channels: 1 for grey, 3 for RGB.
         box: Side of each face's box over the larger side of its 68 points, round their middle, for
             ``crop.policy.source=file``; null states no box.
-
-    Raises:
-        UserError: A part is empty, or `root` cannot be written.
     """
-    if root is None:
-        raise UserError("data=synthetic renders into data.root; set data.root=DIR")
     if min(train, val, test) < 1:
         raise UserError(
             f"data=synthetic needs a face in each part, not {train}/{val}/{test}; raise data.reader.train etc."
