@@ -224,7 +224,6 @@ class FileBoxes:
             raise UserError(f"detector.file={file}: cannot be read as CSV ({error})") from error
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
-        """Return the boxes of an image, as a `Detector`."""
         rows = self.rows.get(name, self.rows.get(Path(name).name, []))
         found = np.array(sorted(rows, key=lambda row: -row[4])).reshape(-1, 5)
         return found[:, :4], found[:, 4]
@@ -248,5 +247,4 @@ class WholeImage:
     """The whole image as one face."""
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
-        """Return one box, as a `Detector`."""
         return np.array([[-0.5, -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5]]), np.ones(1)

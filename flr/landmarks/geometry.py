@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Array = Any  # a numpy array or a torch tensor; what goes in comes out
 
 
-def _stack(values: list[Array], axis: int) -> Array:
+def stack(values: list[Array], axis: int) -> Array:
+    """Stack arrays or tensors along a new axis, broadcast to one shape."""
     if isinstance(values[0], np.ndarray | np.generic | float | int):
         return np.stack(np.broadcast_arrays(*values), axis)
     import torch
@@ -26,7 +27,7 @@ def _stack(values: list[Array], axis: int) -> Array:
 
 def _affine(a: Array, b: Array, c: Array, d: Array, e: Array, f: Array) -> Array:
     """(..., 2, 3) of [[a, b, c], [d, e, f]]."""
-    return _stack([_stack([a, b, c], -1), _stack([d, e, f], -1)], -2)
+    return stack([stack([a, b, c], -1), stack([d, e, f], -1)], -2)
 
 
 def transform(affine: Array, points: Array) -> Array:

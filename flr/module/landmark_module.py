@@ -122,8 +122,6 @@ class LandmarkModule(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, K, 2) float32 crop pixels of images (B, C, H, W)."""
-        if self.training:
-            return self.objective.decode(self.net(images), self.size)
         return self.predict_points(images)[0]
 
     def predict_points(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -333,10 +331,6 @@ class WeightAverage:
     """Move averaged weights towards those that are trained.
 
     The tensors are listed once: to walk over all modules costs the host as much time as to launch a few kernels.
-
-    Args:
-        average: The module that holds the averages.
-        current: The module that is trained, of the same form.
     """
 
     def __init__(self, average: nn.Module, current: nn.Module) -> None:
