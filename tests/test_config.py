@@ -118,10 +118,12 @@ def test_configs_of_older_runs_get_the_present_names() -> None:
     old = {
         "tracking": {"_target_": "flr.tracking.mlflow.Tracker"},
         "callbacks": [{"_target_": "flr.callbacks.Progress"}],
+        "reader": {"_target_": "flr.data.readers.muct.read", "mirrored": False, "points": 15},
     }
     assert plain(as_config(old)) == {
         "tracking": {"_target_": "flr.tracking.tracker.Tracker"},
         "callbacks": [{"_target_": "flr.training.callbacks.Progress"}],
+        "reader": {"_target_": "flr.data.readers.muct.read", "points": 15},
     }
     for target in RENAMED.values():
         module, _, name = target.rpartition(".")

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -24,6 +23,7 @@ from flr.module.checkpoints import RunFolder, load_last
 from flr.tracking import queue
 from flr.tracking.provenance import process_alive, process_tag
 from tests.conftest import SMALL_SET, TINY, Done, Server, Workspace
+from tests.test_refusals import Bomb
 
 WORDS = (*TINY, *SMALL_SET, "tracking.register=false")
 
@@ -324,11 +324,6 @@ def flipped(path: Path) -> None:
 
 def hostile(path: Path) -> None:
     """An object that runs a command when it is loaded."""
-
-    class Bomb:
-        def __reduce__(self) -> tuple:
-            return os.system, ("touch exploded",)
-
     torch.save({"flr": Bomb(), "state_dict": {}}, path)
 
 

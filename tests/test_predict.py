@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import resource
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -239,20 +240,6 @@ def test_an_exported_net_gives_the_same(workspace: Workspace, checkpoint: Path, 
     assert "exported otherwise" in refused(workspace, workspace.path / "net.onnx", photos, "tta=true", "out=third")
 
 
-@pytest.mark.parametrize(("words", "note"), [
-    (["detector=haar"], "an image of 4000 pixels is searched at 1024, so that faces are found from about 117 of its pixels; set detector.work=2400"),
-    (["detector=builtin", "detector.work=320"], "an image of 4000 pixels is searched at 320, so that faces are found from about 275"),
-    (["detector=haar", "detector.work=2400"], ""), (["detector=haar_camera"], ""), (["detector=whole"], ""),
-])  # fmt: skip
-def test_faces_too_small_to_be_found_are_reported_once(
-    workspace: Workspace, checkpoint: Path, tmp_path: Path, words: list[str], note: str
-) -> None:
-    for name, width in (("a.png", 3900), ("b.png", 4000), ("c.png", 640)):
-        write(tmp_path / name, np.zeros((40, width), np.uint8))
-    shown = predict(workspace, checkpoint, tmp_path, *words).stderr
-    assert (shown.count("is searched at") == 1 and f"note: {note}" in shown) if note else "searched" not in shown
-
-
 def test_effects_change_the_pictures_and_a_mask_is_a_label_image(
     workspace: Workspace, checkpoint: Path, photos: Path
 ) -> None:
@@ -296,17 +283,22 @@ def test_faces_of_a_real_photo(workspace: Workspace, checkpoint: Path, real_data
 # -- video -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def film(tmp_path: Path) -> Path:
-    """Twenty frames of a photo that moves two pixels a frame."""
-    path = tmp_path / "film.mp4"
-    file = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (160, 120))
-    for i in range(20):
-        frame = np.zeros((120, 160, 3), np.uint8)
-        frame[10:110, 2 * i : 2 * i + 120] = photo(0)
+def write_film(path: Path, codec: str, frames: Iterable[np.ndarray]) -> Path:
+    """Write frames (120, 160, 3), ten a second."""
+    file = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (160, 120))
+    for frame in frames:
         file.write(frame)
     file.release()
     return path
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Twenty frames of a photo that moves two pixels a frame."""
+    frames = np.zeros((20, 120, 160, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        frame[10:110, 2 * i : 2 * i + 120] = photo(0)
+    return write_film(tmp_path / "film.mp4", "mp4v", frames)
 
 
 def test_a_video_gets_a_video_and_a_row_a_frame(workspace: Workspace, checkpoint: Path, film: Path) -> None:
@@ -323,11 +315,8 @@ def test_a_video_gets_a_video_and_a_row_a_frame(workspace: Workspace, checkpoint
 
 
 def test_a_video_that_was_cut_ends_early_and_says_so(workspace: Workspace, checkpoint: Path, film: Path) -> None:
-    avi = film.with_suffix(".avi")
-    file = cv2.VideoWriter(str(avi), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
-    for i in range(20):
-        file.write(np.full((120, 160, 3), 10 * i, np.uint8))
-    file.release()
+    frames = (np.full((120, 160, 3), 10 * i, np.uint8) for i in range(20))
+    avi = write_film(film.with_suffix(".avi"), "MJPG", frames)
     avi.write_bytes(avi.read_bytes()[: avi.stat().st_size // 2])
     done = predict(workspace, checkpoint, avi, "detector=whole")
     count = len((workspace.path / "out" / "faces.jsonl").read_text().splitlines()) - 2
@@ -463,10 +452,9 @@ def test_a_film_that_was_not_written_whole_does_not_appear(tmp_path: Path) -> No
 
 @pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_video(
-    workspace: Workspace, checkpoint: Path, film: Path, number: signal.Signals, code: int
-) -> None:
-    process = started(workspace, checkpoint, tmp_frames(film, 3000))
+def test_a_signal_ends_a_video(workspace: Workspace, checkpoint: Path, number: signal.Signals, code: int) -> None:
+    frames = itertools.repeat(np.zeros((120, 160, 3), np.uint8), 3000)
+    process = started(workspace, checkpoint, write_film(workspace.path / "long.avi", "MJPG", frames))
     process.send_signal(number)
     _, message = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in message
@@ -529,15 +517,6 @@ def test_frames_have_the_times_of_their_file(workspace: Workspace, checkpoint: P
     assert isinstance(video, Video)
     video.rate = 99.0
     assert [frame.seconds for frame in video] == pytest.approx([i / 10 for i in range(20)])
-
-
-def tmp_frames(film: Path, count: int) -> Path:
-    path = film.with_name("long.avi")
-    file = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
-    for _ in range(count):
-        file.write(np.zeros((120, 160, 3), np.uint8))
-    file.release()
-    return path
 
 
 def started(workspace: Workspace, checkpoint: Path, source: object) -> "subprocess.Popen[str]":

@@ -151,9 +151,3 @@ class Affine(ABC):
     def hidden(self, points: Tensor, draws: Moves, size: int) -> Tensor:
         """Return (B, K) bool whether `pixels` paints over points (B, K, 2) of the augmented crops, as far as that is known."""
         return torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device)
-
-    def __call__(
-        self, images: Tensor, points: Tensor, labelled: Tensor, draws: Moves, size: int, scheme: Scheme
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Augment a batch: `pixels` in 0..1, and what `points` returns."""
-        return self.pixels(images, draws, size), *self.points(points, labelled, draws, size, scheme)

@@ -1,4 +1,4 @@
-"""Targets that have moved since flr 0.1: configs of its runs and checkpoints hold their old names."""
+"""What has moved or gone since flr 0.1: configs of its runs and checkpoints hold the old names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +14,11 @@ RENAMED: Mapping[str, str] = {
         f"flr.schedules.{name}": f"flr.training.schedules.{name}" for name in ("constant", "cosine", "onecycle", "step")
     },
 }
+# Arguments that are gone, of present targets.
+REMOVED: Mapping[str, tuple[str, ...]] = {
+    "flr.data.readers.ibug_xml.read": ("mirrored", "train", "test"),
+    "flr.data.readers.muct.read": ("mirrored",),
+}
 
 
 def current_target(target: str) -> str:
@@ -22,10 +27,12 @@ def current_target(target: str) -> str:
 
 
 def with_current_targets(node: Any) -> Any:
-    """Copy plain values, with the present name of each ``_target_`` in them."""
+    """Copy plain values, with the present name of each ``_target_`` in them and without the arguments that it lost."""
     if isinstance(node, dict):
+        gone = REMOVED.get(str(node.get("_target_")), ())
         return {
             key: current_target(value) if key == "_target_" and isinstance(value, str) else with_current_targets(value)
             for key, value in node.items()
+            if key not in gone
         }
     return [with_current_targets(item) for item in node] if isinstance(node, list) else node

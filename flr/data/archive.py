@@ -112,7 +112,8 @@ def move_files(source: Path, target: Path) -> None:
         UserError: Something else is in the way.
     """
     # Files in folders first: a dataset's tables lie next to its folders of images, and a reader finds it by its tables.
-    files = sorted((path.relative_to(source) for path in source.rglob("*") if not path.is_dir()), key=_depth)
+    files = sorted(path.relative_to(source) for path in source.rglob("*") if not path.is_dir())
+    files.sort(key=lambda path: -len(path.parts))
     for name in files:
         place = target / name
         blocked = [parent for parent in place.parents if parent.is_relative_to(target) and parent.is_file()]
@@ -127,7 +128,3 @@ def move_files(source: Path, target: Path) -> None:
         if not place.exists():
             os.rename(source / name, place)
     shutil.rmtree(source)
-
-
-def _depth(path: Path) -> tuple[int, str]:
-    return -len(path.parts), path.as_posix()

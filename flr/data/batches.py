@@ -1,6 +1,5 @@
 """Batches of faces, by index, and the tensors that they are taken from."""
 
-import functools
 import os
 import sys
 from collections import deque
@@ -163,14 +162,14 @@ class AugmentedBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        parts = list(self.batches)
+        parts, parent = list(self.batches), os.getpid()
         last = np.cumsum([len(part) for part in parts])
         loader: DataLoader[np.ndarray] = DataLoader(
             _Images(self.augment(torch.cat(parts).numpy())),
             batch_sampler=[list(range(end - len(part), end)) for part, end in zip(parts, last, strict=True)],
             num_workers=self.workers,
             collate_fn=list,
-            worker_init_fn=functools.partial(_start_worker, os.getpid()),
+            worker_init_fn=lambda _: start_worker(parent),
             multiprocessing_context="fork" if self.workers else None,  # which shares the store without a copy
             generator=torch.Generator(),  # else it draws from the training's own
         )
@@ -190,10 +189,6 @@ class AugmentedBatches:
             ) from error
         finally:
             cv2.setNumThreads(threads)
-
-
-def _start_worker(parent: int, worker: int) -> None:
-    start_worker(parent)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from flr.augment.draws import uniform
 from flr.data.finders.blazeface import BlazeFaceFinder
 from flr.data.finders.builtin import Builtin
-from flr.data.finders.reach import Reach
 from flr.data.finders.yunet import YuNetFinder
 from flr.data.table import FaceTable
 from flr.errors import UserError
@@ -49,11 +48,6 @@ class Finder(Protocol):
     def offset(self) -> Offset: ...
     @property
     def identity(self) -> tuple[str | float | int | None, ...]: ...
-    @property
-    def reach(self) -> Reach | None:
-        """Which faces of a large image it finds; None where it searches images at their own size."""
-        ...
-
     def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
         """Return `offset` for a scheme, about; detections are matched to faces by it."""
         ...
@@ -89,16 +83,9 @@ class Haar:
 
     @property
     def identity(self) -> tuple[float, ...]:
-        """See `Finder`."""
         return self.step, self.neighbours, self.work
 
-    @property
-    def reach(self) -> Reach:
-        """See `Finder`."""
-        return Reach(30, self.work, 1.0)
-
     def usual_offset(self, scheme: str) -> tuple[float, float, float, float]:
-        """See `Finder`."""
         return OFFSETS.get(scheme, self.offset or (0.0, 0.0, 1.0, 1.0))
 
     def detect(self, image: np.ndarray, smallest: float = 0.0) -> np.ndarray:
@@ -109,7 +96,7 @@ class Haar:
             smallest: faces below this share of its shorter side are not looked for.
         """
         grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        factor = self.reach.scale(max(grey.shape))
+        factor = min(self.work / max(grey.shape), 1.0)
         if min(grey.shape) * factor < 1:
             return np.zeros((0, 4))  # a line, too thin for any face
         if factor < 1:
@@ -177,13 +164,11 @@ class Boxes:
         box: (N, 4) float64; NaN where a face has none and is to be left out.
         missed: (N,) bool, where the detector found nothing.
         offset: see `Haar.offset`; None for another source.
-        note: how many faces are missed because the detector searches shrunk images; empty where there are none.
     """
 
     box: np.ndarray
     missed: np.ndarray
     offset: Offset = None
-    note: str = ""
 
 
 def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -> Boxes:
@@ -192,16 +177,16 @@ def face_boxes(table: FaceTable, policy: BoxPolicy, cache: Path, workers: int) -
     Raises:
         UserError: the set has no such boxes.
     """
-    missed, offset, note = np.zeros(len(table), bool), None, ""
+    missed, offset = np.zeros(len(table), bool), None
     if policy.source == "picture":
-        box = _by_image(table, "picture", _whole, cache, workers)[:, :4]
+        box = _by_image(table, "picture", _whole, cache, workers)
         if np.isnan(box).any():
             box = np.where(np.isnan(box), [-0.5, -0.5, 0.5, 0.5], box)  # not decoded: the crop store says so
     else:
         box = _given(table, policy.source, policy.shape == "square")
     if policy.finder is not None:
-        box, missed, offset, note = _detected(table, policy, policy.finder, box, cache, workers)
-    return Boxes(_shaken(box, table.name, policy.jitter), missed, offset, note)
+        box, missed, offset = _detected(table, policy, policy.finder, box, cache, workers)
+    return Boxes(_shaken(box, table.name, policy.jitter), missed, offset)
 
 
 def _given(table: FaceTable, source: str, square: bool) -> np.ndarray:
@@ -226,8 +211,8 @@ def _given(table: FaceTable, source: str, square: bool) -> np.ndarray:
 
 def _detected(
     table: FaceTable, policy: BoxPolicy, finder: Finder, truth: np.ndarray, cache: Path, workers: int
-) -> tuple[np.ndarray, np.ndarray, Offset, str]:
-    """The detector's boxes, mapped to where the tight box of the points should be; which are missed; the map; and a note."""
+) -> tuple[np.ndarray, np.ndarray, Offset]:
+    """The detector's boxes, mapped to where the tight box of the points should be; which are missed; and the map."""
     # A detected box is much larger than the tight box of 5 points in it.
     usual = finder.usual_offset(table.scheme.name)
 
@@ -238,20 +223,15 @@ def _detected(
         hits = [len(overlap) > 0 and overlap.max() >= FOUND for overlap in overlaps]
         return np.array([boxes[o.argmax()] if hit else [np.nan] * 4 for o, hit in zip(overlaps, hits, strict=True)])
 
-    seen_in = _by_image(table, repr((*finder.identity, FOUND, usual)), best, cache, workers)
-    found, image_side = seen_in[:, :4], seen_in[:, 4]
+    found = _by_image(table, repr((*finder.identity, FOUND, usual)), best, cache, workers)
     missed = np.isnan(found).any(1)
-    share = max(usual[2] - usual[0], usual[3] - usual[1])  # of the detected box that the points span
-    side = (truth[:, 2:] - truth[:, :2]).max(1) / share
-    option = f"data.crop.policy.{policy.source}"
-    note = _small_faces(finder, option, side[missed], image_side[missed])
     offset = finder.offset
     if offset is None:
         seen = (table.split == "train") & ~missed
         if not seen.any():
             raise UserError(
                 f"{table.form}: {finder} finds none of its {int((table.split == 'train').sum())} training faces, so its box "
-                f"has no offset to the points; {note or f'set {option}.offset=[LEFT,TOP,RIGHT,BOTTOM]'}"
+                f"has no offset to the points; set data.crop.policy.{policy.source}.offset=[LEFT,TOP,RIGHT,BOTTOM]"
             )
         side = (found[seen, 2:] - found[seen, :2]).repeat(2, 1)
         middle = np.median((truth[seen] - found[seen][:, [0, 1, 0, 1]]) / side, 0)
@@ -260,25 +240,8 @@ def _detected(
     if finder.missed == "truth":
         box = np.where(missed[:, None], truth, box)
     elif finder.missed == "picture":
-        box = np.where(missed[:, None], _by_image(table, "picture", _whole, cache, workers)[:, :4], box)
-    return box, missed, offset, note
-
-
-def _small_faces(finder: Finder, option: str, side: np.ndarray, image_side: np.ndarray) -> str:
-    """Report those of the missed faces (M,) that are too small in their shrunk images, by the sides of both in pixels."""
-    reach = finder.reach
-    if reach is None:
-        return ""
-    small = (image_side > reach.work) & (side < reach.smallest_face(image_side))
-    if not small.any():
-        return ""
-    least = int(np.argmin(np.where(small, side, np.inf)))
-    return (
-        f"{small.sum()} of the {len(side)} face(s) that {finder} misses are smaller than it finds in images that are searched at "
-        f"{reach.work} pixels: in one of {image_side[least]:.0f} pixels it finds faces from about "
-        f"{reach.smallest_face(image_side[least]):.0f}, and a face has {side[least]:.0f}; set "
-        f"{option}.work={reach.work_for(side[small] / image_side[small])}"
-    )
+        box = np.where(missed[:, None], _by_image(table, "picture", _whole, cache, workers), box)
+    return box, missed, offset
 
 
 def from_detection(found: np.ndarray, offset: tuple[float, ...]) -> np.ndarray:
@@ -295,13 +258,12 @@ def _whole(image: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _by_image(
     table: FaceTable, what: str, find: Callable[[np.ndarray, np.ndarray], np.ndarray], cache: Path, workers: int
 ) -> np.ndarray:
-    """Boxes that only the pixels tell: ``find(image, rows) -> (n, 4)``, kept in the cache under `what`.
+    """(N, 4) boxes that only the pixels tell: ``find(image, rows) -> (n, 4)``, kept in the cache under `what`.
 
-    Returns:
-        (N, 5) the boxes and the longer side of the image; NaN where `find` says so and where an image cannot be decoded.
+    They are NaN where `find` says so and where an image cannot be decoded.
     """
     known = table.version.tobytes() + table.points.tobytes()  # a reader may come to read the same values otherwise
-    key = hashlib.sha256(f"{what} side {table.fingerprint()}".encode() + known).hexdigest()[:16]
+    key = hashlib.sha256(f"{what} {table.fingerprint()}".encode() + known).hexdigest()[:16]
     path = cache.absolute() / "boxes" / f"{table.form.split('[')[0]}-{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -312,10 +274,10 @@ def _by_image(
                 try:
                     image = table.load(int(image_rows[u][0]))
                 except UserError:
-                    return np.full((len(image_rows[u]), 5), np.nan)  # the crop store says so
-                return np.insert(find(image, image_rows[u]), 4, max(image.shape[:2]), axis=1)
+                    return np.full((len(image_rows[u]), 4), np.nan)  # the crop store says so
+                return find(image, image_rows[u])
 
-            boxes = np.empty((len(table), 5))
+            boxes = np.empty((len(table), 4))
             with tqdm(total=len(table), desc="Finding boxes", unit="face", disable=None) as bar:
                 for rows, found in zip(image_rows, parallel_map(work, len(image_rows), workers), strict=True):
                     boxes[rows] = found

@@ -79,7 +79,6 @@ class CropStore:
         missed: split -> its faces that the box policy's detector did not find.
         offset: see `flr.data.boxes.Haar.offset`.
         folder: where all this lies.
-        note: see `flr.data.boxes.Boxes`.
     """
 
     settings: CropSettings
@@ -89,7 +88,6 @@ class CropStore:
     missed: Mapping[str, int]
     offset: tuple[float, ...] | None
     folder: Path
-    note: str = ""
 
     @property
     def margin(self) -> int:
@@ -153,7 +151,6 @@ def open_store(
         to_store=np.load(folder / "to_store.npy"),
         image_info=np.load(folder / "pictures.npy"),
         missed=meta["missed"],
-        note=meta["note"],
         offset=meta["offset"],
         folder=folder,
     )
@@ -177,7 +174,7 @@ def _build(table: FaceTable, settings: CropSettings, pad: int, folder: Path, cac
             aside / "meta.json",
             {
                 "form": table.form, "settings": repr(settings), "pad": pad, "shape": shape, "offset": boxes.offset,
-                "missed": missed if settings.policy.finder else {}, "note": boxes.note, "faults": bad,
+                "missed": missed if settings.policy.finder else {}, "faults": bad,
             },
         )  # fmt: skip
 

@@ -34,7 +34,7 @@ class FaceData(pl.LightningDataModule):
     Args:
         name: Name of the dataset, for errors.
         reader: ``reader(root=..., strict=...) -> FaceTable``.
-        root: where the set lies.
+        root: where the set lies; None for ``data=mix``, whose sets have roots of their own.
         crop: what the model sees.
         cache: the folder of crop stores.
         augment: of the training part.
@@ -72,7 +72,8 @@ class FaceData(pl.LightningDataModule):
         super().__init__()
         if root == "":
             raise UserError(f"data={name} has no folder; set data.root=DIR")
-        self.name, self.reader, self.root, self.crop, self.cache = name, reader, root, crop, Path(cache)
+        self.name, self.reader, self.crop, self.cache = name, reader, crop, Path(cache)
+        self.root = Path(root or "").expanduser()
         self.augment, self.pixels, self.batch_size = augment, pixels, batch_size
         self.held_out = {"test": test_fraction, "val": val_fraction}
         self.strict, self.to_scheme, self.seed = strict, scheme, seed
@@ -93,9 +94,7 @@ class FaceData(pl.LightningDataModule):
             raise UserError(
                 f"data={self.name} has no direct address to fetch from; leave download=true out to see where to get it"
             )
-        if self.root is None:
-            raise UserError("data.root is null; set data.root=DIR")
-        self.download.fetch(Path(self.root).expanduser())
+        self.download.fetch(self.root)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -111,8 +110,7 @@ class FaceData(pl.LightningDataModule):
         if self.table is not None:
             return self.table
         self.augment.check(self.crop.size, self.crop.channels)
-        root = Path(self.root).expanduser() if self.root is not None else None
-        table = check_faces(self.reader(root=root, strict=self.strict), self.strict)
+        table = check_faces(self.reader(root=self.root, strict=self.strict), self.strict)
         if self.to_scheme:
             table = table.reduce(self.to_scheme, get_scheme(self.to_scheme))
         # Before the crops, so that a detector's offset is learned on training faces alone.

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -24,7 +23,7 @@ from flr.data.formats.dlib_xml import xml_text
 from flr.data.formats.label_csv import csv_rows
 from flr.data.formats.pts import pts_text
 from flr.data.formats.records import SPLITS, fits, is_metric_name, new_file
-from flr.data.images import Files
+from flr.data.images import IMAGE_SUFFIXES, Files
 from flr.data.table import FaceTable, check_faces
 from flr.errors import UserError, nearest
 from flr.files import writing_folder
@@ -123,9 +122,9 @@ def _write_images(table: FaceTable, form: Form, folder: Path) -> tuple[np.ndarra
     files, names = table.read_image, [str(table.image[rows[0]]) for rows in image_rows]
     # A file whose labels are of its stored pixels is written as those, since it would be read upright.
     linked = [isinstance(files, Files) and (files.turns(name) or files.orientation(name) == 1) for name in names]
+    places = _places(names, ["" if link else ".png" for link in linked])
     if form == "pts":
-        names = [f"{split}/{name}" for split, name in zip(table.split, names, strict=True)]
-    places = _places(names, ["" if link else ".png" for link in linked], with_pts=form == "pts")
+        places = [f"{split}/{place}" for split, place in zip(table.split, places, strict=True)]
     for parent in {os.path.dirname(place) for place in places}:
         (folder / parent).mkdir(parents=True, exist_ok=True)
 
@@ -158,41 +157,38 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _places(names: Sequence[str], suffixes: Sequence[str], with_pts: bool) -> list[str]:
-    """A path of its own for each image, its name as far as any file system and label file takes it.
+def _places(names: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """A path of its own for each image: its name, unless some file system or label file does not take it, or it is taken.
+
+    Paths differ in more than their suffixes, since each may get a .pts next to it.
 
     Args:
         names: of the images.
         suffixes: what is added to each.
-        with_pts: whether each has a .pts next to it, so that they must differ in more than their suffix.
     """
-    files, folders = {_key(name) for name in _OURS}, set[str]()
-    again: Counter[str] = Counter()
+    files, folders = {_key(mark) for name in _OURS for mark in (name, os.path.splitext(name)[0])}, set[str]()
     places = []
     for u, (name, suffix) in enumerate(zip(names, suffixes, strict=True)):
-        parts = [_RISKY.sub("_", part).strip(" .") for part in name.replace("\\", "/").split("/")]
-        clean = ("/".join(part for part in parts if part) or str(u)) + suffix
-        clean = re.sub(r"\.pts$", "_pts", clean, flags=re.IGNORECASE)  # which its own points would overwrite
-        if len(clean.encode()) > 200 or not fits(clean):
-            kind = os.path.splitext(clean)[1]
-            clean = f"{u}{kind if kind.isascii() and len(kind) < 9 else suffix}"
+        stem, kind = os.path.splitext(name + suffix)
+        if not _is_portable(name):
+            stem, kind = f"image_{u}", kind if kind.lower() in IMAGE_SUFFIXES else ""
         while True:
-            stem, kind = os.path.splitext(clean)
-            again[_key(clean)] += 1
-            number = again[_key(clean)]
-            place = f"{stem}_{number}{kind}" if number > 1 else clean
-            marks = {_key(place)}
-            if with_pts:
-                marks |= {_key(os.path.splitext(place)[0]), _key(os.path.splitext(place)[0] + ".pts")}
-            above = {_key(str(folder)) for folder in PurePosixPath(place).parents} - {"."}
-            if above & files:  # a folder cannot have the name of a file
-                clean = clean.replace("/", "_")
-            elif not (marks & files or marks & folders):
+            marks = {_key(stem), _key(stem + kind), _key(f"{stem}.pts")}
+            above = {_key(str(folder)) for folder in PurePosixPath(stem).parents} - {"."}
+            if not (marks & files or marks & folders or above & files):  # a folder cannot have the name of a file
                 break
+            stem = f"{re.sub('[./]', '_', stem)}_{u}"
         files |= marks
         folders |= above
-        places.append(place)
+        places.append(stem + kind)
     return places
+
+
+def _is_portable(name: str) -> bool:
+    """Whether any file system and any label file takes a name."""
+    whole = fits(name) and not _RISKY.search(name) and len(name.encode()) <= 200
+    # Its own points would overwrite an image by the name of .pts.
+    return whole and all(part and part == part.strip(" .") for part in name.split("/")) and name[-4:].lower() != ".pts"
 
 
 def _key(path: str) -> str:

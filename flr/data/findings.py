@@ -62,8 +62,6 @@ def findings(card: Mapping[str, Any]) -> list[str]:
     for part, count in card["not_detected"].items():
         if count:
             lines.append(f"the detector misses {count} {part} face(s); they are handled as the box policy says")
-    if card["too_small"]:
-        lines.append(card["too_small"])
     return lines + _shape_findings(card)
 
 

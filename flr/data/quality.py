@@ -67,7 +67,6 @@ def make_card(table: FaceTable, store: CropStore) -> dict[str, Any]:
         "outside": {"points": int(outside.sum()), "faces": int(outside.any(1).sum())},
         "left_out": [str(fault) for fault in table.faults],
         "not_detected": dict(store.missed),
-        "too_small": store.note,
         "duplicates": duplicates(table, store),
         "identities": identities(table),
         "symmetry": symmetry(table, labels & ~lying(table, seen)[:, None]),

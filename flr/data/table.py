@@ -213,8 +213,13 @@ def from_files(
         published=digest_rows(*published, size),
         version=version,
     )
+    return sound_faces(table, {**faults, **(bad or {})}, root, strict)
+
+
+def sound_faces(table: FaceTable, bad: Mapping[int, str], root: Path, strict: bool) -> FaceTable:
+    """The table without the faces `bad` (index -> reason) and those of `check_faces`, whose error names `root`."""
     try:
-        return check_faces(leave_out(table, {**faults, **(bad or {})}, strict), strict)
+        return check_faces(leave_out(table, bad, strict), strict)
     except UserError as error:
         raise UserError(f"{root}: {error}") from error
 

@@ -259,11 +259,6 @@ def read_result(client: "MlflowClient", run: StoredRun, folder: Path) -> TestedR
 def group_runs(tested: Sequence[TestedRun], keys: Sequence[str], metric: str) -> tuple[list[Section], list[str]]:
     """Group the runs of each protocol.
 
-    Args:
-        tested: The runs.
-        keys: Tags or parameters whose values make a group.
-        metric: Metric by which groups are ordered.
-
     Returns:
         One section per protocol, and a line for each run that repeats another one face for face.
 

@@ -60,11 +60,6 @@ class StoredModel:
 def load(cfg: DictConfig, overrides: Sequence[str], run: str) -> StoredModel:
     """Load a run as an evaluation's config has it scored.
 
-    Args:
-        cfg: A checked config of `flr.config.schema.Evaluate`.
-        overrides: Its overrides.
-        run: Id, folder or checkpoint file.
-
     Raises:
         UserError: There is no such run, or its model does not fit the data.
     """

@@ -6,7 +6,6 @@ A detector returns the boxes that a model expects, which depend on the boxes tha
 
 import csv
 import io
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -14,7 +13,7 @@ from typing import Annotated, Protocol
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from flr.data.boxes import LARGEST_SIDE, TIGHT_SOURCES, Finder, Haar, Offset, from_detection
+from flr.data.boxes import LARGEST_SIDE, TIGHT_SOURCES, Haar, Offset, from_detection
 from flr.data.crops import CropSettings
 from flr.data.finders.blazeface import BlazeFaceFinder, open_blazeface
 from flr.data.finders.builtin import Builtin
@@ -26,9 +25,6 @@ from flr.landmarks.scheme import Scheme
 
 FIRST_WORK, SMALL = 320, 30  # of the built-in detector, pixels: the first search, and faces that make it search again
 MAX_COORDINATE = 1e6  # pixels: no box reaches further, and no side is shorter than the inverse
-
-LARGE_LIMIT = 100  # pixels: a face of this size fills a crop of 128, so that no model would see more of a larger one
-SMALL_FACE = 50  # pixels: what a note suggests to search for; points on smaller faces are guesses
 
 Detections = tuple[np.ndarray, np.ndarray]  # (M, 4) boxes as the model expects them, (M,) scores, the best face first
 
@@ -140,43 +136,6 @@ class HaarFaces:
         return from_detection(boxes[order], model.offset), np.ones(len(boxes))
 
 
-def small_face_note(detector: Detector, sides: Sequence[int]) -> str:
-    """Report from which size faces are found where images are much larger than what is searched.
-
-    They are much larger if faces that fill a model's crop are too small to be found.
-
-    Args:
-        detector: The detector.
-        sides: Longer sides of the images in pixels.
-
-    Returns:
-        A note; empty where there are no such images, or where the detector enlarges its search itself or
-        `smallest` of `HaarFaces` sets the limit.
-
-    Example:
-        >>> small_face_note(HaarFaces(), [1920]), small_face_note(HaarFaces(), [6000])[:47]
-        ('', 'an image of 6000 pixels is searched at 1024, so')
-    """
-    finder: Finder | None = getattr(detector, "finder", None)
-    reach = finder.reach if finder else None
-    if (
-        reach is None
-        or getattr(detector, "smallest", None)
-        or (isinstance(detector, BuiltinDetector) and not detector.work)
-    ):
-        return ""
-    limits = reach.smallest_face(np.array(sides or [1]))
-    if limits.max() <= LARGE_LIMIT:
-        return ""
-    side = max(sides)
-    work = reach.work_for(np.array([SMALL_FACE / side]))
-    return (
-        f"an image of {side} pixels is searched at {reach.work}, so that faces are found from about {limits.max():.0f} of its "
-        f"pixels; set detector.work={work} for faces from about {reach.least * side / work:.0f} pixels, which takes "
-        f"{(work / reach.work) ** 2:.0f} times as long"
-    )
-
-
 class YuNet:
     """OpenCV's CNN detector (Wu et al. 2023, doi:10.1007/s11633-023-1423-y), from a model file that you provide.
 
@@ -265,7 +224,6 @@ class FileBoxes:
             raise UserError(f"detector.file={file}: cannot be read as CSV ({error})") from error
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
-        """Return the boxes of an image, as a `Detector`."""
         rows = self.rows.get(name, self.rows.get(Path(name).name, []))
         found = np.array(sorted(rows, key=lambda row: -row[4])).reshape(-1, 5)
         return found[:, :4], found[:, 4]
@@ -289,5 +247,4 @@ class WholeImage:
     """The whole image as one face."""
 
     def __call__(self, image: np.ndarray, name: str, model: BoxTarget) -> Detections:
-        """Return one box, as a `Detector`."""
         return np.array([[-0.5, -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5]]), np.ones(1)

@@ -69,12 +69,7 @@ class ExportMetadata:
 
 
 class OnnxPredictor(Landmarker):
-    """A model that `flr.export` wrote. Several threads may call it at once.
-
-    Args:
-        session: Session of ONNX Runtime.
-        metadata: Metadata of the file.
-    """
+    """A model that `flr.export` wrote. Several threads may call it at once."""
 
     def __init__(self, session: onnxruntime.InferenceSession, metadata: ExportMetadata) -> None:
         mean_face = np.array(metadata.mean_face).reshape(-1, 2)

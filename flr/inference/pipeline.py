@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from flr.errors import UserError
 from flr.inference.annotation import annotate
-from flr.inference.detectors import Detector, FileBoxes, small_face_note
+from flr.inference.detectors import Detector, FileBoxes
 from flr.inference.effects.base import Effect
 from flr.inference.faces import Face, FaceTracker, find_faces
 from flr.inference.landmarker import Landmarker
@@ -62,7 +62,6 @@ class PredictionPipeline:
         names = [name for name in source.names if name not in self.writer.done]
         if len(names) < len(source.names):
             print(f"resuming with {len(names)} of {len(source.names)} images")
-        sides = []
         # Decoding, networks, drawing and encoding all release the interpreter, so that a core each takes a photo.
         outcomes = parallel_map(
             lambda i: self._run_photo(source, names[i]), len(names), min(cores(), MAX_AT_ONCE), span=1
@@ -77,8 +76,6 @@ class PredictionPipeline:
                 continue
             shape, faces = outcome
             self.writer.add(name, shape, faces)
-            sides.append(max(shape[:2]))
-        _report(small_face_note(self.detector, sides))
 
     def _run_photo(self, source: Photos, name: str) -> tuple[Sequence[int], list[Face]] | UserError:
         """Predict a photo and save its files; return its shape and faces, or why it cannot be used."""
@@ -95,7 +92,7 @@ class PredictionPipeline:
     def _run_video(self, source: Video) -> None:
         smooth = OneEuro if self.smooth else None
         tracker = FaceTracker(self.model, self.detector, self.every, self.patience, smooth)
-        count, sides = 0, set[int]()
+        count = 0
         with contextlib.ExitStack() as stack:
             write = None
             if "pictures" in self.save:
@@ -106,11 +103,9 @@ class PredictionPipeline:
                 for frame in source:
                     self._run_frame(frame, f"{source.name}#{frame.number}", tracker, write)
                     bar.update()
-                    sides.add(max(frame.image.shape[:2]))
                     count += 1
                     if count == self.frames:
                         break
-        _report(small_face_note(self.detector, sorted(sides)))
         if count < source.count and self.frames is None:
             _report(f"{source.source} ends after {count} of the {source.count} frames that its header states")
 

@@ -29,8 +29,8 @@ class Landmarks(PythonModel):
         Args:
             context: MLflow's.
             model_input: The image.
-            params: ``boxes``, flat: left, top, right, bottom of each of N faces. Without them OpenCV's Haar cascade finds
-                the faces, the largest first, and their points are refined once as in `flr.predict`; N is 0 where it finds none.
+            params: ``boxes``, flat: left, top, right, bottom of each of N faces. Without them the detector of
+                `flr.inference.landmarker.Landmarker.detect` finds the faces, and their points are refined once as in `flr.predict`.
         """
         boxes = np.asarray((params or {}).get("boxes", ()), np.float64)
         if boxes.size % 4:

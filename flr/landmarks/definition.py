@@ -15,13 +15,10 @@ _NAME = re.compile(r"[\w.-]+( [\w.-]+)*")  # the characters that metric names an
 
 
 def parse_scheme(values: Any) -> Scheme:
-    """Build a scheme from plain values.
+    """Build a scheme from plain values with the keys of `Scheme`.
 
     A point is given by its name or its index from 0; a group of one point needs no list. ``name``, ``regions``,
     ``distances`` and ``reductions`` are optional; a scheme without a name gets one from a hash of its content.
-
-    Args:
-        values: a mapping with the keys of `Scheme`.
 
     Raises:
         UserError: a key is unknown, missing or invalid.

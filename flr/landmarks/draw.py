@@ -21,12 +21,6 @@ def fixed(values: np.ndarray) -> np.ndarray:
     return np.round(np.clip(np.nan_to_num(values, nan=-FAR), -FAR, FAR) * 2**SHIFT).astype(np.int32)
 
 
-def canvas_of(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) RGB of an image (H, W), (H, W, 1) or (H, W, 3) uint8, resized."""
-    canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.broadcast_to(canvas.reshape(height, width, -1), (height, width, 3)).copy()
-
-
 def draw_points(
     canvas: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: float,
     scheme: Scheme | None = None, lines: bool = False, indices: bool = False, dots: bool = True,
@@ -80,7 +74,7 @@ def _write(canvas: np.ndarray, text: str, place: Sequence[float] | np.ndarray, s
 
 def draw_face(
     image: np.ndarray, truth: np.ndarray | None, points: np.ndarray | None, labelled: np.ndarray, side: int,
-    caption: str = "", scheme: Scheme | None = None, lines: bool = False, indices: bool = False,
+    caption: str = "",
 ) -> np.ndarray:  # fmt: skip
     """One crop, enlarged, with its points.
 
@@ -91,17 +85,15 @@ def draw_face(
         labelled: (K,) bool: the points whose truth is drawn.
         side: pixels of the result.
         caption: a few words along the top.
-        scheme: as for `draw_points`.
-        lines: as for `draw_points`.
-        indices: as for `draw_points`.
 
     Returns:
         (side, side, 3) RGB uint8.
     """
     scale = side / image.shape[0]
-    canvas = canvas_of(image, side, side)
+    canvas = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
+    canvas = np.broadcast_to(canvas.reshape(side, side, -1), (side, side, 3)).copy()
     truth, points = ((v if v is None else (v + 0.5) * scale - 0.5) for v in (truth, points))
-    draw_points(canvas, truth, points, labelled, side, scheme, lines, indices)
+    draw_points(canvas, truth, points, labelled, side)
     if caption:
         _write(canvas, caption, (4, int(28 * side / 400) + 2), side / 400)
     return canvas
@@ -109,8 +101,8 @@ def draw_face(
 
 def draw_landmarks(
     image: np.ndarray, points: np.ndarray, boxes: np.ndarray | None = None, captions: Sequence[str] = (),
-    scheme: Scheme | None = None, lines: bool = False, indices: bool = False, least: int = 0,
-    truth: np.ndarray | None = None, dots: bool = True, hidden: np.ndarray | None = None,
+    scheme: Scheme | None = None, lines: bool = False, indices: bool = False, dots: bool = True,
+    hidden: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """A whole image with all its faces.
 
@@ -122,30 +114,27 @@ def draw_landmarks(
         scheme: as for `draw_points`.
         lines: as for `draw_points`.
         indices: as for `draw_points`.
-        least: pixels that the longer side has at least: a smaller image is enlarged, as a still one may be.
-        truth: (N, K, 2), or None; NaN where a point has none.
         dots: as for `draw_points`.
         hidden: (N, K) bool, as for `draw_points`.
 
     Returns:
-        (h, w, 3) RGB uint8, of the image's size or larger.
+        (H, W, 3) RGB uint8.
     """
     height, width = image.shape[:2]
-    scale = max(1, -(-least // max(height, width)))
-    canvas = canvas_of(image, width * scale, height * scale)
-    truth, boxes = ((v if v is None else (v + 0.5) * scale - 0.5) for v in (truth, boxes))
-    for i, face in enumerate((points + 0.5) * scale - 0.5):
+    canvas = np.broadcast_to(image.reshape(height, width, -1), (height, width, 3)).copy()
+    for i, face in enumerate(points):
         with np.errstate(invalid="ignore"):
             box = boxes[i] if boxes is not None else np.concatenate([face.min(0), face.max(0)])
             span = float(np.nan_to_num(box[2:] - box[:2]).max())
-        own = None if truth is None else truth[i]
-        known = np.ones(len(face), bool) if own is None else np.isfinite(own).all(-1)
         side = 1.5 * min(max(span, 0.0), 2.0 * max(canvas.shape))  # a crop is about so much larger than its box
         if boxes is not None:
             thin = max(1, round(side / 250))
             corner, other = fixed(box.reshape(2, 2)).tolist()
             cv2.rectangle(canvas, corner, other, BOX, thin, cv2.LINE_AA, SHIFT)
-        draw_points(canvas, own, face, known, side, scheme, lines, indices, dots, None if hidden is None else hidden[i])
+        known = np.ones(len(face), bool)
+        draw_points(
+            canvas, None, face, known, side, scheme, lines, indices, dots, None if hidden is None else hidden[i]
+        )
         if i < len(captions) and captions[i]:
             size = float(np.clip(side / 400, 0.35, 3))
             x, y = np.clip(np.nan_to_num(box[:2]), 0, [canvas.shape[1], canvas.shape[0]])

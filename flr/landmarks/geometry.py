@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Array = Any  # a numpy array or a torch tensor; what goes in comes out
 
 
-def _stack(values: list[Array], axis: int) -> Array:
+def stack(values: list[Array], axis: int) -> Array:
+    """Stack arrays or tensors along a new axis, broadcast to one shape."""
     if isinstance(values[0], np.ndarray | np.generic | float | int):
         return np.stack(np.broadcast_arrays(*values), axis)
     import torch
@@ -26,7 +27,7 @@ def _stack(values: list[Array], axis: int) -> Array:
 
 def _affine(a: Array, b: Array, c: Array, d: Array, e: Array, f: Array) -> Array:
     """(..., 2, 3) of [[a, b, c], [d, e, f]]."""
-    return _stack([_stack([a, b, c], -1), _stack([d, e, f], -1)], -2)
+    return stack([stack([a, b, c], -1), stack([d, e, f], -1)], -2)
 
 
 def transform(affine: Array, points: Array) -> Array:
@@ -93,7 +94,9 @@ def resize(scale_x: float, scale_y: float) -> np.ndarray:
     return np.array([[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5]])
 
 
-def similarity(angle: Array, scale: Array, source: Array, target: Array) -> Array:
+def similarity(
+    angle: np.ndarray | float, scale: np.ndarray | float, source: np.ndarray, target: np.ndarray
+) -> np.ndarray:
     """Make the maps that rotate and scale about a point and move that point.
 
     Args:
@@ -110,10 +113,7 @@ def similarity(angle: Array, scale: Array, source: Array, target: Array) -> Arra
         >>> transform(quarter_turn, np.array([[1.0, 0.0]])).round(6)
         array([[5., 6.]])
     """
-    if isinstance(angle, np.ndarray | float | int | np.generic):
-        cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-    else:
-        cos, sin = angle.cos() * scale, angle.sin() * scale
+    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     x, y = source[..., 0], source[..., 1]
     return _affine(
         cos, -sin, target[..., 0] - cos * x + sin * y,
@@ -121,13 +121,12 @@ def similarity(angle: Array, scale: Array, source: Array, target: Array) -> Arra
     )  # fmt: skip
 
 
-def fit_similarity(source: Array, target: Array, weight: Array | None = None) -> Array:
+def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Fit the least-squares similarity (rotation, scale, shift; no reflection) from `source` to `target`.
 
     Args:
-        source: (..., K, 2) points; at least two different ones of positive weight.
+        source: (..., K, 2) points; at least two different ones.
         target: (..., K, 2) points.
-        weight: (..., K) non-negative; None for equal weights.
 
     Returns:
         (..., 2, 3) maps, closed form (the two-dimensional case of Umeyama 1991, doi:10.1109/34.88573).
@@ -138,13 +137,11 @@ def fit_similarity(source: Array, target: Array, weight: Array | None = None) ->
         array([[ 3., -0.,  1.],
                [ 0.,  3.,  1.]])
     """
-    w = weight[..., None] if weight is not None else source[..., :1] * 0 + 1
-    total = w.sum(-2)
-    mean_s, mean_t = (source * w).sum(-2) / total, (target * w).sum(-2) / total
+    mean_s, mean_t = source.mean(-2), target.mean(-2)
     s, t = source - mean_s[..., None, :], target - mean_t[..., None, :]
-    power = (w * s * s).sum(-1).sum(-1)
-    cos = (w * s * t).sum(-1).sum(-1) / power
-    sin = (w[..., 0] * (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0])).sum(-1) / power
+    power = (s * s).sum((-2, -1))
+    cos = (s * t).sum((-2, -1)) / power
+    sin = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(-1) / power
     x, y = mean_s[..., 0], mean_s[..., 1]
     return _affine(
         cos, -sin, mean_t[..., 0] - cos * x + sin * y,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from flr.errors import UserError, nearest
-from flr.landmarks.geometry import tight_box
+from flr.landmarks.geometry import stack, tight_box
 
 Group = tuple[int, ...]
 
@@ -123,7 +123,6 @@ class Scheme:
         if to not in self.reductions:
             raise UserError(f"scheme {self.name} does not reduce to '{to}'{nearest(to, self.reductions)}")
         groups = [list(group) for group in self.reductions[to]]
-        stack = np.stack if isinstance(values, np.ndarray) else _torch_stack
         if "bool" in str(values.dtype):
             return stack([values[..., group].all(-1) for group in groups], -1)
         return stack([values[..., group, :].mean(-2) for group in groups], -2)
@@ -143,12 +142,6 @@ class Scheme:
             "normaliser": self.normaliser,
             "reductions": {to: named(groups) for to, groups in self.reductions.items()},
         }
-
-
-def _torch_stack(values: list[Any], axis: int) -> Any:
-    import torch
-
-    return torch.stack(values, axis)
 
 
 def span(first: int, last: int) -> Group:

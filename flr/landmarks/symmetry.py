@@ -27,10 +27,7 @@ def mirror_deviation(mean: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def likely_order(mean: np.ndarray) -> np.ndarray:
-    """Find the mirror order that a mean face itself suggests: (K,) int, points whose mirror images are nearest to each other.
-
-    Args:
-        mean: See `mirror_deviation`.
+    """Find the mirror order that a mean face (K, 2) itself suggests: (K,) int, points whose mirror images are nearest to each other.
 
     Example:
         >>> likely_order(np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.5]])).tolist()
@@ -46,10 +43,6 @@ def describe_pairs(mean: np.ndarray, scheme: Scheme) -> str:
     """Name the pairs of a scheme that a mean face contradicts, and those that it suggests; empty where others fit no better.
 
     Other pairs fit if they at least halve the largest deviation. So labels of heads that all turn to one side pass.
-
-    Args:
-        mean: See `mirror_deviation`.
-        scheme: Scheme of the points.
 
     Example:
         >>> from flr.landmarks.scheme import CELEBA5

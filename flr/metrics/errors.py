@@ -97,7 +97,6 @@ class LandmarkErrors(Metric):
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def radius_factors(self) -> list[float | None]:
-        """See `flr.metrics.conformal.calibrate`."""
         with self.sync_context():
             states = self.gathered()
         errors = point_errors(states["points"], states["truth"], states["labelled"])

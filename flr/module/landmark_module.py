@@ -51,6 +51,8 @@ class LandmarkModule(pl.LightningModule):
         ema: the decay of an exponential moving average of the weights, which then is what is evaluated; 0 for none.
         seed: of dropout.
         tta: whether evaluation averages the image and its mirror image.
+
+    Attributes:
         about: plain values kept in every checkpoint next to the weights, and ``doubt`` and ``radius90`` (see
             `flr.metrics.conformal`) of the last validation with them.
 
@@ -70,7 +72,6 @@ class LandmarkModule(pl.LightningModule):
         ema: float = 0.0,
         seed: int = 0,
         tta: bool = False,
-        about: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if net.output != objective.takes:
@@ -80,7 +81,8 @@ class LandmarkModule(pl.LightningModule):
             )
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.objective, self.scheme, self.size, self.seed = objective, scheme, size, seed
-        self.optim, self.schedule, self.ema, self.about = optim, schedule, ema, about or {}
+        self.optim, self.schedule, self.ema = optim, schedule, ema
+        self.about: dict[str, Any] = {}
         self.ema_net = copy.deepcopy(self.net).requires_grad_(False) if ema else None
         self.mean_face: Tensor
         self.register_buffer("mean_face", torch.from_numpy(mean_face))
@@ -120,8 +122,6 @@ class LandmarkModule(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, K, 2) float32 crop pixels of images (B, C, H, W)."""
-        if self.training:
-            return self.objective.decode(self.net(images), self.size)
         return self.predict_points(images)[0]
 
     def predict_points(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -331,10 +331,6 @@ class WeightAverage:
     """Move averaged weights towards those that are trained.
 
     The tensors are listed once: to walk over all modules costs the host as much time as to launch a few kernels.
-
-    Args:
-        average: The module that holds the averages.
-        current: The module that is trained, of the same form.
     """
 
     def __init__(self, average: nn.Module, current: nn.Module) -> None:

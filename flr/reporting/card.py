@@ -14,6 +14,7 @@ from flr.files import write_json, writing
 from flr.landmarks.draw import draw_face, sheet
 from flr.reporting.figures import jpeg
 from flr.reporting.html import document, embed, grid, listed, notes
+from flr.reporting.tables import TextTable, print_table
 
 SIDE = 168  # pixels of a face on a sheet
 FACES = 48  # on the contact sheet
@@ -133,17 +134,7 @@ def verdict(card: Mapping[str, Any], problems: Sequence[str]) -> str:
 
 def print_card(card: Mapping[str, Any]) -> None:
     """Print a card to the terminal."""
-    # rich takes a tenth of a second.
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=str(card["set"]), title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for name, value in facts(card):
-        table.add_row(name, Text(value))
-    Console().print(table)
+    print_table(TextTable([str(card["set"]), ""], [list(fact) for fact in facts(card)]))
 
 
 def page(card: Mapping[str, Any], images: Mapping[str, bytes]) -> str:

@@ -6,9 +6,7 @@ import time
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import LambdaCallback
 
 from flr.config.compose import compose_training, task_overrides, under
 from flr.config.detector_schema import TrainDetector
@@ -19,8 +17,8 @@ from flr.detection import training
 from flr.detection.module import DetectorModule
 from flr.detection.scenes import SCENES_VERSION
 from flr.reproduction.record import Run, check_recordable
+from flr.reproduction.smoke import train_briefly
 from flr.tracking.connection import connect, get_run
-from flr.training.precision import trainer_of
 
 PASSED_ON = ("data.workers", "trainer", "tracking", "paths")  # overrides that a training takes as they were typed
 FEW = (
@@ -57,24 +55,13 @@ def train(cfg: DictConfig, seeds: Sequence[int]) -> list[Run]:
 def smoke(cache: str, threads: int = 1) -> Run:
     """Measure the loss of each step of a short training on few scenes, and how far it moved the weights."""
     cfg, _ = compose(0, (*FEW, f"paths.cache_dir={cache}"))
-    began, losses = time.perf_counter(), list[float]()
-    keep = LambdaCallback(on_train_batch_end=lambda _, __, outputs, *___: losses.append(float(outputs["loss"])))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        pl.seed_everything(cfg.seed, verbose=False)
+    began = time.perf_counter()
+
+    def make() -> tuple[DetectorModule, pl.LightningDataModule]:
         module = DetectorModule(build(cfg.model), build(cfg.optim), build(cfg.schedule))
-        start = torch.cat([weight.detach().flatten() for weight in module.net.parameters()])
-        trainer = trainer_of(
-            cfg, callbacks=[keep], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            reload_dataloaders_every_n_epochs=1,
-        )  # fmt: skip
-        trainer.fit(module, build(cfg.data, seed=cfg.seed, cache=cfg.paths.cache_dir))
-        moved = torch.cat([weight.detach().flatten() for weight in module.net.parameters()]) - start
-    finally:
-        torch.set_num_threads(before)
-    metrics = {f"loss of step {i}": loss for i, loss in enumerate(losses, 1)}
-    metrics["weights moved by"] = float(moved.square().mean().sqrt())
+        return module, build(cfg.data, seed=cfg.seed, cache=cfg.paths.cache_dir)
+
+    metrics, _ = train_briefly(cfg, make, threads, reload_dataloaders_every_n_epochs=1)
     return Run(cfg.seed, metrics, *_data(cfg), (time.perf_counter() - began) / 60)
 
 

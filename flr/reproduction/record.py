@@ -127,10 +127,7 @@ def write(file: Path, name: str, records: Mapping[Tier, Record]) -> None:
 
 
 def check_clean_tree(exclude: Sequence[str] = ()) -> None:
-    """Check that the code is that of a commit, which a record names.
-
-    Args:
-        exclude: Names of files that may differ.
+    """Check that the code is that of a commit, which a record names, but for the files named in `exclude`.
 
     Raises:
         UserError: Another file differs, or there is no commit.

@@ -33,10 +33,6 @@ RECORDED = re.compile(r"nme|mse|mae|rmse|(fr|auc)(8|10)|(?!region/|point/).+/nme
 def compose(name: str, seed: int | None = None) -> tuple[DictConfig, list[str]]:
     """Compose an experiment with what the user has set, and check it.
 
-    Args:
-        name: Name of the experiment.
-        seed: Seed; None for the experiment's own.
-
     Returns:
         The config, and the overrides that give it.
 

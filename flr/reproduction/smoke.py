@@ -1,7 +1,8 @@
 """The smoke tier: a few training steps on rendered faces, on one CPU."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +13,7 @@ from flr.config.compose import compose_training
 from flr.config.instantiate import build
 from flr.config.schema import Train
 from flr.config.validate import check
+from flr.data.datamodule import FaceData
 from flr.module.assembly import assemble
 from flr.reproduction.record import Run
 from flr.training.precision import trainer_of
@@ -43,34 +45,49 @@ def rendered(name: str, cache: str, changes: Sequence[str] = ()) -> DictConfig:
     return config
 
 
-def smoke(cfg: DictConfig, threads: int = 1) -> Run:
-    """Measure the loss of each step of a short training, how far it moved the weights, and a validation.
-
-    Set up as by ``flr.train``, but with no store and no checkpoint: the widest model's would be 3 GB.
+def train_briefly(
+    cfg: DictConfig, make: Callable[[], tuple[Any, pl.LightningDataModule]], threads: int, **options: Any
+) -> tuple[dict[str, float], pl.Trainer]:  # fmt: skip
+    """Train what `make` returns, after the seed is set, for a few steps; without a store and checkpoints.
 
     Args:
-        cfg: See `rendered`.
+        cfg: A checked config with ``seed`` and ``trainer``.
+        make: Makes the module, whose model is ``net``, and its data.
         threads: Threads of torch; another number sums in another order.
+        options: Further options of the Trainer.
+
+    Returns:
+        The loss of each step and how far the weights moved; and the Trainer.
     """
-    check(cfg, Train, trusted=False)
-    began, losses = time.perf_counter(), list[float]()
+    losses: list[float] = []
     keep = LambdaCallback(on_train_batch_end=lambda _, __, outputs, *___: losses.append(float(outputs["loss"])))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         pl.seed_everything(cfg.seed, verbose=False)
-        data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
-        data.prepare()
-        module = assemble(cfg, data.scheme, data.crop, data.mean_face())
+        module, data = make()
         weights = [weight.detach() for weight in module.net.parameters()]
         start = torch.cat([weight.flatten()[:MAX_NUMBERS] for weight in weights])
-        trainer = trainer_of(cfg, callbacks=[keep], logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer = trainer_of(
+            cfg, callbacks=[keep], logger=False, enable_checkpointing=False, enable_progress_bar=False, **options
+        )
         trainer.fit(module, data)
         moved = torch.cat([weight.flatten()[:MAX_NUMBERS] for weight in weights]) - start
     finally:
         torch.set_num_threads(before)
     metrics = {f"loss of step {i}": loss for i, loss in enumerate(losses, 1)}
-    metrics["weights moved by"] = float(moved.square().mean().sqrt())
+    return metrics | {"weights moved by": float(moved.square().mean().sqrt())}, trainer
+
+
+def smoke(cfg: DictConfig, threads: int = 1) -> Run:
+    """Measure the loss of each step of a short training, how far it moved the weights, and a validation."""
+    check(cfg, Train, trusted=False)
+    began = time.perf_counter()
+    data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+    data.prepare()
+    metrics, trainer = train_briefly(
+        cfg, lambda: (assemble(cfg, data.scheme, data.crop, data.mean_face()), data), threads
+    )
     metrics |= {name: float(trainer.callback_metrics[name]) for name in ("val/loss", "val/nme")}
     minutes = (time.perf_counter() - began) / 60
     return Run(cfg.seed, metrics, data.protocol.name, data.protocol.fingerprint, minutes)

@@ -37,10 +37,6 @@ LOGGED = re.compile(r"(train|val|test|cost)/(?!loss_step)")
 def reproduce(cfg: DictConfig, records_dir: Path) -> int:
     """Run an experiment and compare it with its record, or make it the record.
 
-    Args:
-        cfg: A checked config of `flr.config.schema.Reproduce`.
-        records_dir: Folder of all records.
-
     Returns:
         The exit code.
 

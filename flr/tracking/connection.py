@@ -130,12 +130,7 @@ def database_lock(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translate_auth_errors(uri: str, what: str) -> Iterator[None]:
-    """Turn a server's refusal of an account into a `UserError`.
-
-    Args:
-        uri: Address of the store.
-        what: What is read or written.
-    """
+    """Turn a server's refusal of an account into a `UserError`, which names `what` is read or written."""
     try:
         yield
     except (MlflowException, requests.HTTPError) as error:
@@ -215,11 +210,7 @@ def find_runs(client: MlflowClient, experiment: str, query: str = "", sweeps: bo
 
 
 def usable_runs(client: MlflowClient, most: int) -> list[StoredRun]:
-    """Return the finished trainings of all experiments that still have a best checkpoint, the newest first.
-
-    Args:
-        client: Client of the store.
-        most: Number of runs to check.
+    """Return those of the `most` newest finished trainings of all experiments that still have a best checkpoint, the newest first.
 
     Raises:
         UserError: This account may not read them.

@@ -142,14 +142,7 @@ def run_of(client: MlflowClient, reference: str) -> str:
 
 
 def write_model(folder: Path, run_id: str, points: int, packages: tuple[str, ...] = ()) -> None:
-    """Make a folder with a ``best.ckpt`` a model that MLflow can run, with flr's code and nothing pickled.
-
-    Args:
-        folder: Folder to write to.
-        run_id: The run.
-        points: K.
-        packages: See `register`.
-    """
+    """Make a folder with a ``best.ckpt`` a model that MLflow can run, with flr's code and nothing pickled."""
     package = Path(flr.__file__).parent
     with zipfile.ZipFile(folder / CODE, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(package.rglob("*.py")):

@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 # Keys of Lightning's Trainer that a run must not change, with the value that they may have and the reason.
-REQUIRED = {"enable_checkpointing": True, "fast_dev_run": False, "barebones": False, "limit_test_batches": None}
-REASONS = {
-    "enable_checkpointing": "a run is tested and resumed from its checkpoints",
-    "fast_dev_run": "it keeps neither checkpoints nor metrics; debug=fast trains two batches",
-    "barebones": "it keeps neither checkpoints nor metrics",
-    "limit_test_batches": "a test set is never scored in part",
+REQUIRED = {
+    "enable_checkpointing": (True, "a run is tested and resumed from its checkpoints"),
+    "fast_dev_run": (False, "it keeps neither checkpoints nor metrics; debug=fast trains two batches"),
+    "barebones": (False, "it keeps neither checkpoints nor metrics"),
+    "limit_test_batches": (None, "a test set is never scored in part"),
 }
 # The CPU features that make bfloat16 products faster than 32 bit. Plain AVX-512 emulates them and is slower; ARM is not measured.
 CPU_BF16 = ("amx_bf16", "avx512_bf16")
@@ -60,10 +59,10 @@ def check_trainer(trainer: DictConfig) -> None:
     Raises:
         UserError: such a value; it names the key.
     """
-    for key, allowed in REQUIRED.items():
+    for key, (allowed, reason) in REQUIRED.items():
         value = trainer.get(key)
         if value is not None and value != allowed:
-            raise UserError(f"trainer.{key}={value}: {REASONS[key]}; leave it out")
+            raise UserError(f"trainer.{key}={value}: {reason}; leave it out")
     for key in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer.get(key) is not None and (trainer[key] == 0 or (key == "max_epochs" and trainer[key] < 0)):
             raise UserError(f"trainer.{key}={trainer[key]} trains nothing; set 1 or more")

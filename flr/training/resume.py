@@ -61,7 +61,7 @@ def resumed_session(cfg: DictConfig, overrides: Sequence[str]) -> TrainingSessio
     )
     reason = reason or (exhausted(config.trainer, checkpoint) if checkpoint else "")
     # A run that was stopped after its last epoch still has its test to do.
-    if reason and _is_finished(str(config.tracking.uri), note["run_id"]):
+    if reason and get_run(connect(config.tracking.uri, create=False), note["run_id"]).status == "FINISHED":
         raise UserError(f"run={cfg.run}: {reason} to train it further")
     return TrainingSession(config, first_overrides, folder, None if checkpoint is None else checkpoint["flr"])
 
@@ -76,10 +76,6 @@ def exhausted(trainer: DictConfig, checkpoint: Mapping[str, Any]) -> str:
     if limit is not None and elapsed >= (Timer(limit).time_remaining() or 0.0):
         return f"its trainer.max_time={time} is used up; set a longer +trainer.max_time"
     return ""
-
-
-def _is_finished(uri: str, run_id: str) -> bool:
-    return get_run(connect(uri, create=False), run_id).status == "FINISHED"
 
 
 @dataclass

@@ -34,8 +34,7 @@ from flr.data.crops import CropSettings
 from flr.data.datamodule import FaceData
 from flr.data.table import FaceTable
 from flr.errors import UserError
-from flr.landmarks.scheme import CELEBA5
-from tests.augment.test_device import FACES, SIZE, store_of
+from tests.augment.test_device import FACES, SIZE, augmented, store_of
 from tests.landmarks.painted import dot, face_table
 
 import albumentations  # isort: skip
@@ -71,9 +70,9 @@ def test_one_draw_moves_faces_alike_in_both_engines(rotation, scale, shift, mirr
     draws = [a.draw(seed, epoch, FACES) for a in (batch, face)]
     for field in dataclasses.fields(Moves):
         np.testing.assert_array_equal(*(getattr(d, field.name) for d in draws))
-    apart = face(images, points, labelled, draws[1], SIZE, CELEBA5)
+    apart = augmented(face, images, points, labelled, draws[1])
     for dtype in (torch.uint8, torch.float32):  # OpenCV's kernel, as on a processor, and grid_sample, as on a device
-        whole = batch(images.to(dtype), points, labelled, draws[0], SIZE, CELEBA5)
+        whole = augmented(batch, images.to(dtype), points, labelled, draws[0])
         assert torch.equal(whole[2], apart[2])
         assert (whole[1] - apart[1]).abs().max() < 0.05
         difference = (whole[0] - apart[0]).abs()
@@ -90,7 +89,7 @@ def test_pixels_are_bent_after_the_affine_and_points_are_not():
     images, points, labelled = store_of(Augment(**GEOMETRY))
     plain, inverted = stack(**GEOMETRY), stack(albumentations.InvertImg(p=1), **GEOMETRY)
     draws = plain.draw(0, 0, FACES)
-    a, b = (s(images, points, labelled, draws, SIZE, CELEBA5) for s in (plain, inverted))
+    a, b = (augmented(s, images, points, labelled, draws) for s in (plain, inverted))
     torch.testing.assert_close(a[0], 1 - b[0], atol=1e-6, rtol=0)
     assert torch.equal(a[1], b[1]) and torch.equal(a[3], b[3])
 

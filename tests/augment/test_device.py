@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flr.augment.affine import STRETCH
+from flr.augment.affine import STRETCH, Affine
 from flr.augment.device import SIDE, TEXTURE, Augment, Draws, texture_bank
 from flr.augment.draws import uniform
 from flr.errors import UserError
@@ -42,10 +42,14 @@ def store_of(augment: Augment, count: int = len(FACES)) -> tuple[torch.Tensor, t
     return images, torch.from_numpy(POINTS).float().repeat(count, 1, 1), labelled
 
 
+def augmented(augment: Affine, images, points, labelled, draws):
+    return augment.pixels(images, draws, SIZE), *augment.points(points, labelled, draws, SIZE, CELEBA5)
+
+
 def bend(augment: Augment, images=None, epoch: int = 0, faces: np.ndarray = FACES, dtype=torch.uint8):
     stored, points, labelled = store_of(augment, len(faces))
     images = stored if images is None else images
-    return augment(images.to(dtype), points, labelled, augment.draw(0, epoch, faces), SIZE, CELEBA5)
+    return augmented(augment, images.to(dtype), points, labelled, augment.draw(0, epoch, faces))
 
 
 def flat(augment: Augment, value: int, count: int = len(FACES)) -> torch.Tensor:
@@ -167,7 +171,7 @@ def test_one_by_one_gives_what_the_whole_batch_gives(stages, channels):
 def test_no_augmentation_is_the_centre_of_the_store():
     stored = torch.randint(0, 256, (2, 3, SIZE + 20, SIZE + 20), dtype=torch.uint8)
     _, points, labelled = store_of(Augment(), 2)
-    images, moved, kept, affine = Augment()(stored, points, labelled, Augment().draw(0, 0, np.arange(2)), SIZE, CELEBA5)
+    images, moved, kept, affine = augmented(Augment(), stored, points, labelled, Augment().draw(0, 0, np.arange(2)))
     assert torch.equal(images, stored[..., 10:-10, 10:-10] / 255)
     assert torch.equal(moved, points)
     assert torch.equal(kept, labelled)

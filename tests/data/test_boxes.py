@@ -10,7 +10,6 @@ import pytest
 from flr.data.boxes import Boxes, BoxPolicy, Haar, face_boxes, faces_by_image
 from flr.data.crops import CropSettings, open_store
 from flr.data.finders.builtin import Builtin
-from flr.data.quality import make_card
 from flr.data.readers import ibug
 from flr.data.table import FaceTable
 from flr.errors import UserError
@@ -159,26 +158,3 @@ def test_without_a_found_training_face_the_offset_has_to_be_given(tmp_path: Path
     nothing = BoxPolicy("haar", haar=Haar(missed="leave_out", offset=(0.1, 0.3, 0.9, 1.1)))
     with pytest.raises(UserError, match="finds none of its 3 faces"):
         open_store(table, CropSettings(32, 1, nothing), 1.0, tmp_path, 0, strict=False)
-
-
-def test_faces_too_small_for_the_detector_are_reported_with_the_fix(tmp_path: Path) -> None:
-    table = face_table(("train",) * 3)
-    large = dataclasses.replace(
-        table, read_image=lambda name: np.zeros((40, 3000), np.uint8), version=table.version + 1
-    )
-    haar = Haar(offset=(0.1, 0.3, 0.9, 1.1), work=512)  # finds faces from 176 pixels of such an image
-    note = face_boxes(large, BoxPolicy("haar", haar=haar), tmp_path, 0).note
-    assert (
-        note.startswith("3 of the 3 face(s) that haar-1.1-5-512 misses are smaller")
-        and "set data.crop.policy.haar.work=" in note
-    )
-    needed = int(note.rpartition("=")[2])
-    policy = BoxPolicy("haar", haar=dataclasses.replace(haar, work=needed))
-    assert 512 < needed < 3000 and not face_boxes(large, policy, tmp_path, 0).note
-    assert not face_boxes(table, BoxPolicy("haar", haar=haar), tmp_path, 0).note, "no image is shrunk"
-    with pytest.raises(UserError, match=r"finds none of its 3 training faces.*set data\.crop\.policy\.haar\.work="):
-        face_boxes(large, BoxPolicy("haar", haar=Haar(work=512)), tmp_path, 0)
-    card = make_card(
-        *open_store(large, CropSettings(32, 1, BoxPolicy("haar", haar=haar)), 1.0, tmp_path, 0, strict=False)
-    )
-    assert note in card["findings"]

@@ -82,7 +82,6 @@ def test_nothing_there(tmp_path: Path, name: str, kind: str) -> None:
         reader.write(root / "inner")
     found = "there is no such folder" if kind in ("missing", "file") else reader.found
     stop(lambda: reader.read(root), f"{root}: ", found, *reader.words, "data.root=DIR", "FLR_DATA")
-    stop(lambda: reader.read(None), "data.root is null; set data.root=DIR")
 
 
 # Forms whose errors of a missing folder have a test of their own.

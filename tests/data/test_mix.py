@@ -27,7 +27,7 @@ def sets(tmp_path: Path) -> dict[str, mix.Member]:
 
 
 def read(sets: dict[str, mix.Member], *use: str, scheme: str = "celeba5", strict: bool = True) -> FaceTable:
-    return mix.read(None, strict, sets, use, scheme)
+    return mix.read(Path(), strict, sets, use, scheme)
 
 
 def test_faces_are_those_of_the_sets(sets: dict[str, mix.Member], tmp_path: Path) -> None:

@@ -195,42 +195,20 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 HTML = "<!DOCTYPE html><html><body>Sign in</body></html>"
 KAGGLE_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "empty": (lambda r: (r / "training.csv").write_text(""), ("training.csv", "no column", "'left_eye_center_x'")),
     "header_alone": (lambda r: cut(r / "training.csv", (r / "training.csv").read_text().index("\n") + 1), ("no row",)),
     "html": (lambda r: (r / "training.csv").write_text(HTML), ("training.csv", "web page")),
     "no_image_column": (lambda r: replace(r / "training.csv", ",Image", ",image"), ("no column", "'Image'",)),
-    "renamed_column": (lambda r: replace(r / "training.csv", "nose_tip_y", "nose_tip"), ("no column", "'nose_tip_y'",)),
-    "no_id_column": (lambda r: replace(r / "test.csv", "ImageId", "Id"), ("test.csv", "no column", "'ImageId'")),
     "cut_in_the_labels": (
         lambda r: cut(r / "training.csv", (r / "training.csv").read_text().rindex("\n", 0, -1) + 9),
         ("training.csv line 13: 1 cells, not 31",),
     ),
     "too_many_cells": (lambda r: edit(r / "training.csv", 3, 4, "1,2"), ("line 4: 32 cells, not 31",)),
     "endless_row": (lambda r: edit(r / "training.csv", 2, 30, "1 " * 600_000), ("line 3: over 1,000,000 bytes",)),
-    "mac_line_ends": (
-        lambda r: (r / "training.csv").write_bytes((r / "training.csv").read_bytes().replace(b"\n", b"\r")),
-        ("training.csv",),
-    ),
-    "no_label_at_all": (
-        lambda r: replace(r / "training.csv", (r / "training.csv").read_text(), one_row(r, ["", "40"] * 15)),
-        ("no usable face", "training.csv#1: no point has a label"),
-    ),
-    "a_folder": (lambda r: folder(r / "training.csv"), ("training.csv",)),
     "both_forms": (lambda r: fake.write_muct(r, 1), ("holds both training.csv", "muct76-opencv.csv", "data.root=")),
 }  # fmt: skip
-
-
-def one_row(root: Path, labels: list[str]) -> str:
-    (root / "test.csv").unlink()
-    head, row, *_ = (root / "training.csv").read_text().split("\n")
-    return f"{head}\n{','.join([*labels, row.split(',')[-1]])}\n"
 
 
 @pytest.mark.parametrize(("spoil", "words"), KAGGLE_STOPS.values(), ids=KAGGLE_STOPS)
@@ -242,13 +220,6 @@ def test_kaggle_that_stops(tmp_path: Path, spoil: Callable[[Path], object], word
 
 KAGGLE_FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "word": (lambda r: edit(r / "training.csv", 2, 0, "left"), "training.csv#2", "training.csv line 3: 'left'"),
-    "nan": (lambda r: edit(r / "training.csv", 1, 5, "nan"), "training.csv#1", "not a finite number"),
-    "no_labels": (
-        lambda r: [edit(r / "training.csv", 12, k, "") for k in range(30)], "training.csv#12", "no point has a label",
-    ),
-    "one_place": (
-        lambda r: [edit(r / "training.csv", 1, k, "40") for k in range(30)], "training.csv#1", "span no area",
-    ),
     "id": (lambda r: edit(r / "test.csv", 2, 0, "two"), "test.csv line 3", "'two' is not a whole number"),
     "same_id": (lambda r: edit(r / "test.csv", 2, 0, "1"), "test.csv#1", "listed twice"),
 }  # fmt: skip
@@ -322,7 +293,6 @@ def test_kaggle_answers_that_stop(tmp_path: Path, spoil: Callable[[Path], object
 
 
 def test_the_root(tmp_path: Path) -> None:
-    stop(lambda: muct.read(None), "data.root is null")
     where = ("training.csv", "kaggle.com", "login", "github.com/StephenMilborrow/muct", "data.root=DIR", "FLR_DATA")
     stop(lambda: muct.read(tmp_path / "none"), "no such folder", *where)
     stop(lambda: muct.read(tmp_path), "neither training.csv nor muct76-opencv.csv", *where)
@@ -340,7 +310,6 @@ def test_the_root(tmp_path: Path) -> None:
 def test_options_of_the_other_form(tmp_path: Path) -> None:
     fake.write_kaggle(tmp_path / "a")
     stop(lambda: muct.read(tmp_path / "a", points=76), "data.reader.points=15")
-    stop(lambda: muct.read(tmp_path / "a", mirrored=True), "data.reader.mirrored=false")
     stop(lambda: muct.read(tmp_path / "a", answers=True), "answers.csv", "cannot be read")
     fake.write_muct(tmp_path / "b", 1)
     stop(lambda: muct.read(tmp_path / "b", answers=True), "data.reader.answers=null")
@@ -394,25 +363,6 @@ def test_muct_all_76(tmp_path: Path) -> None:
     stop(lambda: muct.read(tmp_path / "68", points=76), "68 points a face, not 76", "data.reader.points=15")
 
 
-def test_muct_mirrored(tmp_path: Path) -> None:
-    """The mirrored rows' images are not part of the set: they are the others', turned when loaded."""
-    fake.write_muct(tmp_path)
-    plain, table = muct.read(tmp_path, points=76), muct.read(tmp_path, strict=True, points=76, mirrored=True)
-    assert table.form == "muct76+mirrored" and len(table) == 30
-    assert table.name[15] == "ir000qa-fn" and table.group[15] == "000"
-    assert set(table.group) == set(plain.group) and len(set(table.image)) == 30
-    np.testing.assert_array_equal(table.load(15), plain.load(0)[:, ::-1])
-    np.testing.assert_array_equal(table.load(0), plain.load(0))
-    np.testing.assert_array_equal(table.labelled[15:], plain.labelled[:, MUCT76.mirror_order])
-    turned = table.points[15:][table.labelled[15:]]
-    np.testing.assert_allclose(
-        offset(table.take(np.arange(15, 30)), np.nan_to_num(table.points[15:], nan=-99)), 0, atol=0.1
-    )
-    np.testing.assert_allclose(
-        turned, ([479, 0] + plain.points[:, MUCT76.mirror_order] * [-1, 1])[table.labelled[15:]], atol=1e-3
-    )
-
-
 @pytest.mark.parametrize("points", [15, 76])
 def test_muct_mean_face_is_its_own_mirror_image(tmp_path: Path, points: int) -> None:
     fake.write_muct(tmp_path, 8)
@@ -432,26 +382,9 @@ def test_the_scheme_of_76_points() -> None:
         np.testing.assert_allclose(MUCT76.reduce(points, small), IBUG68.reduce(face, small), atol=1e-9)
 
 
-MUCT_VARIANTS: dict[str, Callable[[str], bytes]] = {
-    "mark": lambda text: text.encode("utf-8-sig"),
-    "quoted": quoted,
-    "columns_reversed": KAGGLE_VARIANTS["columns_reversed"],
-}
-
-
-@pytest.mark.parametrize("change", MUCT_VARIANTS.values(), ids=MUCT_VARIANTS)
-def test_muct_variants(tmp_path: Path, change: Callable[[str], bytes]) -> None:
-    fake.write_muct(tmp_path, 1)
-    plain, text = muct.read(tmp_path, strict=True), (tmp_path / LABELS).read_text()
-    (tmp_path / LABELS).write_bytes(change(text))
-    assert muct.read(tmp_path, strict=True).fingerprint() == plain.fingerprint()
-
-
 MUCT_STOPS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "html": (lambda r: (r / LABELS).write_text(HTML), (LABELS, "web page")),
     "column": (lambda r: replace(r / LABELS, ",x40,", ",x4O,"), ("no column", "'x40'",)),
     "tail_in_part": (lambda r: replace(r / LABELS, ",x75,", ",q75,"), ("no column", "'x75'",)),
-    "cut": (lambda r: cut(r / LABELS, (r / LABELS).stat().st_size - 90), ("line 11", "cells, not 154")),
     "no_pictures": (lambda r: (r / "jpg").rename(r / "gif"), ("no folder jpg/", "muct-a-jpg-v1.tar.gz")),
     "no_picture_at_all": (
         lambda r: [path.unlink() for path in (r / "jpg").iterdir()], ("no usable face is left of 5", "cannot be read"),
@@ -470,15 +403,9 @@ def test_muct_that_stops(tmp_path: Path, spoil: Callable[[Path], object], words:
 
 
 MUCT_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "number": (lambda r: edit(r / LABELS, 2, 9, "1e400"), "muct76-opencv.csv line 3: '1e400' is not a finite number"),
     "all_missing": (lambda r: [edit(r / LABELS, 2, k, "0") for k in range(2, 154)], "no point has a label"),
     "name": (lambda r: edit(r / LABELS, 2, 0, "face 1"), "line 3: its name is not of the form i000qa-fn"),
-    "climbing": (lambda r: edit(r / LABELS, 2, 0, "../i000qb-fn"), "its name is not of the form"),
     "twice": (lambda r: edit(r / LABELS, 2, 0, "i000qa-fn"), "it is listed twice"),
-    "no_file": (lambda r: (r / "jpg/i000qb-fn.jpg").unlink(), "cannot be read"),
-    "upper_case_suffix": (
-        lambda r: (r / "jpg/i000qb-fn.jpg").rename(r / "jpg/i000qb-fn.JPG"), "its image cannot be read",
-    ),
 }  # fmt: skip
 
 
@@ -517,7 +444,10 @@ def test_real_muct_labels(muct_labels: Path) -> None:
 
 def test_real_muct_mirrored_rows_are_the_pairs(muct_labels: Path) -> None:
     """Milborrow's own mirrored rows are 479 - x with our pairs swapped: the pairs are his, the coordinates 0-based."""
-    names, points, _ = muct.read_landmarks(muct_labels, mirrored=True)
+    with muct_labels.open(newline="") as file:
+        _, *rows = csv.reader(file)
+    names, points = [row[0] for row in rows], np.array([row[2:] for row in rows], float).reshape(-1, 68, 2)
+    points[(points == 0).all(-1)] = np.nan
     place = {name: i for i, name in enumerate(names)}
     turned = [i for i, name in enumerate(names) if name.startswith("ir")]
     plain = [place["i" + names[i][2:]] for i in turned]

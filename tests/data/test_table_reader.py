@@ -75,31 +75,24 @@ def test_the_least_scheme() -> None:
 
 BAD_SCHEMES = {
     "no_mapping": (["a"], "a scheme is a mapping"),
-    "nothing": (None, "a scheme is a mapping"),
     "unknown_key": (MINIMAL | {"pair": []}, "a scheme has no key 'pair' (did you mean 'pairs'?)"),
     "no_pairs": ({"names": ["a"], "normaliser": "box"}, "pairs is missing"),
-    "no_normaliser": ({"names": ["a"], "pairs": []}, "normaliser is missing"),
     "names_no_list": (MINIMAL | {"names": "a b c"}, "names is not a list"),
     "no_names": (MINIMAL | {"names": []}, "names is empty"),
     "twice": (MINIMAL | {"names": ["a", "b", "a"]}, "'a' is repeated"),
     "no_text": (MINIMAL | {"names": ["a", "b", 3]}, "names: 3 is not a name"),
     "number": (MINIMAL | {"names": ["a", "b", "3"]}, "'3' cannot name a point; write p3"),
     "comma": (MINIMAL | {"names": ["a", "b", "c,d"]}, "'c,d' is not a name"),
-    "edge_blank": (MINIMAL | {"names": ["a", "b", " c"]}, "' c' is not a name"),
-    "line": (MINIMAL | {"names": ["a", "b", "c\n"]}, "is not a name"),
     "long": (MINIMAL | {"names": ["a", "b", "c" * 101]}, "is not a name"),
     "subset": (MINIMAL | {"names": ["a", "b", "subset_c"]}, "cannot name a point"),
     "unknown_point": (MINIMAL | {"pairs": [["a", "d"]]}, "pairs[0]: no point 'd'"),
     "near_point": ({**MINIMAL, "names": ["nose_tip", "b"], "pairs": [["b", "nosetip"]]}, "did you mean 'nose_tip'?"),
     "place": (MINIMAL | {"pairs": [[0, 3]]}, "pairs[0]: no point 3; they are counted from 0 to 2"),
-    "below": (MINIMAL | {"pairs": [[0, -1]]}, "no point -1"),
     "truth": (MINIMAL | {"pairs": [[0, True]]}, "no point True"),
     "huge": (MINIMAL | {"pairs": [[0, "9" * 5000]]}, "no point '999"),
-    "half": (MINIMAL | {"pairs": [[0, 0.5]]}, "no point 0.5"),
     "three": (MINIMAL | {"pairs": [["a", "b", "c"]]}, "pairs[0]: a pair has two points, not 3"),
     "itself": (MINIMAL | {"pairs": [["a", 0]]}, "pairs[0]: a point is repeated"),
     "two_pairs": (MINIMAL | {"pairs": [["a", "b"], ["c", "b"]]}, "pairs[1]: 'b' is in another pair too"),
-    "flat_pairs": (MINIMAL | {"pairs": ["a", "b"]}, "pairs[0]: a pair has two points, not 1"),
     "region_list": (MINIMAL | {"regions": [["a"]]}, "regions is not a mapping"),
     "region_empty": (MINIMAL | {"regions": {"r": []}}, "regions.r: no point is named"),
     "region_name": (MINIMAL | {"regions": {"r/s": ["a"]}}, "regions: 'r/s' is not a name"),
@@ -136,9 +129,7 @@ def _laughs() -> str:
 
 ODD_YAML = {
     "laughs": (_laughs(), "line 2: an alias"),
-    "merge": ("a: &a {x: 1}\nb: {<<: *a}", "line 2: an alias"),
     "deep": ("[" * 20_000, "nested too deep"),
-    "deep_block": ("- " * 20_000, "nested too deep"),
     "object": ("!!python/object/apply:os.system ['touch ran']", "a scheme is a mapping"),
     "object_in": (fake.SCHEME.replace("mine", "!!python/name:os.system mine"), ""),
     "twice": (fake.SCHEME + "pairs: []\n", "line 1: a key occurs twice"),
@@ -147,9 +138,6 @@ ODD_YAML = {
     "tab": (fake.SCHEME.replace("name:", "\tname:"), "no sound YAML"),
     "list_as_key": ("? [a, b]\n: c", "no sound YAML"),
     "empty": ("", "a scheme is a mapping"),
-    "page": ("<!DOCTYPE html><html></html>", "a web page"),
-    "zeros": ("\0" * 99, "a binary file"),
-    "bytes": ("names: \udcff\udcfe", "no sound YAML"),
     "large": ("# " + "x" * 300_000, "characters are no scheme"),
     "words": (fake.SCHEME.replace("nose", "no").replace(", 2,", ", no,"), ""),  # YAML's own False
 }
@@ -232,7 +220,6 @@ def test_files_by_split(tmp_path: Path) -> None:
 
 
 def test_nothing_or_too_much_there(tmp_path: Path) -> None:
-    stop(lambda: reader.read(None), "data.root is null")
     for root, words in ((tmp_path / "no", "no such folder"), (tmp_path, "no labels in it")):
         text = stop(lambda root=root: reader.read(root), f"{root}: ", words, "labels.csv", "labels_train.csv")
         assert text.endswith("set data.root=DIR or the variable FLR_DATA")
@@ -404,8 +391,6 @@ CSV_FAULTS = {
     "truth": (FACE.replace(",3,", ",True,"), "labels.csv line 3: 'True' is not a number"),
     "word": (FACE.replace(",3,", ",x,"), "labels.csv line 3: 'x' is not a number"),
     "comma": (FACE.replace(",3,", ',"3,5",'), "line 3: '3,5' is not a number; write a decimal point, no comma"),
-    "huge": (FACE.replace(",3,", ",1e400,"), "'1e400' is not a finite number"),
-    "beyond_float32": (FACE.replace(",3,", ",-1e39,"), "not a finite number"),
     "too_large": (FACE.replace(",3,", ",-3e38,"), "not a finite number below 1e+09"),
     "nan": (FACE.replace(",3,", ",nan,"), "'nan' is not a finite number"),
     "half": (FACE.replace(",3,", ",,"), "line 3: a point has x or y alone"),
@@ -531,13 +516,9 @@ COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
     "list": (lambda d: [d], "not a task of keypoints that Label Studio exports"),
     "number": (lambda d: 5, "not a COCO file"),
     "nan": (lambda d: json.dumps(d).replace("2]", "NaN]"), "invalid JSON (NaN is not a JSON number)"),
-    "infinity": (lambda d: json.dumps(d).replace("30, 40", "-Infinity, 40"), "-Infinity is not a JSON number"),
-    "cut": (lambda d: json.dumps(d)[:-5], "invalid JSON"),
     "deep": (lambda d: "[" * 200_000, "nested too deep"),
     "deep_inside": (lambda d: json.dumps(d)[:-1] + ',"x":' + '{"a":' * 50_000, "nested too deep"),
     "digits": (lambda d: json.dumps(d).replace("30, 40", "9" * 5000 + ", 40"), "invalid JSON"),
-    "page": (lambda d: "<!doctype html>", "a web page"),
-    "empty": (lambda d: "", "invalid JSON"),
     "no_images": (_spoil("images", drop=True), "images is missing"),
     "images": (_spoil("images", value={}), "images is not a list"),
     "image": (_spoil("images", 1, value=7), "images[1] is not an object"),
@@ -548,14 +529,9 @@ COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
     "image_twice": (_spoil("images", 1, "id", value=100), "images[1]: id 100 is there twice"),
     "image_id": (_spoil("images", 1, "id", value=1.5), "images[1]: id is 1.5, not int or str"),
     "image_truth": (_spoil("images", 1, "id", value=True), "images[1]: id is True"),
-    "no_annotations": (_spoil("annotations", drop=True), "annotations is missing"),
     "none": (_spoil("annotations", value=[]), "no face is listed"),
-    "annotation": (_spoil("annotations", 0, value=None), "annotations[0] is not an object"),
-    "annotation_twice": (_spoil("annotations", 1, "id", value=7), "annotations[1]: id 7 is there twice"),
     "no_image_of_it": (_spoil("annotations", 1, "image_id", value=5), "no image has the id 5"),
-    "image_of_it": (_spoil("annotations", 1, "image_id", value=[1]), "image_id is [1]"),
     "no_category_of_it": (_spoil("annotations", 1, "category_id", value=9), "no category has the id 9"),
-    "no_categories": (_spoil("categories", drop=True), "categories is missing"),
     "no_keypoints": (_spoil("categories", 1, "keypoints", drop=True), "no category names its keypoints"),
     "keypoints": (_spoil("categories", 1, "keypoints", value="nose"), "keypoints is 'nose', not list"),
     "keypoint": (_spoil("categories", 1, "keypoints", 0, value=1), "keypoint is 1, not str"),
@@ -563,7 +539,6 @@ COCO_STOPS: dict[str, tuple[Callable[[dict], object], str]] = {
     "fewer": (_spoil("categories", 1, "keypoints", value=NAMES[:4]), "4 keypoints are not the 5 of mine"),
     "more": (_spoil("categories", 1, "keypoints", value=[*NAMES, "ear"]), "have also ear"),
     "twin": (_spoil("categories", 1, "keypoints", value=[*NAMES, "nose"]), "one of them twice"),
-    "category_twice": (_spoil("categories", 0, "id", value=3), "categories[1]: id 3 is there twice"),
     "group": (_spoil("annotations", 0, "group", value=["g"]), "group is ['g']"),
     "name": (_spoil("annotations", 0, "name", value=" a"), "name ' a' is not a name"),
     "subsets": (_spoil("annotations", 0, "subsets", value="full"), "subsets is 'full', not list"),
@@ -584,20 +559,16 @@ COCO_FAULTS = {
         _spoil(*MARKS, value=[1, 2, 2] * 4),
         "annotation 7: its keypoints is not a list of 15 numbers",
     ),
-    "words": (_spoil(*MARKS, 3, value="5"), "its keypoints is not a list of 15 numbers"),
     "truth": (_spoil(*MARKS, 3, value=True), "not a list of 15 numbers"),
     "mapping": (_spoil(*MARKS, value={"nose": [1, 2]}), "not a list of 15 numbers"),
     "inside": (_spoil(*MARKS, 3, value=[1]), "not a list of 15 numbers"),
     "huge": (_spoil(*MARKS, 3, value=10**400), "a number that is not finite"),
-    "beyond_float32": (_spoil(*MARKS, 3, value=1e39), "a number that is not finite"),
     "too_large_box": (_spoil("annotations", 0, "bbox", 2, value=3e38), "not below 1e+09"),
     "v": (_spoil(*MARKS, 2, value=3), "a keypoint's v is not 0, 1 or 2"),
     "no_label": (_spoil(*MARKS, value=[0] * 15), "no point has a label"),
     "no_keypoints": (_spoil(*MARKS, drop=True), "no point has a label"),
     "bbox": (_spoil("annotations", 0, "bbox", value=[1, 2, -3, 4]), "its bbox has no size"),
     "bbox_three": (_spoil("annotations", 0, "bbox", value=[1, 2, 3]), "its bbox is not a list of 4 numbers"),
-    "picture": (_spoil("images", 0, "file_name", value="gone.jpg"), "its image cannot be read"),
-    "outside": (_spoil("images", 0, "file_name", value="/etc/passwd"), "is outside the dataset's folder"),
 }
 
 
@@ -660,12 +631,10 @@ def test_xml_that_stops(tmp_path: Path, old: str, new: str, words: str) -> None:
 XML_FAULTS = {
     "unknown_part": ("name='02'", "name='05'", "labels_train.xml: a <part> is named '05', not 00 to mouth-l"),
     "twice": ("name='02'", "name='1'", "<part> 1 is given twice"),
-    "number": ("name='02' x='", "name='02' x='1,", "is not a number"),
     "no_x": ("name='02' x", "name='02' z", "a <part> has no x"),
     "visible": ("name='02'", "name='02' visible='no'", "a <part>'s visible is 'no', not 0 or 1"),
     "box": ("width='30'", "width='-30'", "its <box> has no size"),
     "no_parts": ("part ", "port ", "no point has a label"),
-    "picture": ("train/000.jpg", "train/0.jpg", "its image cannot be read"),
 }
 
 

@@ -111,9 +111,6 @@ def test_a_test_face_keeps_its_name_whatever_there_is_to_train_on(root: Path) ->
 
 
 VARIANTS: dict[str, Callable[[str], str]] = {
-    "crlf": lambda text: text.replace("\n", "\r\n"),
-    "tabs": lambda text: text.replace(" ", "\t"),
-    "commas": lambda text: text.replace(" ", ","),
     "wide_blanks": lambda text: text.replace(" ", "  ").replace("\n", " \n"),
     "attributes_as_floats": lambda text: text.replace(" 0 ", " 0.0 "),
 }
@@ -157,10 +154,6 @@ def word(place: int, value: str, number: int = 3, name: str = TRAIN) -> Callable
     return words(lambda line: [*line[:place], value, *line[place + 1 :]], number, name)
 
 
-def put(data: bytes) -> Callable[[Path], object]:
-    return lambda root: (root / TRAIN).write_bytes(data)
-
-
 def folder(root: Path) -> None:
     (root / TRAIN).unlink()
     (root / TRAIN).mkdir()
@@ -168,10 +161,7 @@ def folder(root: Path) -> None:
 
 LIST = "list_98pt_rect_attr_train.txt"
 STOPS = {
-    "html": (put(b"\n<!DOCTYPE html><html>404</html>"), f"{LIST}: a web page"),
-    "empty": (put(b""), f"{LIST}: no row in it"),
     "folder": (folder, "cannot be read (Is a directory"),
-    "cut": (lambda root: put((root / TRAIN).read_bytes()[:-600])(root), f"{LIST} line 8: "),
     "97_points": (words(lambda line: line[2:]), f"{LIST} line 3: 205 cells, not 207"),
     "without_attributes": (
         lambda root: [words(lambda line: line[:200] + line[-1:], n)(root) for n in range(1, 9)],
@@ -192,33 +182,13 @@ def test_stops(root: Path, spoil: Callable[[Path], object], reason: str) -> None
     stop(lambda: wflw.read(root), str(root), reason)
 
 
-def picture(change: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Something else in place of the third training face's image."""
-
-    def spoil(root: Path) -> None:
-        path = root / wflw.IMAGE_FOLDER / f"{fake.FOLDERS['train']}_2.jpg"
-        path.unlink()
-        change(path)
-
-    return spoil
-
-
 FAULTS = {
     "word": (word(5, "nose"), f"{LIST} line 3: 'nose' is not a number"),
-    "nan": (word(0, "nan"), "line 3: 'nan' is not a finite number"),
-    "1e400": (word(195, "1e400"), "line 3: '1e400' is not a finite number"),
-    "no_area": (words(lambda line: ["5.0"] * 196 + line[196:]), "its points span no area"),
     "flag": (word(201, "2"), f"{LIST} line 3: its expression is 2, not 0 or 1"),
-    "half_a_flag": (word(205, "0.5"), "line 3: its blur is 0.5, not 0 or 1"),
     "corners_swapped": (
         words(lambda line: line[:196] + line[198:200] + line[196:198] + line[200:]),
         f"{LIST} line 3: its box has no size",
     ),
-    "box_of_a_point": (words(lambda line: line[:198] + line[196:198] + line[200:]), "line 3: its box has no size"),
-    "no_picture": (picture(lambda path: None), "its image cannot be read (No such file"),
-    "empty_picture": (picture(lambda path: path.write_bytes(b"")), "its image is an empty file"),
-    "climbing": (word(206, "../../../etc/passwd"), "is outside the dataset's folder"),
-    "absolute": (word(206, "/etc/passwd"), "its image cannot be read (No such file"),
 }  # fmt: skip
 
 

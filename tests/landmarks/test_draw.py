@@ -38,12 +38,6 @@ def test_dots_grow_with_the_face(side):
         assert at(drawn, point)[0] > 80 and at(drawn, point)[1] < 60
 
 
-def test_a_small_picture_is_enlarged_where_that_is_asked_for():
-    drawn = draw_landmarks(np.zeros((96, 60), np.uint8), FACE[None] * 0.3, least=480, indices=True)
-    assert drawn.shape == (480, 300, 3)
-    assert draw_landmarks(np.zeros((600, 500, 3), np.uint8), FACE[None], least=480).shape == (600, 500, 3)
-
-
 def test_lines_indices_boxes_and_captions_each_add_something():
     image = np.full((200, 200, 3), 60, np.uint8)
     bare = draw_landmarks(image, FACE[None])
@@ -58,11 +52,9 @@ def test_points_that_are_none_are_not_drawn(bad):
     points = np.full((2, 68, 2), bad)
     points[1, :] = 5.0  # all in one place
     boxes = np.full((2, 4), bad)
-    drawn = draw_landmarks(
-        np.zeros((50, 40, 3), np.uint8), points, boxes, ["a", "b"], IBUG68, True, True, truth=points[::-1].copy()
-    )
+    drawn = draw_landmarks(np.zeros((50, 40, 3), np.uint8), points, boxes, ["a", "b"], IBUG68, True, True)
     assert drawn.shape == (50, 40, 3)
-    draw_face(np.zeros((32, 32, 1), np.uint8), points[0], points[1], np.ones(68, bool), 64, "x", IBUG68, True, True)
+    draw_face(np.zeros((32, 32, 1), np.uint8), points[0], points[1], np.ones(68, bool), 64, "x")
 
 
 def test_no_face_is_the_picture_alone():

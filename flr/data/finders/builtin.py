@@ -8,7 +8,6 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from flr.data.finders.network import FaceNetwork, open_network
-from flr.data.finders.reach import Reach
 from flr.data.finders.votes import find_votes, merge
 
 
@@ -40,11 +39,6 @@ class Builtin:
         """What the boxes depend on."""
         return self.network().digest, self.work, self.score
 
-    @property
-    def reach(self) -> Reach:
-        """See `flr.data.boxes.Finder`."""
-        return Reach(22, self.work, 2.0)
-
     def network(self, threads: int = 1) -> FaceNetwork:
         """Load the detector's file."""
         return open_network(self.model, threads)
@@ -64,7 +58,7 @@ class Builtin:
             (M, 4) squares about as large as the larger side of the tight box of 68 points; (M,) scores, the best first.
         """
         network = self.network(threads)
-        factor = self.reach.scale(max(image.shape[:2]))
+        factor = min(self.work / max(image.shape[:2]), 2.0)
         height, width = (max(1, round(side * factor)) for side in image.shape[:2])
         shrink = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         scaled = cv2.resize(image, (width, height), interpolation=shrink)

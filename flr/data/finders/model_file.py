@@ -30,8 +30,3 @@ class ModelFile:
     def identity(self) -> tuple[str | float | int | None, ...]:
         """What the boxes depend on."""
         return hashlib.sha256(Path(self.model).read_bytes()).hexdigest(), self.score, self.overlap
-
-    @property
-    def reach(self) -> None:
-        """See `flr.data.boxes.Finder`."""
-        return None

@@ -121,8 +121,11 @@ def under(root: Path, image: str) -> str:
 
 
 def portable(name: str) -> str:
-    """A file name that any text may hold: bytes that are no UTF-8 as escapes."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    """A file's path that any text may hold: bytes that are no UTF-8 as escapes."""
+    try:
+        return os.fsencode(name).decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # an escape of a label file that stands for no byte
+        return name
 
 
 def image_size(width: Any, height: Any) -> tuple[int, int]:
@@ -138,14 +141,6 @@ def image_size(width: Any, height: Any) -> tuple[int, int]:
     if not 0 < min(size) <= max(size) < LARGEST_SIDE:
         raise ValueError(f"its width is {width!r:.20} and its height {height!r:.20}")
     return size
-
-
-def path_text(path: str) -> str:
-    """A file's name as text: its bytes need not be Unicode."""
-    try:
-        return portable(path)
-    except UnicodeEncodeError:  # an escape that stands for no byte
-        return path
 
 
 def no_labels(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -29,21 +29,14 @@ LARGEST = 1 << 28  # bytes
 COLUMNS = {"data": 38, "mask_new": 19, "bbox": 4}
 
 
-def read(root: Path | None, strict: bool = False) -> FaceTable:
+def read(root: Path, strict: bool = False) -> FaceTable:
     """Read AFLW with 19 points. The subset ``frontal`` has the faces whose points can all be seen, as papers report it.
 
     A face is named by its image and its number among that image's faces; `group` is the image. `form` is ``aflw``, with the
     counts if they are not the official ones.
-
-    Args:
-        root: Folder of ``AFLWinfo_release.mat`` and of the images.
-        strict: Stop at the first fault of a face.
-
-    Raises:
-        UserError: Nothing is there, the file is damaged, or a face is faulty (see `flr.data.table.check_faces`).
     """
     get = f"get AFLW's images ({SITE}; for research) and {LABELS} ({POINTS}), unpack them so that this folder holds {LABELS} and flickr/"
-    root = require(root, [LABELS], get)
+    require(root, [LABELS], get)
     arrays, names = _load(root / LABELS)
     folder = next(
         (place for place in IMAGE_FOLDERS if any((root / place / part).is_dir() for part in "023")), IMAGE_FOLDERS[0]

@@ -32,7 +32,7 @@ ALIGNED_BOX = (-0.5, -0.5, 177.5, 217.5)
 
 
 def read(
-    root: Path | None,
+    root: Path,
     strict: bool = False,
     images: Literal["wild", "aligned"] | None = None,
     split: Literal["official", "published", "none"] = "official",
@@ -59,13 +59,7 @@ def read(
         boxes: give ``list_bbox_celeba``'s boxes in the wild (pixels x_1 to x_1 + width - 1) and leave out the faces whose box
             there has no size, each named, also of the test part; aligned, where that list does not apply, give the whole
             image. False gives no boxes and keeps all faces.
-
-    Raises:
-        UserError: Nothing is there, a list is missing, lacks a face or is not of this dataset, or a face is faulty (see
-            `flr.data.table.check_faces`).
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
     kind, folder = _image_folder(root, [images] if images else list(IMAGE_FOLDERS))
     names, rows, points, bad = _landmarks(_list(root, LANDMARKS[kind]), folder, strict)
     box, listed_box = np.full((len(names), 4), np.nan), np.full((len(names), 4), np.nan)

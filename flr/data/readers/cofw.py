@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from flr import MAX_PIXELS
 from flr.data.readers.published import with_counts
-from flr.data.table import FaceTable, check_faces, digest_rows, leave_out
+from flr.data.table import FaceTable, digest_rows, sound_faces
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 
@@ -32,22 +33,13 @@ FARTHEST = 1e9  # pixels
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError, OverflowError)  # as h5py tells of it
 
 
-def read(root: Path | None, strict: bool = False) -> FaceTable:
+def read(root: Path, strict: bool = False) -> FaceTable:
     """Read COFW as published, in colour if both forms exist. A face is named by its part and number, ``test/0001``.
 
     An occluded point is labelled and not visible; the subset ``occlusion`` has the faces with such a point. Each image
     is its own group. `form` is ``cofw`` or ``cofw_grey``, with the counts if they are not the official ones:
     ``cofw[train:1300|test:507]``.
-
-    Args:
-        root: Folder of the two files.
-        strict: Stop at the first fault of a face.
-
-    Raises:
-        UserError: A file is missing, damaged or not of this form, or a face is faulty (see `flr.data.table.check_faces`).
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
     form, files = _find(root)
     parts = [_read_part(path, split) for split, path in files.items()]
     name = np.concatenate([part.name for part in parts])
@@ -77,11 +69,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
         published=digest_rows(numbers, size),
         version=np.concatenate([part.version for part in parts]),
     )
-    try:
-        table = check_faces(leave_out(table, bad, strict), strict)
-    except UserError as error:
-        raise UserError(f"{root}: {error}") from error
-    return with_counts(table, TOTAL)
+    return with_counts(sound_faces(table, bad, root, strict), TOTAL)
 
 
 def _find(root: Path) -> tuple[str, dict[str, Path]]:
@@ -169,8 +157,6 @@ def _opened(path: Path) -> Iterator[Any]:
     Raises:
         UserError: it is none, or what is done inside the ``with`` meets a damage.
     """
-    import h5py
-
     if not path.is_file():
         raise UserError(f"{path}: is not a file; fetch it again")
     try:
@@ -189,8 +175,6 @@ def _array(file: Any, name: str, limit: int) -> Any:
     Raises:
         ValueError: there is none.
     """
-    import h5py
-
     links, key = file.id.links, name.encode()
     if not links.exists(key) or links.get_info(key).type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"it holds no array {name}")
@@ -203,8 +187,6 @@ def _checked(array: Any, what: str, limit: int) -> Any:
     Raises:
         ValueError: it is not.
     """
-    import h5py
-
     if not isinstance(array, h5py.Dataset) or array.shape is None:
         raise ValueError(f"{what} is not an array")
     if array.external or array.is_virtual:
@@ -220,8 +202,6 @@ def _references(file: Any, split: str) -> np.ndarray:
     Raises:
         ValueError: there are none.
     """
-    import h5py
-
     name = f"Is{ENDING[split]}"
     array = _array(file, name, MAX_FACES)
     if h5py.check_ref_dtype(array.dtype) is not h5py.Reference or not array.size:

@@ -20,23 +20,16 @@ TOTAL = 100_000
 LABELS = "_ldmks.txt"
 
 
-def read(root: Path | None, strict: bool = False) -> FaceTable:
+def read(root: Path, strict: bool = False) -> FaceTable:
     """Read FaceSynthetics as published, all as training faces, so that ``data.test_fraction`` holds out a test part.
 
     `form` is ``face_synthetics``, with the count if it is not the official one: ``face_synthetics[1000]``.
-
-    Args:
-        root: Folder of the images.
-        strict: Stop at the first fault of a face.
-
-    Raises:
-        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
     """
-    files = sorted(path.name for path in root.glob(f"[!.]*{LABELS}")) if root is not None else []
+    files = sorted(path.name for path in root.glob(f"[!.]*{LABELS}"))
     get = (
         f"get FaceSynthetics ({SITE}; for research) and unpack dataset_100000.zip or dataset_1000.zip into this folder"
     )
-    root = require(root, files[:1] or [f"000000{LABELS}"], get)
+    require(root, files[:1] or [f"000000{LABELS}"], get)
     found = [read_points(root / name, len(IBUG70)) for name in files]
     values = np.array([points for points, _ in found])
     table = from_files(

@@ -7,7 +7,6 @@ copies lack all but the points.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flr.data.formats.pts import pair_files, read_pair
-from flr.data.formats.records import box_edges, portable
+from flr.data.formats.records import FaceRecord, box_edges, columns_of, no_labels, portable
 from flr.data.table import FaceTable, from_files
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
@@ -58,29 +57,7 @@ UNIONS = {
 }
 
 
-class Face(NamedTuple):
-    """A face as a reader found it.
-
-    Attributes:
-        name: unique, free of the set's place on disk.
-        group: what must not cross from training into validation.
-        split: ``train`` or ``test``.
-        image: the image; None where there is none.
-        points: (68, 2) as the file gives them, float64; None where `fault` says why.
-        box: left, top, width, height as the file gives them, or None.
-        fault: why no model should be trained on this face; empty where nothing is known against it.
-    """
-
-    name: str
-    group: str
-    split: str
-    image: Path | None
-    points: np.ndarray | None
-    box: tuple[float, ...] | None = None
-    fault: str = ""
-
-
-def read(root: Path | None, strict: bool = False) -> FaceTable:
+def read(root: Path, strict: bool = False) -> FaceTable:
     """300-W by .pts, of whatever folders are there.
 
     `form` is ``ibug`` for the whole public protocol (3148 + 689 faces), ``ibug+private`` with the 600
@@ -88,16 +65,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     each part that is not whole: ``ibug[afw+helen_train:872|helen_test]``. Mirrored copies (stem ends with
     ``_mirror``) are no part of 300-W and are passed over. An image without a .pts is a fault, and so is a
     .pts without an image.
-
-    Args:
-        root: the folder that holds ``afw/``, ``helen/`` and so on.
-        strict: stop at the first fault of a face.
-
-    Raises:
-        UserError: nothing is there; or a faulty face where one must stop (see `flr.data.table.check_faces`).
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
     try:
         faces = [face for part in PARTS for face in _faces(root, part)]
     except OSError as error:
@@ -114,7 +82,7 @@ def read(root: Path | None, strict: bool = False) -> FaceTable:
     return dataclasses.replace(table, form=_form(table.subsets))
 
 
-def _faces(root: Path, part: Part) -> Iterator[Face]:
+def _faces(root: Path, part: Part) -> Iterator[FaceRecord]:
     folder = next((root / place for place in part.folders if (root / place).is_dir()), None)
     if folder is None:
         return
@@ -122,7 +90,10 @@ def _faces(root: Path, part: Part) -> Iterator[Face]:
         name = f"{part.folders[0]}/{portable((images or labels)[0].name)}"
         if not PurePosixPath(name).stem.endswith(MIRROR):
             points, fault = read_pair(images, labels, len(IBUG68))
-            yield Face(name, photo(name), part.split, images[0] if images else None, points, fault=fault)
+            nothing, hidden, box = no_labels(len(IBUG68))
+            points = nothing if points is None else points
+            image = images[0].relative_to(root).as_posix() if images else ""
+            yield FaceRecord(name, image, part.split, points, hidden, box, photo(name), name, fault=fault)
 
 
 def part_of(file: str) -> Part | None:
@@ -132,12 +103,12 @@ def part_of(file: str) -> Part | None:
 
 
 def photo(file: str) -> str:
-    """The group of a file (its path under the root): a mirrored copy's is its original's.
+    """The group of a file (its path under the root).
 
     In afw and helen several faces can be cut from one photo, whose name ends at the last ``_``.
     """
     path = PurePosixPath(file)
-    stem = path.stem.removesuffix(MIRROR)
+    stem = path.stem
     if path.parts[0] in ("afw", "helen"):
         stem = stem.rpartition("_")[0] or stem
     return str(path.parent / stem)
@@ -156,7 +127,7 @@ def subset_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: column for name, column in columns.items() if column.any()}
 
 
-def to_table(faces: Sequence[Face], root: Path, strict: bool, first_pixel: int, form: str = "") -> FaceTable:
+def to_table(faces: Sequence[FaceRecord], root: Path, strict: bool, first_pixel: int, form: str = "") -> FaceTable:
     """The table of those faces, less the faulty ones; `root` is named where that stops.
 
     Args:
@@ -169,17 +140,11 @@ def to_table(faces: Sequence[Face], root: Path, strict: bool, first_pixel: int, 
     Raises:
         UserError: see `flr.data.table.check_faces`.
     """
-    points = np.full((len(faces), len(IBUG68), 2), np.nan)
-    box = np.full((len(faces), 4), np.nan)
-    for i, face in enumerate(faces):
-        if not face.fault:
-            points[i] = face.points
-            box[i] = np.nan if face.box is None else face.box
+    read = columns_of(faces, len(IBUG68))
     table = from_files(
-        form, IBUG68, root, [os.path.relpath(face.image, root) if face.image else "" for face in faces],
-        points - first_pixel, [face.split for face in faces], published=(points, box),
-        strict=strict, labelled=np.ones(points.shape[:2], bool), box=box_edges(box), group=[face.group for face in faces],
-        name=[face.name for face in faces], bad={i: face.fault for i, face in enumerate(faces) if face.fault},
+        form, IBUG68, root, read.image, read.points - first_pixel, read.split, published=(read.points, read.box), strict=strict,
+        labelled=np.ones(read.points.shape[:2], bool), box=box_edges(read.box), group=read.group, name=read.name,
+        bad=read.faults,
     )  # fmt: skip
     return dataclasses.replace(table, subsets=subset_columns(table.name.tolist()))
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flr.data.formats.dlib_xml import inside, read_box, read_images, read_parts
-from flr.data.readers.ibug import MIRROR, Face, photo, to_table
+from flr.data.formats.records import FaceRecord, no_labels
+from flr.data.readers.ibug import MIRROR, photo, to_table
 from flr.data.table import FaceTable
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
@@ -26,74 +27,52 @@ TEST = "labels_ibug_300W_test.xml"
 _PLACE = {f"{k:02d}": k for k in range(len(IBUG68))}
 
 
-def read(
-    root: Path | None,
-    strict: bool = False,
-    mirrored: bool = False,
-    train: str = TRAIN,
-    test: str = TEST,
-) -> FaceTable:
-    """300-W, or any other 68-point set, by dlib's XML.
+def read(root: Path, strict: bool = False) -> FaceTable:
+    """300-W by dlib's XML, less the mirrored copies (stem ends with ``_mirror``).
 
     Points are dlib's own, 0-based whole pixels. A dlib box holds the pixels left to left + width - 1, so its
     edges, which `box` gives, lie at left - .5 and left + width - .5. A face's name is its image's path
     under `root`, with ``#`` and the box's number among all of the image's (from 1) where it has several;
     boxes of ignore='1' are passed over. The split is the file's. Subsets follow the folders (see
-    `ibug.PARTS`), not the split: dlib's training file may list faces of a test folder.
-
-    Args:
-        root: the folder that holds the XML files; images are named relative to it.
-        strict: stop at the first fault of a face.
-        mirrored: keep the mirrored copies (stem ends with ``_mirror``); `form` is ``ibug_xml+mirrored`` then.
-        train: the training file. It and `test` may be missing under their own names, but not both.
-        test: the test file.
-
-    Raises:
-        UserError: no file; a file that is no dlib XML, or that has a DTD or entities; an image that is
-            unnamed, outside `root` or listed twice; no box at all; or a faulty face where one must stop (see
-            `flr.data.table.check_faces`).
+    `ibug.PARTS`), not the split: dlib's training file may list faces of a test folder. One of the files may be missing.
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
-    faces: list[Face] = []
+    faces: list[FaceRecord] = []
     listed: dict[str, Path] = {}
-    for split, name, default in (("train", train, TRAIN), ("test", test, TEST)):
+    for split, name in (("train", TRAIN), ("test", TEST)):
         path = root / name
         if not os.path.isfile(path):
-            if name == default:
-                continue
-            raise UserError(f"{path}: there is no such file; name one that is: data.reader.{split}=FILE")
+            continue
         for number, element in enumerate(read_images(path), 1):
             file = inside(root, element.get("file", ""), f"{path}: its <image> number {number}")
-            if PurePosixPath(file).stem.endswith(MIRROR) and not mirrored:
+            if PurePosixPath(file).stem.endswith(MIRROR):
                 continue
             if file in listed:
                 raise UserError(f"{path}: lists {file}, as {listed[file].name} did before; take one out")
             listed[file] = path
-            faces += _faces(root, file, element.findall("box"), split, path.name)
+            faces += _faces(file, element.findall("box"), split, path.name)
     if not listed:
         there = "no image is listed" if root.is_dir() else "there is no such folder"
         raise UserError(
-            f"{root}: {there}; looked there for {train} and {test}; get dlib's copy of 300-W "
+            f"{root}: {there}; looked there for {TRAIN} and {TEST}; get dlib's copy of 300-W "
             "(http://dlib.net/files/data/ibug_300W_large_face_landmark_dataset.tar.gz), unpack it so that "
             "this folder holds these files, and set data.root=DIR or the variable FLR_DATA"
         )
     if not faces:
-        raise UserError(f"{root}: {train} and {test} give no <box> that is not ignored; label some faces")
-    return to_table(faces, root, strict, first_pixel=0, form="ibug_xml+mirrored" if mirrored else "ibug_xml")
+        raise UserError(f"{root}: {TRAIN} and {TEST} give no <box> that is not ignored; label some faces")
+    return to_table(faces, root, strict, first_pixel=0, form="ibug_xml")
 
 
-def _faces(root: Path, file: str, boxes: list["Element"], split: str, source: str) -> Iterator[Face]:
+def _faces(file: str, boxes: list["Element"], split: str, source: str) -> Iterator[FaceRecord]:
     for number, element in enumerate(boxes, 1):
         if element.get("ignore") in ("1", "true"):
             continue
         name = f"{file}#{number}" if len(boxes) > 1 else file
-        points, box, fault = None, None, ""
+        (points, hidden, box), fault = no_labels(len(IBUG68)), ""
         try:
-            points, box = _points(element), read_box(element)
+            points, box = _points(element), np.array(read_box(element))
         except ValueError as error:
             fault = f"{source}: {error}"
-        yield Face(name, photo(file), split, root / file, points, box, fault)
+        yield FaceRecord(name, file, split, points, hidden, box, photo(file), name, fault=fault)
 
 
 def _points(element: "Element") -> np.ndarray:

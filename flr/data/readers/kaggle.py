@@ -9,7 +9,7 @@ import numpy as np
 from pandas import DataFrame
 
 from flr.data.formats.text import Sheet, read_sheet, refuse_foreign
-from flr.data.table import UNLABELLED, FaceTable, check_faces, digest_rows, leave_out
+from flr.data.table import UNLABELLED, FaceTable, digest_rows, sound_faces
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import KAGGLE15
 
@@ -119,10 +119,7 @@ def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
         published=digest_rows(points, cells[:, 1]),
         version=np.array([changed[path] for path in source], np.int64),
     )
-    try:
-        return check_faces(leave_out(table, bad, strict), strict)
-    except UserError as error:
-        raise UserError(f"{root}: {error}") from error
+    return sound_faces(table, bad, root, strict)
 
 
 def _rows(path: Path, columns: Sequence[str]) -> tuple[Sheet, np.ndarray]:

@@ -19,22 +19,13 @@ SITE = "https://github.com/JDAI-CV/lapa-dataset"
 TOTAL = {"train": 18_176, "val": 2000, "test": 2000}
 
 
-def read(root: Path | None, strict: bool = False) -> FaceTable:
+def read(root: Path, strict: bool = False) -> FaceTable:
     """Read LaPa as published. A face is named by its image, ``train/images/STEM.jpg``, and grouped by its photo.
 
     `form` is ``lapa``, with the counts if they are not the official ones: ``lapa[train:9000|val:2000|test:2000]``.
-
-    Args:
-        root: Folder of ``train/``, ``val/`` and ``test/``.
-        strict: Stop at the first fault of a face.
-
-    Raises:
-        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
     """
     places = [f"{split}/landmarks" for split in TOTAL]
-    root = require(
-        root, places, f"get LaPa ({SITE}; for research) and unpack it so that this folder holds train/ val/ test/"
-    )
+    require(root, places, f"get LaPa ({SITE}; for research) and unpack it so that this folder holds train/ val/ test/")
     images: list[str] = []
     splits: list[str] = []
     points: list[np.ndarray] = []

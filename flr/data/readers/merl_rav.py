@@ -21,20 +21,13 @@ SPLITS = {"trainset": "train", "testset": "test"}
 FOLDERS = ("merl_rav_organized", "aflw_ours_organized", ".")  # the script's, an earlier one's, the root
 
 
-def read(root: Path | None, strict: bool = False) -> FaceTable:
+def read(root: Path, strict: bool = False) -> FaceTable:
     """Read MERL-RAV as the publishers' script organises it. The poses are subsets; `group` is AFLW's image.
 
     `form` is ``merl_rav`` with the counts: ``merl_rav[train:15449|test:3865]``.
-
-    Args:
-        root: Folder of ``merl_rav_organized/``.
-        strict: Stop at the first fault of a face.
-
-    Raises:
-        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
     """
     get = f"get MERL-RAV ({SITE}; for research) and AFLW's images, run its script, and move merl_rav_organized/ into this folder"
-    root = require(root, [f"{folder}/frontal" for folder in FOLDERS[:2]] + ["frontal"], get)
+    require(root, [f"{folder}/frontal" for folder in FOLDERS[:2]] + ["frontal"], get)
     folder = next(folder for folder in FOLDERS if (root / folder / "frontal").is_dir())
     images: list[str] = []
     splits: list[str] = []

@@ -48,7 +48,7 @@ class _ImageReader:
         return self.members[member](own)
 
 
-def read(root: Path | None, strict: bool, sets: Mapping[str, Member], use: Sequence[str], scheme: str) -> FaceTable:
+def read(root: Path, strict: bool, sets: Mapping[str, Member], use: Sequence[str], scheme: str) -> FaceTable:
     """The faces of several sets, each with its own splits.
 
     A face of `ibug` is named ``ibug/NAME``, and so are its image and its group. Each set is a subset under its name,
@@ -60,9 +60,6 @@ def read(root: Path | None, strict: bool, sets: Mapping[str, Member], use: Seque
         sets: name -> the set, of all that can be named.
         use: the names of those to mix.
         scheme: what all are reduced to.
-
-    Raises:
-        UserError: a name that is no set, or is given twice; a set that does not reduce to `scheme`; or as its reader.
     """
     if not use or len(set(use)) < len(use):
         raise UserError(f"data.reader.use={list(use)}: name each set once, such as [ibug,muct]")

@@ -6,15 +6,13 @@
   missing point is an empty cell. The first 2284 rows and the later ones were labelled by different rules, the later
   ones at four points or fewer.
 - MUCT (Milborrow, Morkel and Nicolls 2010, http://www.milbo.org/muct/): ``muct76-opencv.csv``, 76 points a face, and
-  ``jpg/``, 480 x 640 pixels, five cameras. Its rows ``ir...`` are the rows ``i...`` at 479 - x, so its coordinates are
-  0-based pixel centres too. A point behind the nose or the cheek, (0, 0), has no label.
+  ``jpg/``, 480 x 640 pixels, five cameras. Its rows ``ir...``, which are not read, are the rows ``i...`` at 479 - x, so its
+  coordinates are 0-based pixel centres too. A point behind the nose or the cheek, (0, 0), has no label.
 """
 
 import dataclasses
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -29,13 +27,11 @@ from flr.landmarks.scheme import KAGGLE15, MUCT76
 
 LANDMARKS = ("muct76-opencv.csv", "muct-landmarks/muct76-opencv.csv")  # the latter as its archive unpacks
 COLUMNS_76 = tuple(f"{axis}{k:02d}" for k in range(len(MUCT76)) for axis in "xy")
-_NAME = re.compile(r"ir?(\d{3})[q-z][a-e]-[fm][a-z0-9]")  # mirrored, subject, lighting, camera, sex, glasses
-_TURNED = "mirrored:"
+_NAME = re.compile(r"i(\d{3})[q-z][a-e]-[fm][a-z0-9]")  # subject, lighting, camera, sex, glasses
 
 
 def read(
-    root: Path | None, strict: bool = False, points: Literal[15, 76] = 15, mirrored: bool = False,
-    answers: bool | None = None,
+    root: Path, strict: bool = False, points: Literal[15, 76] = 15, answers: bool | None = None
 ) -> FaceTable:  # fmt: skip
     """Read Kaggle's table or MUCT, whichever is under `root`; `form` says which.
 
@@ -44,7 +40,7 @@ def read(
     Where the test's labels are known, in an ``answers.csv`` of RowId and Location, those faces are the part ``test``
     and the form is ``muct_csv+answers``; Kaggle has never published such a file.
 
-    MUCT's form is ``muct76``, or ``muct76+mirrored``. The group is the subject (247 and 248 are twins). The box is
+    MUCT's form is ``muct76``. The group is the subject (247 and 248 are twins). The box is
     the tight box of all labelled points grown by a quarter, about as Kaggle's images are framed. All faces are
     training faces: neither form has a test part of its own.
 
@@ -54,15 +50,8 @@ def read(
         root: Folder of either form.
         strict: Stop at the first fault of a face.
         points: 15 in Kaggle's order, or, in MUCT's form, all 76 of `MUCT76`.
-        mirrored: Keep MUCT's mirrored rows, whose images are those of the others, mirrored when loaded.
         answers: Whether to use ``answers.csv``; None uses it if it exists.
-
-    Raises:
-        UserError: Neither form is there or both are, a file is not such a table, or a face is faulty (see
-            `flr.data.table.check_faces`).
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
     found = [place for place in (TRAINING, *LANDMARKS) if os.path.exists(root / place)]
     if not found:
         raise UserError(_nothing(root))
@@ -72,15 +61,12 @@ def read(
                 f"{root}: holds both {TRAINING} (Kaggle's form) and {found[1]} (Milborrow's), which are two protocols; "
                 "put one of them into a folder of its own and name the other's: data.root=DIR"
             )
-        if points != len(KAGGLE15) or mirrored:
-            raise UserError(
-                f"{root / TRAINING}: Kaggle's form has 15 points and no mirrored rows; set data.reader.points=15 "
-                "data.reader.mirrored=false"
-            )
+        if points != len(KAGGLE15):
+            raise UserError(f"{root / TRAINING}: Kaggle's form has 15 points; set data.reader.points=15")
         return read_kaggle(root, strict, answers)
     if answers:
         raise UserError(f"{root / found[0]}: MUCT's own form has no {ANSWERS}; set data.reader.answers=null")
-    return _read_muct(root, found[0], strict, points, mirrored)
+    return _read_muct(root, found[0], strict, points)
 
 
 def _nothing(root: Path) -> str:
@@ -97,26 +83,10 @@ def _nothing(root: Path) -> str:
 # -- Milborrow's form --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Mirrorable:
-    """Images of which some are mirrored when loaded."""
-
-    read_image: Callable[[str], np.ndarray]
-
-    def __call__(self, name: str) -> np.ndarray:
-        """Return the pixels (see `flr.data.images.read_image`)."""
-        image = self.read_image(name.removeprefix(_TURNED))
-        return np.ascontiguousarray(image[:, ::-1]) if name.startswith(_TURNED) else image
-
-
-def read_landmarks(path: Path, mirrored: bool = False) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    """Read the rows of MUCT's own table.
+def read_landmarks(path: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
+    """Read the rows of MUCT's own table, ``muct76-opencv.csv``.
 
     Some copies have the first 68 points alone: the last eight are more points of the eyelids.
-
-    Args:
-        path: ``muct76-opencv.csv``.
-        mirrored: Whether to keep the rows ``ir...``.
 
     Returns:
         N names; (N, 76 or 68, 2) float64 points, NaN without a label; and row -> its fault.
@@ -126,7 +96,7 @@ def read_landmarks(path: Path, mirrored: bool = False) -> tuple[list[str], np.nd
     """
     sheet = read_sheet(path)
     names = sheet.text("name")
-    keep = [i for i, name in enumerate(names) if mirrored or not name.startswith("ir")]
+    keep = [i for i, name in enumerate(names) if not name.startswith("ir")]
     names = [names[i] for i in keep]
     sheet = dataclasses.replace(sheet, cells=sheet.cells.iloc[keep], lines=[sheet.lines[i] for i in keep])
     lid = COLUMNS_76[2 * 68 :]
@@ -138,8 +108,8 @@ def read_landmarks(path: Path, mirrored: bool = False) -> tuple[list[str], np.nd
     return names, np.where((points == 0).all(-1, keepdims=True), np.nan, points), bad
 
 
-def _read_muct(root: Path, place: str, strict: bool, count: Literal[15, 76], mirrored: bool) -> FaceTable:
-    names, given, bad = read_landmarks(root / place, mirrored)
+def _read_muct(root: Path, place: str, strict: bool, count: Literal[15, 76]) -> FaceTable:
+    names, given, bad = read_landmarks(root / place)
     if count > given.shape[1]:
         raise UserError(
             f"{root / place}: gives {given.shape[1]} points a face, not {count}; fetch it from "
@@ -159,12 +129,9 @@ def _read_muct(root: Path, place: str, strict: bool, count: Literal[15, 76], mir
     points, labelled = MUCT76.reduce(points, scheme.name), MUCT76.reduce(labelled, scheme.name)
     subjects = [match[1] if (match := _NAME.fullmatch(name)) else "" for name in names]
     table = from_files(
-        "muct76+mirrored" if mirrored else "muct76", scheme, root,
-        [f"jpg/i{name.removeprefix('ir').removeprefix('i')}.jpg" for name in names], points, ["train"] * len(names),
+        "muct76", scheme, root, [f"jpg/{name}.jpg" for name in names], points, ["train"] * len(names),
         published=(published,), strict=strict, labelled=labelled, box=np.concatenate([tight[:, :2] - grow, tight[:, 2:] + grow], -1),
         group=subjects, name=names, subsets={"complete": labelled.all(1)}, bad=bad,
     )  # fmt: skip
-    turned = np.char.startswith(table.name, "ir")
-    image = np.where(turned, np.char.add(_TURNED, table.image), table.image)
     reductions = () if scheme is MUCT76 else (f"{MUCT76.name}>{scheme.name}",)
-    return dataclasses.replace(table, image=image, read_image=Mirrorable(table.read_image), reductions=reductions)
+    return dataclasses.replace(table, reductions=reductions)

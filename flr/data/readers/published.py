@@ -9,34 +9,20 @@ from flr.data.table import FaceTable
 from flr.errors import UserError
 
 
-def require(root: Path | None, places: Sequence[str], get: str, every: bool = False) -> Path:
-    """Return the root of a dataset, of which one of `places` exists, or every one.
-
-    Args:
-        root: The root that the config names.
-        places: Paths under it.
-        get: How to get the dataset.
-        every: Whether all of them must exist.
+def require(root: Path, places: Sequence[str], get: str, every: bool = False) -> None:
+    """Check that one of `places` exists under the root of a dataset, or every one; `get` says how to obtain it.
 
     Raises:
         UserError: They do not exist.
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
     missing = [place for place in places if not os.path.lexists(root / place)]
     if len(missing) > (0 if every else len(places) - 1):
         found = f"none of {', '.join(missing)} is in it" if root.is_dir() else "there is no such folder"
         raise UserError(f"{root}: {found}; {get}, and set data.root=DIR or the variable FLR_DATA")
-    return root
 
 
 def with_counts(table: FaceTable, official: Mapping[str, int]) -> FaceTable:
-    """Append the number of faces of each split to a table's form, unless all are the official numbers.
-
-    Args:
-        table: The faces of a dataset.
-        official: Split -> number of faces.
-    """
+    """Append the number of faces of each split to a table's form, unless all are the official numbers."""
     counts = {split: int((table.split == split).sum()) for split in official}
     if counts == official:
         return table

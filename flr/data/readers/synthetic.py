@@ -26,7 +26,7 @@ BATCH = 16  # faces that a process renders at a time
 
 
 def read(
-    root: Path | None, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
+    root: Path, strict: bool = False, train: int = 1000, val: int = 100, test: int = 100,
     seed: Annotated[int, Ge(0)] = 0, size: int = 208, face: float = 0.5, channels: Literal[1, 3] = 1,
     box: Annotated[float, Gt(0)] | None = None, even_tones: bool = False,
 ) -> FaceTable:  # fmt: skip
@@ -51,8 +51,6 @@ def read(
     Raises:
         UserError: A part is empty, or `root` cannot be written.
     """
-    if root is None:
-        raise UserError("data=synthetic renders into data.root; set data.root=DIR")
     if min(train, val, test) < 1:
         raise UserError(
             f"data.reader: a part of {train}/{val}/{test} faces is empty; set train, val and test to 1 or more"

@@ -52,7 +52,7 @@ from flr.data.formats.records import (
     columns_of,
     fits,
     is_metric_name,
-    path_text,
+    portable,
     under,
 )  # fmt: skip
 from flr.data.formats.text import read_plain, read_sheet
@@ -65,7 +65,7 @@ SUFFIXES = (".csv", ".json", ".xml")
 
 
 def read(
-    root: Path | None, strict: bool = False, labels: str | dict[str, str] | None = None, scheme: str = "scheme.yaml",
+    root: Path, strict: bool = False, labels: str | dict[str, str] | None = None, scheme: str = "scheme.yaml",
     upright: bool = True,
 ) -> FaceTable:  # fmt: skip
     """The faces of a table of one's own (see the module's text); `form` is ``table``, or ``table+stored`` without `upright`.
@@ -81,13 +81,7 @@ def read(
         scheme: the scheme's file, or the name of a built-in scheme.
         upright: whether labels are of images turned as their EXIF orientation says, as annotation tools and flr.predict
             show them. COCO's width and height decide for an image that is stored turned by a quarter.
-
-    Raises:
-        UserError: nothing is there; a file that is none of these forms, or does not fit the scheme; a scheme that does
-            not hold; or a faulty face where one must stop (see `flr.data.table.check_faces`).
     """
-    if root is None:
-        raise UserError("data.root is null; set data.root=DIR")
     files = _files(root, labels)
     own = _scheme(root, scheme, files[0][1])
     faces: list[FaceColumns] = []
@@ -183,7 +177,7 @@ def _to_table(files: Sequence[FaceColumns], root: Path, scheme: Scheme, form: st
     return from_files(
         form, scheme, root, images, pixels, joined("split"), published=(points, hidden, box), **options,
         labelled=labelled, visible=labelled & ~hidden, box=edges, name=names, bad=bad,
-        group=[group or path_text(image) for group, image in zip(groups, images, strict=True)],
+        group=[group or portable(image) for group, image in zip(groups, images, strict=True)],
         subsets={name: mask for name, mask in subsets.items() if mask.any()},
     )  # fmt: skip
 
@@ -192,7 +186,7 @@ def _check_names(
     where: Sequence[str], images: Sequence[str], groups: Sequence[str], names: Sequence[str], subsets: Mapping[str, Any]
 ) -> None:
     for place, image, group, name in zip(where, images, groups, names, strict=True):
-        for key, word in (("image", path_text(image)), ("group", group or "-"), ("name", name or "-")):
+        for key, word in (("image", portable(image)), ("group", group or "-"), ("name", name or "-")):
             if not fits(word):
                 fix = f"write 1 to {LONGEST} characters on one line, without blanks at the ends"
                 raise UserError(f"{place}: {key} {word!r:.60} is not a name; {fix}")
@@ -213,7 +207,7 @@ def _complete_names(
     for i, image in enumerate(images):
         if names[i]:
             continue
-        names[i] = path_text(image)
+        names[i] = portable(image)
         if image in shared:
             number[image] += 1
             names[i] += f"#{number[image]}"

@@ -15,7 +15,7 @@ from annotated_types import Ge
 
 from flr.data.formats.pts import read_pair
 from flr.data.readers.published import require
-from flr.data.table import FaceTable, check_faces, digest_rows, leave_out
+from flr.data.table import FaceTable, digest_rows, sound_faces
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 
@@ -58,7 +58,7 @@ class Frames:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read(root: Path | None, strict: bool = False, every: Annotated[int, Ge(1)] = 10) -> FaceTable:
+def read(root: Path, strict: bool = False, every: Annotated[int, Ge(1)] = 10) -> FaceTable:
     """Read 300-VW as published. A face is named by its video and frame; `group` is the video; the categories are subsets.
 
     `form` is ``vw300-10`` with the step, and the count of videos where they are not all there: ``vw300-10[50]``.
@@ -67,13 +67,10 @@ def read(root: Path | None, strict: bool = False, every: Annotated[int, Ge(1)] =
         root: Folder of the videos' folders.
         strict: Stop at the first fault of a face.
         every: Take the first of so many frames, which hardly differ.
-
-    Raises:
-        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
     """
-    videos = sorted(path.parent.name for path in root.glob(f"[0-9]*/{VIDEO}")) if root is not None else []
+    videos = sorted(path.parent.name for path in root.glob(f"[0-9]*/{VIDEO}"))
     get = f"get 300-VW ({SITE}; for research) and unpack it so that this folder holds 001/ to 562/ with {VIDEO} and annot/"
-    root = require(root, [f"{video}/{VIDEO}" for video in videos[:1]] or [f"001/{VIDEO}"], get)
+    require(root, [f"{video}/{VIDEO}" for video in videos[:1]] or [f"001/{VIDEO}"], get)
     category = {video: name for name, members in CATEGORIES.items() for video in members.split()}
     names: list[str] = []
     points: list[np.ndarray] = []
@@ -100,7 +97,4 @@ def read(root: Path | None, strict: bool = False, every: Annotated[int, Ge(1)] =
         subsets={key: kind == key for key in CATEGORIES if (kind == key).any()}, read_image=Frames(root),
         published=digest_rows(values, size), version=version,
     )  # fmt: skip
-    try:
-        return check_faces(leave_out(table, bad, strict), strict)
-    except UserError as error:
-        raise UserError(f"{root}: {error}") from error
+    return sound_faces(table, bad, root, strict)

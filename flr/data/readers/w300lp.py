@@ -27,7 +27,7 @@ LARGEST = 1 << 24  # bytes
 YAWS = {"yaw30": (0, 30), "yaw60": (30, 60), "yaw90": (60, 90)}  # degrees either way
 
 
-def read(root: Path | None, strict: bool = False, points: Literal["3d", "2d"] = "3d") -> FaceTable:
+def read(root: Path, strict: bool = False, points: Literal["3d", "2d"] = "3d") -> FaceTable:
     """Read 300W-LP for training and AFLW2000-3D for the test; either may be missing.
 
     AFLW2000-3D has the subsets ``yaw30``, ``yaw60`` and ``yaw90`` by its papers' ranges. A face is named by its image; `group`
@@ -38,12 +38,9 @@ def read(root: Path | None, strict: bool = False, points: Literal["3d", "2d"] = 
         root: Folder of ``300W_LP/`` and ``AFLW2000/``.
         strict: Stop at the first fault of a face.
         points: Which points of 300W-LP; AFLW2000-3D has 3D points alone, so ``2d`` reads no test part.
-
-    Raises:
-        UserError: Nothing is there, or a face is faulty (see `flr.data.table.check_faces`).
     """
     get = f"get 300W-LP and AFLW2000-3D ({SITE}; for research) and unpack them so that this folder holds 300W_LP/ and AFLW2000/"
-    root = require(root, ["300W_LP/landmarks", *(["AFLW2000"] if points == "3d" else [])], get)
+    require(root, ["300W_LP/landmarks", *(["AFLW2000"] if points == "3d" else [])], get)
     images: list[str] = []
     splits: list[str] = []
     groups: list[str] = []

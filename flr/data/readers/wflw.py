@@ -28,25 +28,17 @@ BOX = ("x_min", "y_min", "x_max", "y_max")
 NUMBERS = (*(f"{axis}{k}" for k in range(len(WFLW98)) for axis in "xy"), *BOX, *ATTRIBUTES)
 
 
-def read(root: Path | None, strict: bool = False) -> FaceTable:
+def read(root: Path, strict: bool = False) -> FaceTable:
     """WFLW as published. A face is named by its image's path, ``#`` and its number among that image's faces.
 
     Each attribute is a subset over both parts; `group` is the image. `form` is ``wflw``, with the counts where they
     are not the official ones: ``wflw[train:7000|test:2500]``.
-
-    Args:
-        root: the folder that holds ``WFLW_annotations/`` and ``WFLW_images/``.
-        strict: stop at the first fault of a face.
-
-    Raises:
-        UserError: a list is not there or is none of this form; or a faulty face where one must stop (see
-            `flr.data.table.check_faces`).
     """
     get = (
         f"get WFLW ({SITE}; for research) and unpack WFLW_annotations.tar.gz and WFLW_images.tar.gz so that this folder holds "
         f"{LISTS}/ and {IMAGE_FOLDER}/"
     )
-    root = require(root, list(INDEX.values()), get, every=True)
+    require(root, list(INDEX.values()), get, every=True)
     images: list[str] = []
     names: list[str] = []
     splits: list[str] = []

@@ -23,7 +23,7 @@ FILES = {"train": "annotations/coco_wholebody_train_v1.0.json", "test": "annotat
 FOLDERS = {"train": "train2017", "test": "val2017"}
 
 
-def read(root: Path | None, strict: bool = False, smallest: float = 16.0) -> FaceTable:
+def read(root: Path, strict: bool = False, smallest: float = 16.0) -> FaceTable:
     """Read the valid faces. A face is named by its image and the id of its person; `group` is the image.
 
     `form` is ``wholebody``, with `smallest` where that is not 16: ``wholebody-0``.
@@ -32,12 +32,9 @@ def read(root: Path | None, strict: bool = False, smallest: float = 16.0) -> Fac
         root: Folder of ``annotations/``, ``train2017/`` and ``val2017/``.
         strict: Stop at the first fault of a face.
         smallest: Faces whose box is narrower or lower than this, in pixels, are skipped and counted.
-
-    Raises:
-        UserError: Nothing is there, a file is of another form, or a face is faulty (see `flr.data.table.check_faces`).
     """
     get = f"get COCO-WholeBody ({SITE}) and COCO's images of 2017, and unpack them so that this folder holds annotations/ and val2017/"
-    root = require(root, list(FILES.values()), get)
+    require(root, list(FILES.values()), get)
     images: list[str] = []
     splits: list[str] = []
     names: list[str] = []

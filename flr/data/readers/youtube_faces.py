@@ -29,7 +29,7 @@ SALT = "youtube_faces/"  # part of the protocol: another salt tests other people
 SHARE = TOTAL["test"] / sum(TOTAL.values())
 
 
-def read(root: Path | None, strict: bool = False, split: Literal["identity", "published"] = "identity") -> FaceTable:
+def read(root: Path, strict: bool = False, split: Literal["identity", "published"] = "identity") -> FaceTable:
     """The annotated frames. A face is named by its folder and file, since both folders use the same names.
 
     The published test part holds nobody new: its 347 people are those of the training part, and each of its 770 frames
@@ -44,16 +44,12 @@ def read(root: Path | None, strict: bool = False, split: Literal["identity", "pu
         root: the folder that holds the two CSVs, ``training/`` and ``test/``.
         strict: stop at the first fault of a face.
         split: ``identity`` for disjoint people, ``published`` for the CSVs' own two parts.
-
-    Raises:
-        UserError: a CSV is not there or is none of this form; or a faulty face where one must stop (see
-            `flr.data.table.check_faces`).
     """
     get = (
         f"get the frames ({URL}; YouTube Faces is for non-commercial research) and unpack them so that this folder holds "
         f"{' '.join(INDEX.values())} training/ test/"
     )
-    root = require(root, list(INDEX.values()), get, every=True)
+    require(root, list(INDEX.values()), get, every=True)
     files: list[str] = []
     points: list[np.ndarray] = []
     bad: dict[int, str] = {}

@@ -25,7 +25,6 @@ class Blur(Effect):
         self.cells = cells
 
     def draw(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> None:
-        """Change an image in place, as `Effect.draw`."""
         if not is_drawable(points):
             return
         face = whole_face(points, scheme)

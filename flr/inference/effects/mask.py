@@ -24,7 +24,6 @@ class Mask(Effect):
     makes_labels = True
 
     def draw(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> None:
-        """Change an image in place, as `Effect.draw`."""
         lines = areas_of(scheme)
         if not is_drawable(points):
             return

@@ -48,11 +48,9 @@ class Overlay(Effect):
         )
 
     def check(self, scheme: Scheme) -> None:
-        """Check a scheme, as `Effect.check`."""
         self._anchor_scheme(scheme)
 
     def draw(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> None:
-        """Change an image in place, as `Effect.draw`."""
         name = self._anchor_scheme(scheme)
         points = scheme.reduce(points, name)
         target = np.array([points[list(group)].mean(0) for _, group in self.anchors[name]])

@@ -40,7 +40,6 @@ class Paint(Effect):
         self.region, self.colour, self.strength = region, tuple(colour), float(strength)
 
     def check(self, scheme: Scheme) -> None:
-        """Check a scheme, as `Effect.check`."""
         needed = set(REGIONS[self.region])
         if not needed <= set(areas_of(scheme)):
             suitable = [name for name, other in SCHEMES.items() if needed <= set(areas_of(other))]
@@ -50,7 +49,6 @@ class Paint(Effect):
             )
 
     def draw(self, image: np.ndarray, points: np.ndarray, scheme: Scheme) -> None:
-        """Change an image in place, as `Effect.draw`."""
         lines = areas_of(scheme)
         areas = [area(points, lines[line]) for line in REGIONS[self.region]]
         outer = areas[:1] if self.region == "lips" else areas

@@ -12,11 +12,7 @@ FOREVER = 1e9  # seconds
 
 
 class ClusterJob:
-    """A job as the function that submitit and Ray call on the machine that they chose.
-
-    Args:
-        task: The job.
-    """
+    """A job as the function that submitit and Ray call on the machine that they chose."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
