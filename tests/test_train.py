@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import mlflow
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from flr.data.boxes import BoxPolicy
+from flr.data.crops import CropSettings
+from flr.evaluation.report import show_next
 from flr.landmarks.definition import parse_scheme
-from flr.landmarks.scheme import IBUG68
+from flr.landmarks.scheme import IBUG68, Scheme, get_scheme
 from flr.module import landmark_module
 from tests.conftest import SMALL_SET, TINY, Server, Workspace
 from tests.fakes import ibug as fake_ibug
@@ -248,3 +252,21 @@ def test_a_wheel_works_from_another_folder(workspace: Workspace, tmp_path: Path)
     assert where.strip() == str(tmp_path / "site" / "flr" / "conf")
     workspace.apart("flr.train", *TINY, *SMALL_SET, "trainer.max_epochs=1", PYTHONPATH=str(tmp_path / "site"))
     assert workspace.only_run().data.tags["flr.dirty"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "source", "ends"),
+    [
+        ("ibug68", "truth", ""),
+        ("wflw98", "truth", ""),
+        ("one", "truth", " detector=whole"),
+        ("ibug68", "file", " detector=whole"),
+    ],
+)
+def test_the_next_command_names_a_detector_that_works(
+    scheme: str, source: str, ends: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = Scheme("one", ("tip",), (), {}, {}, "box") if scheme == "one" else get_scheme(scheme)
+    data = SimpleNamespace(scheme=points, crop=CropSettings(64, 1, BoxPolicy(source=source)))
+    show_next("0a", "", data)
+    assert f"  python -m flr.predict run=0a source=photo.jpg{ends}\n" in capsys.readouterr().out

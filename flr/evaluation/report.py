@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flr.data.boxes import OFFSETS, TIGHT_SOURCES
 from flr.data.datamodule import FaceData
 from flr.evaluation.score import Result
 from flr.files import write_json
@@ -109,11 +110,13 @@ def show_result(result: Result) -> None:
     print(result.data.protocol.name)
 
 
-def show_next(run_id: str, words: str) -> None:
-    """Print the commands that follow a training, with some overrides."""
+def show_next(run_id: str, words: str, data: FaceData) -> None:
+    """Print the commands that follow a training on some data, with some overrides."""
+    known = {data.scheme.name, *data.scheme.reductions} & OFFSETS.keys() and data.crop.policy.source in TIGHT_SOURCES
+    whole = "" if known else " detector=whole"  # no detector knows where the model's points lie in its boxes
     print(f"""Next:
   python -m flr.evaluate run={run_id}{words}
-  python -m flr.predict run={run_id}{words} source=photo.jpg
+  python -m flr.predict run={run_id}{words} source=photo.jpg{whole}
   python -m flr.compare{words}""")
 
 

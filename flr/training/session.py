@@ -108,7 +108,7 @@ class TrainingSession:
                 self.train()
                 if self.first and not self.job:
                     print(self.tracker.pages())
-                    show_next(self.tracker.run_id, store_words(self.overrides))
+                    show_next(self.tracker.run_id, store_words(self.overrides), self.data)
                 status = "KILLED" if self.job and self.job.stop_reason else "FINISHED"
             except SIGTERMException:
                 status = "KILLED"
