@@ -185,7 +185,7 @@ def _check_type(value: Any, hint: Any, path: str) -> None:
         kind = describe_type(hint)
         if kind.startswith("mapping") and not isinstance(value, dict):
             kind = f"a mapping, written as '{path}={{KEY: VALUE}}'"
-        raise UserError(f"{path}={value}: expected {kind}") from error
+        raise UserError(f"{path}={'null' if value is None else value}: expected {kind}") from error
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

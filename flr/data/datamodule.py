@@ -34,7 +34,7 @@ class FaceData(pl.LightningDataModule):
     Args:
         name: Name of the dataset, for errors.
         reader: ``reader(root=..., strict=...) -> FaceTable``.
-        root: where the set lies; None for ``data=mix``, whose sets have roots of their own.
+        root: where the set lies; ``data=mix`` does not read it, since its sets have roots of their own.
         crop: what the model sees.
         cache: the folder of crop stores.
         augment: of the training part.
@@ -55,7 +55,7 @@ class FaceData(pl.LightningDataModule):
         *,
         name: str,
         reader: Callable[..., FaceTable],
-        root: str | None,
+        root: str,
         crop: CropSettings,
         cache: str,
         augment: Affine,
@@ -73,7 +73,7 @@ class FaceData(pl.LightningDataModule):
         if root == "":
             raise UserError(f"data={name} has no folder; set data.root=DIR")
         self.name, self.reader, self.crop, self.cache = name, reader, crop, Path(cache)
-        self.root = Path(root or "").expanduser()
+        self.root = Path(root).expanduser()
         self.augment, self.pixels, self.batch_size = augment, pixels, batch_size
         self.held_out = {"test": test_fraction, "val": val_fraction}
         self.strict, self.to_scheme, self.seed = strict, scheme, seed

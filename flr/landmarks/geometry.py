@@ -17,7 +17,12 @@ Array = Any  # a numpy array or a torch tensor; what goes in comes out
 
 
 def stack(values: list[Array], axis: int) -> Array:
-    """Stack arrays or tensors along a new axis, broadcast to one shape."""
+    """Stack arrays or tensors along a new axis, broadcast to one shape.
+
+    >>> stack([np.array([1, 2]), np.array(0)], -1)
+    array([[1, 0],
+           [2, 0]])
+    """
     if isinstance(values[0], np.ndarray | np.generic | float | int):
         return np.stack(np.broadcast_arrays(*values), axis)
     import torch

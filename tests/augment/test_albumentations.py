@@ -139,7 +139,7 @@ PARTS = ("train",) * COUNT + ("val",) * 3 + ("test",)
 def data_of(cache: Path, workers: int, rank: int = 0, ranks: int = 1, epoch: int = 0, **changes: object) -> FaceData:
     """Painted faces under a trainer that has come to some epoch."""
     arguments = {
-        "name": "dots", "reader": lambda root, strict: face_table(PARTS), "root": None,
+        "name": "dots", "reader": lambda root, strict: face_table(PARTS), "root": "dots",
         "crop": CropSettings(48, 1, BoxPolicy()), "cache": str(cache), "augment": noisy(), "workers": workers * ranks,
         "batch_size": 20,
     }  # fmt: skip

@@ -36,7 +36,7 @@ def some_labelled() -> np.ndarray:
 def data_of(cache: Path, augment: Augment = BEND, table: FaceTable | None = None, **changes) -> FaceData:
     table = table or face_table(PARTS, labelled=some_labelled())
     arguments = {
-        "name": "dots", "reader": lambda root, strict: table, "root": None, "crop": CropSettings(64, 1, BoxPolicy()),
+        "name": "dots", "reader": lambda root, strict: table, "root": "dots", "crop": CropSettings(64, 1, BoxPolicy()),
         "cache": str(cache), "augment": augment, "workers": 0,
     }  # fmt: skip
     return FaceData(**{**arguments, **changes})

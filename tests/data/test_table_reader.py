@@ -222,7 +222,7 @@ def test_files_by_split(tmp_path: Path) -> None:
 def test_nothing_or_too_much_there(tmp_path: Path) -> None:
     for root, words in ((tmp_path / "no", "no such folder"), (tmp_path, "no labels in it")):
         text = stop(lambda root=root: reader.read(root), f"{root}: ", words, "labels.csv", "labels_train.csv")
-        assert text.endswith("set data.root=DIR or the variable FLR_DATA")
+        assert "set data.root=DIR to the folder" in text
     fake.write(tmp_path)
     fake.write(tmp_path, "xml")
     stop(lambda: reader.read(tmp_path), "holds labels.csv and labels_train.xml", "data.reader.labels=FILE")
