@@ -62,6 +62,11 @@ def enlarged(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray
     )
 
 
+def faces_of(cfg: DictConfig) -> FaceTable:
+    """The faces of `data=ibug` as published, none held out for validation."""
+    return check_faces(build(cfg.data.reader)(root=Path(cfg.data.root).expanduser(), strict=False), strict=False)
+
+
 def trained(table: FaceTable, cfg: DictConfig) -> tuple[dlib.shape_predictor, float]:
     """The trees, trained first where they are not in the cache; and the seconds that took."""
     path = Path(cfg.paths.cache_dir) / f"trees-{table.fingerprint()}.dat"
@@ -104,7 +109,7 @@ def main() -> None:
     pictures = [Path(word.removeprefix("picture=")) for word in sys.argv[1:] if word.startswith("picture=")]
     cfg = config("data=ibug", *(word for word in sys.argv[1:] if not word.startswith(("run=", "picture="))))
     cv2.setNumThreads(1)
-    table = check_faces(build(cfg.data.reader)(root=Path(cfg.data.root).expanduser(), strict=False), strict=False)
+    table = faces_of(cfg)
     trees, seconds = trained(table, cfg)
     tests = np.flatnonzero(table.split == "test")
     boxes = {name: face_boxes(table, policy, Path(cfg.paths.cache_dir), 2) for name, policy in POLICIES.items()}

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from flr.data.crops import crop
+from flr.data.datamodule import FaceData
 from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.corruptions import BOXES, KINDS, PIXELS, SEVERITIES, corrupt_boxes, corrupt_pixels
@@ -74,7 +75,7 @@ def stress_test(stored: StoredModel, kinds: list[str], seed: int, split: str, de
     radius: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
-        for key, crops, to_crop in _corrupted(stored, batch, kinds, seed):
+        for key, crops, to_crop in corrupted_views(data, batch, kinds, seed):
             points, spread, _ = predictor.run(crops)
             found = transform(invert(to_crop), points)
             errors[key].append(point_errors(found, table.points[batch], table.labelled[batch]))
@@ -94,11 +95,18 @@ def stress_test(stored: StoredModel, kinds: list[str], seed: int, split: str, de
     )  # fmt: skip
 
 
-def _corrupted(
-    stored: StoredModel, batch: np.ndarray, kinds: list[str], seed: int
+def corrupted_views(
+    data: FaceData, batch: np.ndarray, kinds: Sequence[str], seed: int
 ) -> list[tuple[tuple[str, int], np.ndarray, np.ndarray]]:
-    """Return ((kind, severity), crops (n, S, S, C), maps (n, 2, 3) from image to crop pixels), the clean one first."""
-    data, size = stored.data, stored.data.crop.size
+    """Return ((kind, severity), crops (n, S, S, C), maps (n, 2, 3) from image to crop pixels), the clean one first.
+
+    Args:
+        data: Prepared data.
+        batch: Rows (n,) of its table.
+        kinds: Of `KINDS`.
+        seed: See `stress_test`.
+    """
+    size = data.crop.size
     crops, to_crop = data.store.crops(batch), data.store.to_crop()[batch]
     views = [(("", 0), crops, to_crop)]
     for kind in (kind for kind in kinds if kind in PIXELS):
