@@ -51,6 +51,15 @@ class Target:
         self.mean_face = mean_face
 
 
+def of_config(name: str) -> Detector:
+    """The detector of a choice with its keys."""
+    choice, *keys = name.split(",")
+    detector: Detector = build(
+        OmegaConf.merge(OmegaConf.load(CONF / "detector" / f"{choice}.yaml"), OmegaConf.from_dotlist(keys))
+    )
+    return detector
+
+
 def squares(boxes: np.ndarray) -> np.ndarray:
     """(N, 3) centre and larger side of boxes (N, 4)."""
     side = (boxes[:, 2:] - boxes[:, :2]).max(1)
@@ -155,9 +164,7 @@ def main() -> None:
         shown.add_column(column, justify="left" if column == "detector" else "right")
     results = {}
     for name in names or ["builtin", "haar"]:
-        choice, *keys = name.split(",")
-        node = OmegaConf.merge(OmegaConf.load(CONF / "detector" / f"{choice}.yaml"), OmegaConf.from_dotlist(keys))
-        detector: Detector = build(node)
+        detector = of_config(name)
         sheet = Path(words["sheet"]) / name.replace("/", "_") if "sheet" in words else None
         result = measure(detector, photos, target, sheet)
         each = np.array(result.pop("each"))

@@ -125,7 +125,7 @@ def score(
         data: The prepared dataset.
         checkpoint: Weights to load first; None for those of the module.
         split: Split to score.
-        refine: Number of refinement passes, each on a crop around the points of the pass before (see `Landmarker.find`).
+        refine: Number of refinement passes, see `Landmarker.find_in_crops`.
 
     Raises:
         UserError: `refine` with a model whose boxes do not follow from its points.
@@ -137,7 +137,7 @@ def score(
     if refine:
         half, device = trainer.precision == "bf16-mixed", str(trainer.strategy.root_device)
         predictor = Predictor(module, data.crop, data.pixels, None, half, device)
-        _refine(predictor, data, rows, Located(points, spread, visible, radius), refine - 1)
+        _refine(predictor, data, rows, Located(points, spread, visible, radius), refine)
     table = data.prepare()
     truth, labelled, normaliser = table.points[rows], table.labelled[rows], data.normaliser[rows]
     metrics = _metrics(module, data, rows, points)
@@ -163,11 +163,11 @@ def score(
 
 
 def _refine(predictor: Predictor, data: FaceData, rows: np.ndarray, found: Located, refine: int) -> None:
-    """Predict faces again from crops around their points, and replace the results of the first pass, in place."""
-    table = data.prepare()
+    """Predict faces again with refinement passes, and replace the results of the first pass, in place."""
+    table, to_crop = data.prepare(), data.store.to_crop()
     for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 64)):  # not all images in memory at once
         images = [table.load(int(row)) for row in rows[part]]
-        refined = predictor.find(images, predictor.boxes(found.points[part]), refine=refine)
+        refined = predictor.find_in_crops(images, to_crop[rows[part]], refine)
         for values, better in zip(found, refined, strict=True):
             values[part] = better
 

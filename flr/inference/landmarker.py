@@ -10,13 +10,16 @@ from flr.data.boxes import TIGHT_SOURCES, Offset
 from flr.data.crops import CropSettings, crop
 from flr.errors import UserError
 from flr.inference.detectors import MAX_COORDINATE, BuiltinDetector, Detector, HaarFaces, WholeImage
-from flr.landmarks.geometry import invert, tight_box, transform
+from flr.landmarks.geometry import compose, invert, similarity, tight_box, transform
 from flr.landmarks.scheme import Scheme
 from flr.metrics.conformal import radii
 from flr.metrics.functional import face_uncertainty
 
 BATCH_SIZE = 64  # faces
 MAX_SIDE = 2**15 - 2  # pixels: OpenCV warps no larger image
+# Both chosen on 300-W's training photos with the included model (experiments/box/README.md).
+SECOND_CROP = 0.8  # size of the second crop that a refinement starts from, relative to the first
+CERTAINTY_POWER = 8  # of two results, each weighs as its uncertainty to the power of minus this
 
 
 class Located(NamedTuple):
@@ -69,8 +72,7 @@ class Landmarker(ABC):
             images: N images, (H, W) grey or (H, W, 3) RGB, uint8, of any size; an image with two faces is passed twice.
             boxes: (N, 4) left, top, right, bottom in pixels of those images; an integer is a pixel's centre. The boxes
                 must follow the run's box policy: for ``source=truth`` the tight box of the points.
-            refine: Number of further passes, each on a crop around the points of the pass before. One pass corrects the
-                error of a detector's box.
+            refine: Number of further passes, see `find_in_crops`. One pass corrects the error of a detector's box.
 
         Returns:
             (N, K, 2) points in image pixels; (N, K) the uncertainty of each, the probability that each is visible, and the
@@ -80,34 +82,74 @@ class Landmarker(ABC):
             UserError: An invalid image or box, a number of boxes other than that of the images, or `refine` with a model
                 whose boxes do not follow from its points.
         """
-        if refine and not self.refines:
+        boxes = _validate_boxes(boxes, len(images))
+        for i, image in enumerate(images):
+            validate_image(image, i)
+        return self.find_in_crops(images, self.crop.policy.crop(boxes, self.crop.size), refine)
+
+    def find_in_crops(self, images: Sequence[np.ndarray] | np.ndarray, to_crop: np.ndarray, refine: int = 0) -> Located:
+        """Find the points of N faces whose crops are known.
+
+        Args:
+            images: See `find`.
+            to_crop: (N, 2, 3) maps from image to crop pixels.
+            refine: Number of further passes, each on a crop around the points of the pass before. A model that gives
+                uncertainties makes all passes from a second crop too, `SECOND_CROP` times as large, in case a detector's
+                box holds more than the face. The result is the mean of both, weighted by their certainty for each face.
+
+        Returns:
+            As `find`.
+        """
+        if not refine:
+            return self._pass(images, to_crop)
+        if not self.refines:
             raise UserError(
                 f"refine={refine}: the model was trained on boxes of source={self.crop.policy.source}, which do not "
                 "follow from its points; set refine=0"
             )
-        boxes = _validate_boxes(boxes, len(images))
-        for i, image in enumerate(images):
-            validate_image(image, i)
+        first = self._refined(images, to_crop, refine)
+        if len(self.scheme) == 1 or not np.isfinite(first.spread).all():
+            return first
+        second = self._refined(images, compose(_zoom(self.crop.size, 1 / SECOND_CROP), to_crop), refine)
+        share = self._share_of_second(first, second)
+        return Located(*(
+            one + (other - one) * share.reshape(-1, *[1] * (one.ndim - 1)) for one, other in zip(first, second, strict=True)
+        ))  # fmt: skip
+
+    def _refined(self, images: Sequence[np.ndarray] | np.ndarray, to_crop: np.ndarray, refine: int) -> Located:
+        found = self._pass(images, to_crop)
+        for _ in range(refine):
+            found = self._pass(images, self.crop.policy.crop(self.boxes(found.points), self.crop.size))
+        return found
+
+    def _pass(self, images: Sequence[np.ndarray] | np.ndarray, to_crop: np.ndarray) -> Located:
+        """Find the points of N faces in one pass over their crops."""
         size, channels = self.crop.size, self.crop.channels
-        affine = self.crop.policy.crop(boxes, size)
-        points = np.zeros((len(boxes), len(self.scheme), 2))
+        points = np.zeros((len(to_crop), len(self.scheme), 2))
         spread, visible = np.zeros(points.shape[:2]), np.zeros(points.shape[:2])
-        for start in range(0, len(boxes), BATCH_SIZE):
-            batch = range(start, min(start + BATCH_SIZE, len(boxes)))
-            crops = np.stack([crop(images[i], affine[i], size, channels) for i in batch])
+        for start in range(0, len(to_crop), BATCH_SIZE):
+            batch = range(start, min(start + BATCH_SIZE, len(to_crop)))
+            crops = np.stack([crop(images[i], to_crop[i], size, channels) for i in batch])
             points[batch], spread[batch], visible[batch] = self.run(crops)
-        points = transform(invert(affine), points)
-        if refine and len(boxes):
-            return self.find(images, self.boxes(points), refine=refine - 1)
-        scale = np.sqrt(np.linalg.det(affine[..., :2]))[:, None]
-        return Located(points, spread / scale, visible, radii(self.radius_factors, spread, size) / scale)
+        scale = np.sqrt(np.linalg.det(to_crop[..., :2]))[:, None]
+        radius = radii(self.radius_factors, spread, size) / scale
+        return Located(transform(invert(to_crop), points), spread / scale, visible, radius)
+
+    def _share_of_second(self, first: Located, second: Located) -> np.ndarray:
+        """Return the weight (N,) of the second of two results, from 0 to 1: the less certain, the less."""
+        one, other = (self._uncertainty(found.points, found.spread) for found in (first, second))
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            share = 1 / (1 + (other / one) ** CERTAINTY_POWER)
+        return np.where(np.isfinite(share), share, 0.0)
+
+    def _uncertainty(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        return face_uncertainty(spread, self.scheme.distance(points, np.ones(points.shape[:-1], bool)))
 
     def is_uncertain(self, points: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Return (N,) bool whether faces of points (N, K, 2) with uncertainties (N, K) exceed the threshold."""
         if self.uncertainty_threshold is None or len(self.scheme) == 1:  # one point has no size to compare with
             return np.zeros(len(points), bool)
-        distance = self.scheme.distance(points, np.ones(points.shape[:-1], bool))
-        return ~(face_uncertainty(spread, distance) <= self.uncertainty_threshold)
+        return ~(self._uncertainty(points, spread) <= self.uncertainty_threshold)
 
     @property
     def refines(self) -> bool:
@@ -137,6 +179,12 @@ class Landmarker(ABC):
         elif policy.source == "haar":
             detector = HaarFaces(policy.haar.step, policy.haar.neighbours, work=policy.haar.work)
         return detector(image, "", self)[0]
+
+
+def _zoom(size: int, factor: float) -> np.ndarray:
+    """Return the map (2, 3) that enlarges a crop about its centre."""
+    centre = np.full(2, (size - 1) / 2)
+    return similarity(np.array(0.0), np.array(factor), centre, centre)
 
 
 def _validate_boxes(boxes: np.ndarray, images: int) -> np.ndarray:

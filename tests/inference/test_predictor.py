@@ -103,7 +103,10 @@ def test_the_mirror_is_a_choice(coloured: Workspace) -> None:
 class Drawn(Landmarker):
     """Finds four dots, as far as the crop shows them, and is less certain the larger they are."""
 
-    def __init__(self, source: str = "truth", uncertainty_threshold: float | None = None) -> None:
+    def __init__(
+        self, source: str = "truth", uncertainty_threshold: float | None = None, gives_spread: bool = True
+    ) -> None:
+        self.gives_spread = gives_spread
         crop = CropSettings(64, 1, BoxPolicy(source))  # type: ignore[arg-type]
         super().__init__(
             Scheme("dots", ("a", "b", "c", "d"), (), {}, {}, "diagonal"),
@@ -122,7 +125,7 @@ class Drawn(Landmarker):
                 own = quarter == k
                 points[i, k] = (x[own].mean(), y[own].mean()) if own.any() else 32
                 spread[i, k] = max(own.sum(), 1) ** 0.5
-        return points, spread, spread * np.nan
+        return points, spread if self.gives_spread else spread * np.nan, spread * np.nan
 
 
 def test_refinement_crops_around_the_points_of_the_first_pass() -> None:
@@ -134,8 +137,9 @@ def test_refinement_crops_around_the_points_of_the_first_pass() -> None:
     net = Drawn()
     one, wide, *_ = net.find([image], boxes)
     two, narrow, *_ = net.find([image], boxes, refine=1)
-    np.testing.assert_allclose(two, net([image], net.boxes(one)), atol=0)
     assert abs(two - truth).max() < min(1, abs(one - truth).max())
+    silent = Drawn(gives_spread=False)
+    np.testing.assert_array_equal(silent([image], boxes, refine=1), net([image], net.boxes(one)))
     np.testing.assert_allclose(wide.mean(), 13, atol=4)  # pixels of the picture, whatever the crop's
     np.testing.assert_allclose(narrow.mean(), 13, atol=2)
     assert net.find([], np.zeros((0, 4)), refine=2)[0].shape == (0, 4, 2)
@@ -202,6 +206,28 @@ def test_on_photos_detected_boxes_are_those_of_the_points(trained: tuple[Workspa
         union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (truth[2:] - truth[:2]).prod() - common
         overlaps.append((common / union).max(initial=0))
     assert np.median(overlaps) > 0.7
+
+
+def test_refinement_also_starts_from_a_smaller_crop_and_trusts_the_more_certain_result() -> None:
+    image = np.zeros((300, 300), np.uint8)
+    for x, y in [(100, 100), (160, 110), (100, 170), (150, 160), (280, 20)]:  # the last one is no point of the face
+        image[y - 6 : y + 7, x - 6 : x + 7] = 255
+    net, silent = Drawn(), Drawn(gives_spread=False)
+    wide, tight = np.array([[5.0, 5, 295, 295]]), np.array([[34.0, 34, 266, 266]])  # 0.8 times as large
+    results = [silent([image], box, refine=1)[0] for box in (wide, tight)]
+    assert (
+        np.abs(results[0] - results[1]).max() > 5
+    )  # what is drawn outside of the smaller crop misleads the larger one
+    certainty = []
+    for box in (wide, tight):
+        first = net.find([image], box)
+        found = net.find([image], net.boxes(first.points))
+        certainty.append((found.spread.mean() / net.scheme.distance(found.points, np.ones((1, 4), bool))[0]) ** -8.0)
+    share = certainty[1] / sum(certainty)
+    expected = (1 - share) * results[0] + share * results[1]
+    np.testing.assert_allclose(net([image], wide, refine=1)[0], expected, atol=0.02)
+    both = net.find([image] * 2, np.concatenate([wide, tight]), refine=1)
+    np.testing.assert_allclose(both.points[0], expected, atol=0.02)  # each face by its own certainty
 
 
 def test_mlflows_model_refines_what_it_detects(trained: tuple[Workspace, str], real_data: Path) -> None:

@@ -1,0 +1,96 @@
+"""Error of the points that `flr.find_faces` returns on 300-W's photos, from the photo alone: detector, model and refinement.
+
+    python -m benchmarks.points [part=test] [root=DIR] [run=RUN] [refine=1] [every=1] [DETECTOR ...]
+
+`part` is test (helen, 330 photos, which choose nothing) or train; `every` takes each nth photo. RUN is a value of ``run=``, by
+default the included model. A DETECTOR is as in `benchmarks.detectors`; "truth" stands for the boxes of the true points. The
+detected face whose box overlaps the true one most counts, from an overlap of .3 on; a face without one is missed. The NME is
+the mean over the faces found; failures are faces above 8 % and those missed.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import record
+from benchmarks.detectors import of_config
+from flr.data.boxes import overlap
+from flr.data.readers import ibug
+from flr.data.table import FaceTable
+from flr.inference.detectors import Detections, Detector
+from flr.inference.faces import find_faces
+from flr.inference.landmarker import Landmarker
+from flr.inference.loading import INCLUDED, find_model, load_file
+from flr.metrics.functional import nme, point_errors
+
+WORDS = ("part", "root", "run", "refine", "every")
+FOUND = 0.3  # intersection over union of a face and its box
+
+
+class Truth:
+    """The box of the true points, as a detector."""
+
+    def __init__(self, table: FaceTable) -> None:
+        self.boxes = {
+            str(name): box[None].astype(np.float64) for name, box in zip(table.name, table.tight, strict=True)
+        }
+
+    def __call__(self, image: np.ndarray, name: str, model: object) -> Detections:
+        return self.boxes[name], np.ones(1)
+
+
+def errors(model: Landmarker, detector: Detector, table: FaceTable, rows: np.ndarray, refine: int) -> np.ndarray:
+    """NME of each face (N,), percent; NaN for a face that is missed."""
+    values = np.full(len(rows), np.nan)
+    for i, row in enumerate(rows):
+        faces = find_faces(
+            model, detector, np.ascontiguousarray(table.load(int(row))), str(table.name[row]), refine=refine
+        )
+        if not faces:
+            continue
+        shares = overlap(np.array([face.box for face in faces]), table.tight[row].astype(np.float64))
+        if shares.max() >= FOUND:
+            points, labelled = table.points[row][None], table.labelled[row][None]
+            off = point_errors(faces[int(shares.argmax())].points[None], points, labelled)
+            values[i] = 100 * nme(off, table.scheme.distance(points, labelled))[0]
+    return values
+
+
+def main() -> None:
+    cv2.setNumThreads(1)
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if word.partition("=")[0] in WORDS)
+    names = [word for word in sys.argv[1:] if word.partition("=")[0] not in WORDS] or ["truth", "builtin", "haar"]
+    part, run, refine, every = (
+        words.get(*pair) for pair in (("part", "test"), ("run", INCLUDED), ("refine", "1"), ("every", "1"))
+    )
+    table = ibug.read(Path(words.get("root", os.environ.get("FLR_DATA", "data"))) / "300w")
+    rows = np.flatnonzero(table.split == part)[:: int(every)]
+    model = load_file(find_model(run, "", Path()), threads=1)
+    shown = Table(title=f"{part}, {len(rows)} faces, {run}, refine={refine}")
+    for column in ("detector", "missed", "NME, %", "failures, %", "median", "worst 1 %"):
+        shown.add_column(column, justify="left" if column == "detector" else "right")
+    results = {}
+    for name in names:
+        values = errors(model, Truth(table) if name == "truth" else of_config(name), table, rows, int(refine))
+        found = values[np.isfinite(values)]
+        results[name] = {
+            "missed": len(rows) - len(found), "nme": float(found.mean()), "failures": 100 - 100 * float((values <= 8).mean()),
+            "median": float(np.median(found)), "p99": float(np.percentile(found, 99)),
+        }  # fmt: skip
+        shown.add_row(
+            name,
+            str(results[name]["missed"]),
+            *(f"{results[name][key]:.2f}" for key in ("nme", "failures", "median", "p99")),
+        )
+    Console(width=120).print(shown)
+    if part == "test" and every == "1" and run == INCLUDED and refine == "1":
+        record("points", f"python -m benchmarks.points {' '.join(names)}", faces=len(rows), detectors=results)
+
+
+if __name__ == "__main__":
+    main()
