@@ -58,9 +58,6 @@ def _halve_weights(model: onnx.ModelProto) -> None:
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
-    for node in graph.node:
-        node.ClearField("metadata_props")  # the exporter's stack traces, which name files of this machine
-        node.ClearField("doc_string")
 
 
 def calibrate(network: FaceNetwork) -> dict[str, tuple[float, float, float, float]]:

@@ -177,7 +177,10 @@ def to_onnx(
     finally:
         logging.disable(disabled)
     assert exported is not None
-    return exported.model_proto
+    model = exported.model_proto
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # the exporter's stack traces, which name files of this machine
+    return model
 
 
 def write_onnx(model: Any, metadata: str, path: Path, int8: bool) -> None:

@@ -11,7 +11,7 @@ from flr.module.checkpoints import find_checkpoint
 
 INCLUDED = "included"  # the value of run= for the model that is part of the installation
 LANDMARKS = Path(str(files("flr"))) / "assets" / "landmarks.onnx"
-LANDMARKS_SHA256 = "3b30a093c896ab3af744213f071e93a1cad630b7da60122d2bae49157a90e15d"
+LANDMARKS_SHA256 = "cedc1729f8fae93918232b192a546b84c1f7fdd1b2f5e880d63c3acec674fac5"
 
 
 def find_model(run: str, uri: str, output: Path) -> Path:

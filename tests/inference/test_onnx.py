@@ -255,6 +255,11 @@ def test_one_call_finds_the_faces_of_a_file_or_an_array() -> None:
             flr.find_faces(wrong)
 
 
+def test_the_included_model_names_no_file_of_the_machine_that_exported_it() -> None:
+    content = loading.LANDMARKS.read_bytes()
+    assert b".py" not in content and len(content) < 1_200_000
+
+
 def test_a_changed_included_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = tmp_path / "landmarks.onnx"
     changed.write_bytes(loading.LANDMARKS.read_bytes())
