@@ -19,7 +19,7 @@ from flr.evaluation.comparison import differences
 from tests.conftest import SERVER, Workspace
 
 WIDE, NARROW = "[8, 8, 8, 8]", "[4, 4, 4, 4]"
-LEARN = ("trainer.max_epochs=6", "ema=0", "optim.lr=0.02", "callbacks.pictures=null")  # enough to tell nets apart
+LEARN = ("trainer.max_epochs=6", "ema=0", "optim.lr=0.02")  # enough to tell nets apart
 
 
 @pytest.fixture(scope="module")

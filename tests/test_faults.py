@@ -22,7 +22,7 @@ from flr.errors import UserError
 from flr.module.checkpoints import RunFolder, load_last
 from flr.tracking import queue
 from flr.tracking.provenance import process_alive, process_tag
-from tests.conftest import SMALL_SET, TINY, Done, Server, Workspace
+from tests.conftest import PICTURES, SMALL_SET, TINY, Done, Server, Workspace
 from tests.test_refusals import Bomb
 
 WORDS = (*TINY, *SMALL_SET, "tracking.register=false")
@@ -186,7 +186,7 @@ def test_a_server_that_goes_away_and_comes_back_gets_all(
         seen.append(len(list(waiting.glob("*/queue/items*.jsonl"))))
 
     own.at |= {1: server.kill, 3: look, 4: server.start, 5: look}
-    words = (*WORDS, FAULT, "trainer.max_epochs=6", "callbacks.pictures.every=2", f"tracking.uri={server.uri}")
+    words = (*WORDS, FAULT, "trainer.max_epochs=6", PICTURES, f"tracking.uri={server.uri}")
     done = train(workspace, *words, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert "does not take what is sent" in done.stderr and "has taken all that waited" in done.stderr
     (folder,) = waiting.glob("*")
@@ -200,7 +200,7 @@ def test_what_a_server_never_took_the_next_training_delivers(
 ) -> None:
     """Also what a process that was killed has left."""
     own.at |= {1: server.kill}
-    words = (*WORDS, "trainer.max_epochs=3", f"tracking.uri={server.uri}", "tracking.register=faces")
+    words = (*WORDS, PICTURES, "trainer.max_epochs=3", f"tracking.uri={server.uri}", "tracking.register=faces")
     done = train(workspace, *words, FAULT, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     (folder,) = (workspace.outputs / "runs").glob("*")
     assert f"waits in {folder / 'queue'}" in done.stderr and (folder / "evaluation.json").is_file()
@@ -226,7 +226,7 @@ def test_a_sweep_waits_for_a_server_that_is_away(
     monkeypatch.setattr(
         "flr.sweeps.record.time", SimpleNamespace(sleep=lambda wait: server.start() if wait == 0.2 else None)
     )
-    words = (*WORDS, FAULT, f"tracking.uri={server.uri}", "seed=0,1")
+    words = (*WORDS, PICTURES, FAULT, f"tracking.uri={server.uri}", "seed=0,1")
     done = train(workspace, "-m", *words, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert "asked again in 0.1 s" in done.stderr and "2 of 2 jobs finished" in done.stdout
     client = MlflowClient(server.uri)
@@ -274,7 +274,7 @@ def test_a_locked_database_delays_no_training(
         held[0].execute("BEGIN EXCLUSIVE")
 
     own.at |= {1: lock, 3: lambda: held[0].close()}
-    done = train(workspace, *WORDS, FAULT, "trainer.max_epochs=4", "callbacks.pictures.every=1")
+    done = train(workspace, *WORDS, PICTURES, FAULT, "trainer.max_epochs=4")
     assert "does not take what is sent" in done.stderr and "has taken all that waited" in done.stderr
     whole(workspace.client(), workspace.only_run().info.run_id, 4)
 

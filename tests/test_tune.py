@@ -19,7 +19,7 @@ from flr.config.validate import check
 from flr.sweeps.space import Choice, Dimension, Range
 from tests.conftest import SMALL_SET, TINY, Done, Workspace, wait_for_file
 
-WORDS = (*TINY, *SMALL_SET, "data.batch_size=24", "callbacks.pictures=null", "tune/sampler=random")
+WORDS = (*TINY, *SMALL_SET, "data.batch_size=24", "tune/sampler=random")
 # Rates of which the last leaves the net as it was; the config's own is among them.
 RATES = ("~tune.space.optim.lr", "+tune.space.optim.lr={choices: [0.003, 0.01, 1e-9]}")
 

@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flr.data.boxes import BoxPolicy, face_boxes
 from flr.data.readers import table as reader
 from flr.data.table import FaceTable
-from flr.errors import UserError
 from flr.landmarks.definition import parse_scheme
 from flr.landmarks.scheme import CELEBA5, SCHEMES, Scheme
 from tests.data import support
@@ -766,45 +763,6 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
         (tmp_path / form / file).chmod(0)
         stop(lambda form=form: reader.read(tmp_path / form), file, "cannot be read")
         (tmp_path / form / file).chmod(0o755)
-
-
-# ---------------------------------------------------------------- whatever else
-
-
-@pytest.mark.parametrize(
-    ("form", "file"),
-    [("csv", "labels.csv"), ("csv", "scheme.yaml"), ("coco", "labels_train.json"), ("xml", "labels_train.xml"),
-     ("pts", "train/000.pts")],
-)  # fmt: skip
-@given(data=st.data())
-def test_spoiled_bytes_end_in_a_table_or_one_error(
-    tmp_path_factory: pytest.TempPathFactory, form: str, file: str, data: st.DataObject
-) -> None:
-    root = tmp_path_factory.getbasetemp() / f"spoiled-{form}"
-    if not root.exists():
-        fake.write(root, form, {"train": 2})
-        (root / "kept").mkdir()
-    kept = root / "kept" / file.replace("/", "-")
-    if not kept.exists():
-        kept.write_bytes((root / file).read_bytes())
-    sound = kept.read_bytes()
-    start = data.draw(st.integers(0, len(sound)))
-    length = data.draw(st.sampled_from([0, 1, 2, 9, len(sound)]))
-    other = st.one_of(
-        st.binary(max_size=40),
-        st.sampled_from(
-            [b"\n", b",", b'"', b"nan", b"1e400", b"-", b"[", b"{", b"'", b"<", b"&", b"*a", b"\0", b"9" * 400]
-        ),
-    )
-    spoiled = sound[:start] + data.draw(other) + sound[start + length :]
-    (root / file).write_bytes(spoiled)
-    try:
-        table = reader.read(root)
-        assert len(table) + len(table.faults) >= 1 and table.fingerprint()
-    except UserError as error:
-        assert "\n" not in str(error)
-    finally:
-        (root / file).write_bytes(sound)
 
 
 def test_an_edited_scheme_is_other_data(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from PIL import Image
 
 from flr.sweeps.record import SweepRecord
 from flr.tracking.queue import OfflineQueue
-from tests.conftest import create_database, fill_once
 
 
 @pytest.fixture
-def client(tmp_path: Path, shared_folder: Path) -> MlflowClient:
-    shutil.copy(fill_once(shared_folder / "database", create_database) / "mlflow.db", tmp_path)
+def client(tmp_path: Path, empty_database: Path) -> MlflowClient:
+    shutil.copy(empty_database, tmp_path)
     return MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
 
 

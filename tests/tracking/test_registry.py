@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -136,7 +137,7 @@ def test_a_model_name_that_no_registry_takes_is_refused(workspace: Workspace) ->
 
 @pytest.mark.sqlite("a trigger in the database")
 def test_a_registry_that_fails_fails_no_run(workspace: Workspace) -> None:
-    connect(workspace.uri)
+    workspace.copy_database("flr.train")
     with sqlalchemy.create_engine(workspace.uri).begin() as database:
         database.execute(sqlalchemy.text(
             "CREATE TRIGGER full BEFORE INSERT ON model_versions BEGIN SELECT RAISE(ABORT, 'no room'); END"
@@ -151,8 +152,9 @@ def test_a_registry_that_fails_fails_no_run(workspace: Workspace) -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[MlflowClient, str, str]:
+def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tuple[MlflowClient, str, str]:
     folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_database, folder)
     uri = SERVER or f"sqlite:///{folder}/mlflow.db"
     client = connect(uri)
     return client, uri, client.create_experiment("store", None if SERVER else (folder / "artifacts").as_uri())
