@@ -90,8 +90,7 @@ def _faces(root: Path, part: Part) -> Iterator[FaceRecord]:
         name = f"{part.folders[0]}/{portable((images or labels)[0].name)}"
         if not PurePosixPath(name).stem.endswith(MIRROR):
             points, fault = read_pair(images, labels, len(IBUG68))
-            nothing, hidden, box = no_labels(len(IBUG68))
-            points = nothing if points is None else points
+            _, hidden, box = no_labels(len(IBUG68))
             image = images[0].relative_to(root).as_posix() if images else ""
             yield FaceRecord(name, image, part.split, points, hidden, box, photo(name), name, fault=fault)
 
