@@ -41,17 +41,16 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     ``cofw[train:1300|test:507]``.
     """
     form, files = _find(root)
-    parts = [_read_part(path, split) for split, path in files.items()]
-    name = np.concatenate([part.name for part in parts])
-    numbers, size = np.concatenate([part.numbers for part in parts]), np.concatenate([part.size for part in parts])
+    parts, faults = zip(*(_read_part(path, split) for split, path in files.items()), strict=True)
+    name, numbers, size, version = map(np.concatenate, zip(*parts, strict=True))
     x, y, flags, box = np.split(numbers, [29, 58, 87], axis=1)
     hidden: np.ndarray = flags >= 0.5
     sized = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1)
     bad = dict.fromkeys(np.flatnonzero(~sized).tolist(), "its box has no size")
     wrong = ~((flags >= 0) & (flags <= 1)).all(1)
     bad |= dict.fromkeys(np.flatnonzero(wrong).tolist(), "an occlusion is not between 0 and 1")
-    faults = parts[0].faults | parts[1].faults
-    bad |= {i: faults[face] for i, face in enumerate(name.tolist()) if face in faults}
+    unreadable = faults[0] | faults[1]
+    bad |= {i: unreadable[face] for i, face in enumerate(name.tolist()) if face in unreadable}
     table = FaceTable(
         form=form,
         scheme=COFW29,
@@ -67,7 +66,7 @@ def read(root: Path, strict: bool = False) -> FaceTable:
         subsets={"occlusion": hidden.max(1)},
         read_image=ImageReader(files),
         published=digest_rows(numbers, size),
-        version=np.concatenate([part.version for part in parts]),
+        version=version,
     )
     return with_counts(sound_faces(table, bad, root, strict), TOTAL)
 
@@ -113,26 +112,13 @@ class ImageReader:
             return np.ascontiguousarray(array[()].T)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one file says of its N faces.
+def _read_part(path: Path, split: str) -> tuple[list[np.ndarray], dict[str, str]]:
+    """Read the N faces of one file.
 
-    Attributes:
-        name: (N,) str.
-        numbers: (N, 91) float64, those of ``phis`` and ``bboxes``.
-        size: (N,) int64, bytes of an image's pixels.
-        version: (N,) int64, when the file was changed.
-        faults: name -> what is wrong with the image.
+    Returns:
+        (N,) names; (N, 91) float64, the numbers of ``phis`` and ``bboxes``; (N,) bytes of an image's pixels; (N,) when the file
+        was changed. And name -> what is wrong with the image.
     """
-
-    name: np.ndarray
-    numbers: np.ndarray
-    size: np.ndarray
-    version: np.ndarray
-    faults: dict[str, str]
-
-
-def _read_part(path: Path, split: str) -> _Part:
     with _opened(path) as file:
         references = _references(file, split)
         count = len(references)
@@ -147,7 +133,7 @@ def _read_part(path: Path, split: str) -> _Part:
                 size[i] = _image_array(file, reference).size
             except DAMAGE as error:
                 faults[str(name[i])] = f"{path.name}: {error}"
-        return _Part(name, np.concatenate(numbers).T, size, np.full(count, path.stat().st_mtime_ns), faults)
+        return [name, np.concatenate(numbers).T, size, np.full(count, path.stat().st_mtime_ns)], faults
 
 
 @contextmanager
