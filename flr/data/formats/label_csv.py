@@ -95,7 +95,7 @@ def _check_columns(path: Path, columns: Sequence[str], known: set[str]) -> None:
 def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.ndarray, str]:
     """Return the points (count, 2) of the .pts next to an image; NaN where there is none, with the fault if it is one."""
     path, labels = PurePosixPath(under(root, image)), list[Path]()
-    outside = path.is_absolute() or ".." in path.parts or not path.name  # which `from_files` reports
+    outside = path.is_absolute() or ".." in path.parts or not path.name  # which `make_table` reports
     if not outside:
         labels = [root / path.with_suffix(kind) for kind in (".pts", ".PTS")]
         labels = [label for label in labels if os.path.exists(label)][:1]

@@ -20,7 +20,7 @@ import numpy as np
 
 from flr import MAX_PIXELS
 from flr.data.readers.published import with_counts
-from flr.data.table import FaceTable, digest_rows, sound_faces
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 
@@ -51,24 +51,14 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     bad |= dict.fromkeys(np.flatnonzero(wrong).tolist(), "an occlusion is not between 0 and 1")
     unreadable = faults[0] | faults[1]
     bad |= {i: unreadable[face] for i, face in enumerate(name.tolist()) if face in unreadable}
-    table = FaceTable(
-        form=form,
-        scheme=COFW29,
-        points=(np.stack([x, y], -1) - 1).astype(np.float32),
-        labelled=np.ones(hidden.shape, bool),
-        visible=~hidden,
+    table = make_table(
+        form, COFW29, root, name, np.stack([x, y], -1) - 1, np.char.partition(name, "/")[:, 0], published=(numbers, size),
+        strict=strict, labelled=np.ones(hidden.shape, bool), visible=~hidden, bad=bad, subsets={"occlusion": hidden.max(1)},
         # The first pixel that a box covers is its x - 1 counted from 0, and its edge half a pixel before that.
-        box=(np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) - 1.5).astype(np.float32),
-        group=name,
-        split=np.char.partition(name, "/")[:, 0],
-        name=name,
-        image=name,
-        subsets={"occlusion": hidden.max(1)},
-        read_image=ImageReader(files),
-        published=digest_rows(numbers, size),
-        version=version,
-    )
-    return with_counts(sound_faces(table, bad, root, strict), TOTAL)
+        box=np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) - 1.5,
+        read_image=ImageReader(files), version=version,
+    )  # fmt: skip
+    return with_counts(table, TOTAL)
 
 
 def _find(root: Path) -> tuple[str, dict[str, Path]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flr.data.formats.points_text import read_points
 from flr.data.readers.published import require, stack_points
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import IBUG70
 
 SITE = "https://github.com/microsoft/FaceSynthetics"
@@ -31,7 +31,7 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     )
     require(root, files[:1] or [f"000000{LABELS}"], get)
     points, bad = stack_points((read_points(root / name, len(IBUG70)) for name in files), len(IBUG70))
-    table = from_files(
+    table = make_table(
         "face_synthetics", IBUG70, root, [f"{name.removesuffix(LABELS)}.png" for name in files], _order_pupils(points),
         ["train"] * len(files), published=(points,), strict=strict, bad=bad,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 from pandas import DataFrame
 
 from flr.data.formats.text import Sheet, read_sheet, refuse_foreign
-from flr.data.table import UNLABELLED, FaceTable, digest_rows, sound_faces
+from flr.data.table import UNLABELLED, FaceTable, make_table
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import KAGGLE15
 
@@ -95,31 +95,17 @@ def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
         name += test
         split += ["test" if answers else UNLABELLED] * len(test)
         source += [root / TEST] * len(test)
-    names = np.array(name)
-    _, first = np.unique(names, return_index=True)
-    bad |= dict.fromkeys(np.setdiff1d(np.arange(len(names)), first).tolist(), "it is listed twice")
-    labelled = np.isfinite(points).all(-1)
     changed = {path: path.stat().st_mtime_ns for path in set(source)}
     places: dict[str, tuple[Path, int, int]] = {}
     for each, path, (at, size) in zip(name, source, cells.tolist(), strict=True):
         places.setdefault(each, (path, at, size))  # of two rows of one name the first is kept
-    table = FaceTable(
-        form="muct_csv+answers" if answers else "muct_csv",
-        scheme=KAGGLE15,
-        points=points.astype(np.float32),
-        labelled=labelled,
-        visible=labelled.copy(),
-        box=np.tile(np.array([-0.5, -0.5, SIDE - 0.5, SIDE - 0.5], np.float32), (len(names), 1)),
-        group=names,
-        split=np.array(split),
-        name=names,
-        image=names,
-        subsets={"complete": labelled.all(1)},
-        read_image=Cells(places),
-        published=digest_rows(points, cells[:, 1]),
-        version=np.array([changed[path] for path in source], np.int64),
-    )
-    return sound_faces(table, bad, root, strict)
+    return make_table(
+        "muct_csv+answers" if answers else "muct_csv", KAGGLE15, root, name, points, split,
+        published=(points, cells[:, 1]), strict=strict, bad=bad,
+        box=np.tile([-0.5, -0.5, SIDE - 0.5, SIDE - 0.5], (len(name), 1)),
+        subsets={"complete": np.isfinite(points).all((1, 2))},
+        read_image=Cells(places), version=np.array([changed[path] for path in source], np.int64),
+    )  # fmt: skip
 
 
 def _rows(path: Path, columns: Sequence[str]) -> tuple[Sheet, np.ndarray]:

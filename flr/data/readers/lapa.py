@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flr.data.formats.points_text import read_points
 from flr.data.readers.published import require, stack_points, with_counts
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import LAPA106
 
 SITE = "https://github.com/JDAI-CV/lapa-dataset"
@@ -26,7 +26,7 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     require(root, places, f"get LaPa ({SITE}; for research) and unpack it so that this folder holds train/ val/ test/")
     labels = [(split, path) for split in TOTAL for path in sorted((root / split / "landmarks").glob("[!.]*.txt"))]
     points, bad = stack_points((read_points(path, len(LAPA106), counted=True) for _, path in labels), len(LAPA106))
-    table = from_files(
+    table = make_table(
         "lapa", LAPA106, root, [f"{split}/images/{path.stem}.jpg" for split, path in labels], points,
         [split for split, _ in labels], published=(points,), strict=strict, bad=bad,
         group=[path.stem.rpartition("_")[0] or path.stem for _, path in labels],

@@ -12,7 +12,7 @@ import numpy as np
 
 from flr.data.formats.pts import pair_files, read_pair
 from flr.data.readers.published import require, stack_points
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import IBUG68
 
 SITE = "https://github.com/abhi1kumar/MERL-RAV_dataset"
@@ -46,7 +46,7 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     hidden = np.all(values < 0, axis=-1)
     groups = [Path(image).stem.partition("_")[0] for image in images]
     kept = {split: splits.count(split) - sum(splits[i] == split for i in bad) for split in SPLITS.values()}
-    return from_files(
+    return make_table(
         f"merl_rav[train:{kept['train']}|test:{kept['test']}]", IBUG68, root, images,
         np.where(hidden[..., None], -values, values), splits, published=(values,), strict=strict, labelled=labelled,
         visible=labelled & ~hidden, group=groups, bad=bad, subsets={pose: np.array(poses) == pose for pose in POSES if pose in poses},

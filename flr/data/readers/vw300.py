@@ -15,7 +15,7 @@ from annotated_types import Ge
 
 from flr.data.formats.pts import read_pair
 from flr.data.readers.published import require, stack_points
-from flr.data.table import FaceTable, digest_rows, sound_faces
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 
@@ -80,15 +80,11 @@ def read(root: Path, strict: bool = False, every: Annotated[int, Ge(1)] = 10) ->
     states = {video: (root / video / VIDEO).stat() for video in videos}
     size = np.array([states[video].st_size for video, _ in frames], np.int64)
     version = np.array([states[video].st_mtime_ns for video, _ in frames], np.int64)
-    name = np.array([f"{video}/{label.stem}" for video, label in frames], str)
     group = np.array([video for video, _ in frames], str)
     kind = np.array([category.get(video, "") for video, _ in frames], str)
-    table = FaceTable(
-        form=f"vw300-{every}" + (f"[{len(videos)}]" if len(videos) != VIDEOS else ""), scheme=IBUG68,
-        points=(values - 1).astype(np.float32), labelled=np.ones(values.shape[:2], bool),
-        visible=np.ones(values.shape[:2], bool), box=np.full((len(name), 4), np.nan, np.float32), group=group,
-        split=np.where(kind == "", "train", "test"), name=name, image=name,
-        subsets={key: kind == key for key in CATEGORIES if (kind == key).any()}, read_image=Frames(root),
-        published=digest_rows(values, size), version=version,
+    return make_table(
+        f"vw300-{every}" + (f"[{len(videos)}]" if len(videos) != VIDEOS else ""), IBUG68, root,
+        [f"{video}/{label.stem}" for video, label in frames], values - 1, np.where(kind == "", "train", "test"),
+        published=(values, size), strict=strict, group=group, bad=bad, read_image=Frames(root), version=version,
+        subsets={key: kind == key for key in CATEGORIES if (kind == key).any()},
     )  # fmt: skip
-    return sound_faces(table, bad, root, strict)

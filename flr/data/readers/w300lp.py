@@ -17,7 +17,7 @@ import numpy as np
 from flr.data.formats.mat import read_mat
 from flr.data.formats.text import MAX_NUMBER
 from flr.data.readers.published import require, stack_points, with_counts
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import IBUG68
 
 SITE = "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
@@ -52,7 +52,7 @@ def read(root: Path, strict: bool = False, points: Literal["3d", "2d"] = "3d") -
     found = [_read_mat(label, f"pts_{points}") for label in train] + [_read_mat(label, "pt3d_68") for label in test]
     values, bad = stack_points(((face, fault) for face, _, fault in found), len(IBUG68))
     yaw = np.degrees(np.abs([yaw for _, yaw, _ in found]))
-    table = from_files(
+    table = make_table(
         f"w300lp-{points}", IBUG68, root, images, values - 1, splits, published=(values,), strict=strict, group=groups, bad=bad,
         labelled=np.ones(values.shape[:2], bool),
         subsets={

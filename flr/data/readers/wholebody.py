@@ -14,7 +14,7 @@ import numpy as np
 from flr.data.formats.coco import load_json, numbers
 from flr.data.formats.records import BOX_FORMS, note_skipped
 from flr.data.readers.published import require
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 
@@ -66,7 +66,7 @@ def read(root: Path, strict: bool = False, smallest: float = 16.0) -> FaceTable:
     values, box = np.array(marks).reshape(-1, len(IBUG68), 3), np.array(boxes).reshape(-1, 4)
     flags = values[..., 2]
     form = "wholebody" if smallest == 16 else f"wholebody-{smallest:g}"
-    return from_files(
+    return make_table(
         form, IBUG68, root, images, np.where(flags[..., None] > 0, values[..., :2], np.nan), splits, published=(values, box),
         strict=strict, labelled=flags > 0, visible=flags > 1, box=BOX_FORMS["corner and size"](box), group=images, name=names,
     )  # fmt: skip
