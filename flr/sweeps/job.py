@@ -82,7 +82,7 @@ class ChildRun(OpenedRun):
 
 
 class Job(ChildRun):
-    """One job of a sweep; `identity` is the value of the variable `flr.sweeps.grid.SWEEP_ENV`.
+    """One job of a sweep; `identity` is the id of the sweep's run, a slash, and the job's number.
 
     Raises:
         UserError: The tracking store does not answer, or does not know the sweep.
@@ -193,10 +193,17 @@ class Job(ChildRun):
 
 
 def run_job(cfg: DictConfig, identity: str) -> None:
-    """Run one job; its failure is reported and recorded, and stops no other job."""
+    """Run one job; its failure is reported and recorded, and stops no other job.
+
+    Args:
+        cfg: Its composed config.
+        identity: Value of the variable `flr.sweeps.grid.SWEEP_ENV`.
+    """
     overrides, own_process = task_overrides(), HydraConfig.get().mode == RunMode.RUN
     if own_process:
         quiet()
+    else:
+        identity += f"/{HydraConfig.get().job.num}"
     first = is_first_rank()
     job, exit_code = None, 0
     try:
