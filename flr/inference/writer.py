@@ -23,7 +23,7 @@ from flr.data.formats.label_csv import prediction_rows
 from flr.data.formats.pts import pts_text
 from flr.data.images import IMAGE_SUFFIXES
 from flr.errors import UserError
-from flr.files import telling, writing
+from flr.files import telling, write_file, writing
 from flr.inference.effects.base import Effect, apply
 from flr.inference.faces import VISIBLE, Face
 from flr.landmarks.geometry import transform, warp
@@ -263,19 +263,16 @@ class PredictionWriter:
         for effect in effects:
             if effect.makes_labels:
                 labels = apply([effect], image, points, self.scheme)
-                with writing(self._path("masks", name, None, ".png")) as aside:
-                    aside.write_bytes(cv2.imencode(".png", labels)[1].tobytes())
+                write_file(self._path("masks", name, None, ".png"), cv2.imencode(".png", labels)[1].tobytes())
 
     def _save_pts(self, kind: str, name: str, face: int, points: np.ndarray) -> None:
         """Save iBUG's format, which counts pixels from 1 (https://ibug.doc.ic.ac.uk/resources/300-W/)."""
-        with writing(self._path(kind, name, face, ".pts")) as aside:
-            aside.write_text(pts_text(points), encoding="ascii")
+        write_file(self._path(kind, name, face, ".pts"), pts_text(points))
 
     def save_image(self, kind: str, name: str, image: np.ndarray, face: int | None = None) -> Path:
         """Save an image (H, W, 3) RGB uint8 below the folder `kind`, and return its file."""
         path = self._path(kind, name, face, ".jpg")
-        with writing(path) as aside:
-            aside.write_bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+        write_file(path, cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
         return path
 
     def _path(self, kind: str, name: str, face: int | None, suffix: str) -> Path:
