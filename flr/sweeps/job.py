@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 
 from flr.cli import quiet
 from flr.config.compose import key_of, label_of, task_overrides, under
-from flr.config.instantiate import build
 from flr.config.schema import RESULT_NEUTRAL_KEYS, Train
 from flr.config.validate import check
 from flr.errors import CommandFailed, UserError
+from flr.module.assembly import build_data
 from flr.module.checkpoints import RunFolder, find_run, load_last
 from flr.sweeps.record import CRASHED, MAX_TAG, REFUSED, connect_with_retry, parent_tracker
 from flr.tracking.connection import PREFIX, StoredRun, find_runs, first_line, get_run
@@ -234,7 +234,7 @@ def _train_unless_finished(job: Job, overrides: list[str]) -> None:
     check(cfg, Train, trusted=False)
 
     def fingerprint() -> str:
-        data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+        data = build_data(cfg)
         data.prepare()
         return str(data.protocol.fingerprint)
 

@@ -18,12 +18,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from flr.config.compose import flat, plain, store_words
 from flr.config.instantiate import build
-from flr.data.datamodule import FaceData
 from flr.data.protocol import Protocol
 from flr.errors import CommandFailed, UserError
 from flr.evaluation.report import log_result, show_next, show_result, write_result
 from flr.evaluation.score import Result, score
-from flr.module.assembly import assemble
+from flr.module.assembly import assemble, build_data
 from flr.module.checkpoints import VERSION, RunFolder
 from flr.system import keep_memory
 from flr.tracking import provenance
@@ -178,7 +177,7 @@ class TrainingSession:
         """Read the data and build the module."""
         cfg = self.cfg
         pl.seed_everything(cfg.seed, verbose=False)
-        self.data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+        self.data = build_data(cfg)
         self.data.prepare()
         self.data.refuse_ranks(self.world_size)
         if self.first:
