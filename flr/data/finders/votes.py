@@ -5,7 +5,6 @@ so the votes of the levels are summed; a maximum over the levels finds about hal
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -64,54 +63,6 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return common / (area_a + area_b - common), common / np.minimum(area_a, area_b)
 
 
-class _Votes(NamedTuple):
-    """The votes of an image and what they have in common.
-
-    Attributes:
-        boxes: (N, 3) centre x, y and size.
-        probability: (N,).
-        near: (N, N) bool, which votes are for nearly the same box.
-        union, smaller: (N, N) overlaps over the union, and over the smaller box.
-        trust: (N,) weight in a mean box: how probable the vote is, and how well its level estimates its size.
-        score: (N,) how much the levels together vote for each box, see `merge`.
-        density: (N,) how well each box overlaps with probable votes.
-    """
-
-    boxes: np.ndarray
-    probability: np.ndarray
-    near: np.ndarray
-    union: np.ndarray
-    smaller: np.ndarray
-    trust: np.ndarray
-    score: np.ndarray
-    density: np.ndarray
-
-
-def _compare(votes: np.ndarray) -> _Votes:
-    """Compare the best votes of `find_votes` with each other."""
-    votes = votes[np.argsort(-votes[:, 3], kind="stable")[:_MOST]]
-    votes = votes[np.argsort(votes[:, 4], kind="stable")]
-    probability, level = votes[:, 3], votes[:, 4]
-    first_of_level = np.flatnonzero(np.diff(level, prepend=-1))
-    union, smaller = overlaps(votes, votes)
-    near = union > _VOTING
-
-    def sum_over_levels(strength: np.ndarray) -> np.ndarray:
-        """Sum each level's strongest vote (N, N), where only near ones count."""
-        return np.maximum.reduceat(near * strength, first_of_level, axis=1).sum(1)
-
-    return _Votes(
-        boxes=votes[:, :3],
-        probability=probability,
-        near=near,
-        union=union,
-        smaller=smaller,
-        trust=probability**2 * np.exp(-0.5 * (votes[:, 5] / _TRUST) ** 2),
-        score=sum_over_levels(np.log(probability.clip(_LEAST, 0.95) / _LEAST)),
-        density=sum_over_levels(union * probability),
-    )
-
-
 def merge(votes: np.ndarray, least: float = 0) -> np.ndarray:
     """Turn votes into faces (M, 4) float64: centre x, y, size and score, the best first.
 
@@ -129,34 +80,42 @@ def merge(votes: np.ndarray, least: float = 0) -> np.ndarray:
     """
     if not len(votes):
         return np.zeros((0, 4))
-    compared = _compare(votes)
-    taken, faces = np.zeros(len(compared.boxes), bool), []
-    for best in np.lexsort((-compared.probability, -compared.score)):
-        if compared.score[best] < least * _CERTAIN:  # also of a face that one level alone can see
+    votes = votes[np.argsort(-votes[:, 3], kind="stable")[:_MOST]]
+    votes = votes[np.argsort(votes[:, 4], kind="stable")]
+    boxes, probability, level, size_there = votes[:, :3], votes[:, 3], votes[:, 4], votes[:, 5]
+    union, smaller = overlaps(votes, votes)
+    near = union > _VOTING
+    score = _sum_over_levels(near * np.log(probability.clip(_LEAST, 0.95) / _LEAST), level)
+    density = _sum_over_levels(near * union * probability, level)
+    trust = probability**2 * np.exp(-0.5 * (size_there / _TRUST) ** 2)
+    taken, faces = np.zeros(len(votes), bool), []
+    for best in np.lexsort((-probability, -score)):
+        if score[best] < least * _CERTAIN:  # also of a face that one level alone can see
             break
         if taken[best]:
             continue
-        box = _box_around(compared, best)
-        certain = _CERTAIN * _levels_that_see(compared, best)
-        faces.append((*box, compared.score[best] / certain))
-        # What repeats the best vote, or the box that was made of the votes around it, is no further face.
-        union, smaller = overlaps(box[None], compared.boxes)
-        taken |= (compared.union[best] > _SAME) | (compared.smaller[best] > _INSIDE)
-        taken |= (union[0] > _SAME) | (smaller[0] > _INSIDE)
+        peak = np.argmax(near[best] * density)
+        face = _mean(boxes, (union[peak] - _AVERAGED).clip(0) * trust)
+        faces.append((*face, score[best] / (_CERTAIN * _levels_that_see(_mean(boxes[:, 2], near[best] * trust)))))
+        # What repeats the vote or the box that was made of the votes around it, is no further face.
+        face_union, face_smaller = overlaps(face[None], votes)
+        taken |= (union[best] > _SAME) | (smaller[best] > _INSIDE)
+        taken |= (face_union[0] > _SAME) | (face_smaller[0] > _INSIDE)
     found = np.array(faces).reshape(-1, 4)
     found = found[found[:, 3] >= least]
     return found[np.argsort(-found[:, 3], kind="stable")]
 
 
-def _box_around(votes: _Votes, best: int) -> np.ndarray:
-    """Return the mean box (3,) of the votes around the peak near the best vote."""
-    peak = np.argmax(votes.near[best] * votes.density)
-    weight = (votes.union[peak] - _AVERAGED).clip(0) * votes.trust
-    return weight @ votes.boxes / weight.sum()
+def _sum_over_levels(values: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Return (N,) the sum over the levels of each level's largest value; values (N, M) of M votes, sorted by level (M,)."""
+    first_of_level = np.flatnonzero(np.diff(level, prepend=-1))
+    return np.maximum.reduceat(values, first_of_level, axis=1).sum(1)
 
 
-def _levels_that_see(votes: _Votes, best: int) -> float:
-    """Return how many levels of the pyramid can see a face of the size of the votes near the best one."""
-    weight = votes.near[best] * votes.trust
-    size = weight @ votes.boxes[:, 2] / weight.sum()
+def _mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return weight @ values / weight.sum()
+
+
+def _levels_that_see(size: float | np.ndarray) -> float:
+    """Return how many levels of the pyramid can see a face of a size."""
     return float(np.clip(1 + 2 * np.log2(max(size / SMALLEST, 1)), 1, _LEVELS))

@@ -82,31 +82,22 @@ def _check_matrix(data: memoryview, order: str, names: Collection[bytes], depth:
     """
     if not data and not names:
         return  # an empty cell
-    kinds, (flags, sides, name, *content) = _kinds_and_contents(data, order)
+    elements = list(_elements(data, order))
+    kinds, contents = [kind for kind, _ in elements], [content for _, content in elements]
+    if tuple(kinds[:3]) not in HEADS or len(contents[0]) != 8 or len(contents[1]) % 4:
+        raise ValueError("a variable has no class, size and name")
+    flags, sides, name, *content = contents
     if names and bytes(name) not in names:
         return
     (flag_bits,) = struct.unpack_from(f"{order}I", flags)
     shape = struct.unpack(f"{order}{len(sides) // 4}i", sides)
     matrix_class = flag_bits & 0xFF
     if matrix_class == CELLS and depth:
-        sound = len(content) == math.prod(shape) and set(kinds) <= {MATRIX}
+        sound = len(content) == math.prod(shape) and set(kinds[3:]) <= {MATRIX}
         for cell in content if sound else ():
             _check_matrix(cell, order, (), depth - 1)
     else:
         parts = 2 if flag_bits & COMPLEX else 1
-        sound = matrix_class in (TEXT, *NUMBERS) and len(content) == parts and set(kinds) <= DATA
+        sound = matrix_class in (TEXT, *NUMBERS) and len(content) == parts and set(kinds[3:]) <= DATA
     if not sound:
         raise ValueError("a variable is not what its class and size state")
-
-
-def _kinds_and_contents(data: memoryview, order: str) -> tuple[list[int], list[memoryview]]:
-    """Return the elements of a matrix: the kinds of its content, and all elements' contents.
-
-    Raises:
-        ValueError: It does not begin with flags, sides and a name.
-    """
-    elements = list(_elements(data, order))
-    kinds, contents = [kind for kind, _ in elements], [content for _, content in elements]
-    if tuple(kinds[:3]) not in HEADS or len(contents[0]) != 8 or len(contents[1]) % 4:
-        raise ValueError("a variable has no class, size and name")
-    return kinds[3:], contents
