@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def read(root: Path, strict: bool = False) -> FaceTable:
         strict=strict, labelled=np.ones(hidden.shape, bool), visible=~hidden, bad=bad, subsets={"occlusion": hidden.max(1)},
         # The first pixel that a box covers is its x - 1 counted from 0, and its edge half a pixel before that.
         box=np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) - 1.5,
-        read_image=ImageReader(files), version=version,
+        read_image=partial(_read_image, files), version=version,
     )  # fmt: skip
     return with_counts(table, TOTAL)
 
@@ -80,26 +80,18 @@ def _files(root: Path, form: str) -> dict[str, Path]:
     return {split: root / f"COFW_{split}{FORMS[form]}.mat" for split in ENDING}
 
 
-@dataclass(frozen=True)
-class ImageReader:
-    """The images in the two files, by the faces' names. A call opens its file anew, so that several threads may call at once.
+def _read_image(files: Mapping[str, Path], name: str) -> np.ndarray:
+    """Return the image (H, W) grey or (H, W, 3) RGB, uint8, of a face, by its name.
 
-    Attributes:
-        files: ``train`` and ``test`` -> file.
+    Each call opens the file anew, so that several threads may call at once.
+
+    Raises:
+        UserError: the file cannot be read, or gives no such image.
     """
-
-    files: Mapping[str, Path]
-
-    def __call__(self, name: str) -> np.ndarray:
-        """(H, W) grey or (H, W, 3) RGB, uint8.
-
-        Raises:
-            UserError: the file cannot be read, or gives no such image.
-        """
-        split, _, number = name.partition("/")
-        with _opened(self.files[split]) as file:
-            array = _image_array(file, _references(file, split)[int(number) - 1])
-            return np.ascontiguousarray(array[()].T)
+    split, _, number = name.partition("/")
+    with _opened(files[split]) as file:
+        array = _image_array(file, _references(file, split)[int(number) - 1])
+        return np.ascontiguousarray(array[()].T)
 
 
 def _read_part(path: Path, split: str) -> tuple[list[np.ndarray], dict[str, str]]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,40 +35,34 @@ GET = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Images that are the ``Image`` cells of tables.
+def _read_cell(places: Mapping[str, tuple[Path, int, int]], name: str) -> np.ndarray:
+    """Return the pixels (96, 96) uint8 of an ``Image`` cell. Each call opens the file, so that several threads may call at once.
 
-    Attributes:
+    Args:
         places: Name -> its table, and the first byte and the number of bytes of its cell.
+        name: Of the image.
+
+    Raises:
+        UserError: The cell does not hold 96 x 96 whole numbers from 0 to 255.
     """
-
-    places: Mapping[str, tuple[Path, int, int]]
-
-    def __call__(self, name: str) -> np.ndarray:
-        """Return the pixels (96, 96) uint8. Each call opens the file, so that several threads may call at once.
-
-        Raises:
-            UserError: The cell does not hold 96 x 96 whole numbers from 0 to 255.
-        """
-        path, start, length = self.places[name]
-        try:
-            with path.open("rb") as stream:
-                stream.seek(start)
-                cell = stream.read(length)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
-        if cell.translate(None, b"0123456789 \t"):
-            raise UserError(f"{name}: its Image holds more than whole numbers and blanks; fetch {path} again")
-        pixels = np.fromstring(cell, np.int64, sep=" ")
-        if len(pixels) != SIDE * SIDE:
-            raise UserError(
-                f"{name}: its Image holds {len(pixels)} pixels, not {SIDE} x {SIDE}, the one size of this form; "
-                f"fetch {path} again"
-            )
-        if pixels.max() > 255:
-            raise UserError(f"{name}: its Image holds a pixel of {pixels.max()}, over 255; fetch {path} again")
-        return pixels.reshape(SIDE, SIDE).astype(np.uint8)
+    path, start, length = places[name]
+    try:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            cell = stream.read(length)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
+    if cell.translate(None, b"0123456789 \t"):
+        raise UserError(f"{name}: its Image holds more than whole numbers and blanks; fetch {path} again")
+    pixels = np.fromstring(cell, np.int64, sep=" ")
+    if len(pixels) != SIDE * SIDE:
+        raise UserError(
+            f"{name}: its Image holds {len(pixels)} pixels, not {SIDE} x {SIDE}, the one size of this form; "
+            f"fetch {path} again"
+        )
+    if pixels.max() > 255:
+        raise UserError(f"{name}: its Image holds a pixel of {pixels.max()}, over 255; fetch {path} again")
+    return pixels.reshape(SIDE, SIDE).astype(np.uint8)
 
 
 def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
@@ -104,7 +98,7 @@ def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
         published=(points, cells[:, 1]), strict=strict, bad=bad,
         box=np.tile([-0.5, -0.5, SIDE - 0.5, SIDE - 0.5], (len(name), 1)),
         subsets={"complete": np.isfinite(points).all((1, 2))},
-        read_image=Cells(places), version=np.array([changed[path] for path in source], np.int64),
+        read_image=partial(_read_cell, places), version=np.array([changed[path] for path in source], np.int64),
     )  # fmt: skip
 
 
