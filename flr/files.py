@@ -83,5 +83,10 @@ def opened(path: Path, most: int = 2**30) -> BinaryIO:
 
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON, whole or not at all."""
+    write_file(path, json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write text, in UTF-8, or bytes to a file, whole or not at all."""
     with writing(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, sort_keys=False, default=str) + "\n", encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     from flr.inference.loading import find_model, load_file
     from flr.inference.pipeline import PredictionPipeline
     from flr.inference.sources import Video, open_source
-    from flr.inference.writer import PredictionWriter
+    from flr.inference.writer import TABLES, PredictionWriter
 
     path = find_model(str(cfg.run), str(cfg.tracking.uri), Path(cfg.paths.output_dir))
     detector, effects = build(cfg.detector), [build(node) for node in (cfg.get("effect") or {}).values()]
@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     settings = {key: str(cfg[key]) for key in keys} | ({} if is_video else {"refine": str(refine)})
     settings |= {
         "effect": str(cfg.get("effect")),
-        "save": str(sorted(set(cfg.save) - {"csv", "coco", "labelstudio", "cvat"})),
+        "save": str(sorted(set(cfg.save) - TABLES.keys())),
     }
     folder = Path(cfg.out or Path(cfg.paths.output_dir) / "predictions" / source.name).absolute()
     PredictionPipeline(

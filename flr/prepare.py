@@ -2,18 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from flr.cli import quiet, run_command
-from flr.config.instantiate import build
 from flr.config.schema import Prepare
 from flr.config.validate import check
 from flr.errors import UserError
-
-if TYPE_CHECKING:
-    from flr.data.datamodule import FaceData
+from flr.module.assembly import build_data
 
 
 def main(cfg: DictConfig) -> None:
@@ -25,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     from flr.data.export import export
     from flr.reporting.card import print_card, verdict, write_card
 
-    data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+    data = build_data(cfg)
     if cfg.download:
         data.fetch()
     start = time.perf_counter()

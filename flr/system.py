@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import itertools
 import os
 import platform
 import re
@@ -148,38 +147,22 @@ def parallel_map(work: Callable[[int], T], count: int, workers: int, span: int =
         count: Number of items.
         workers: Number of threads; below 2, or if one span holds all items, the caller's thread does the work.
         span: Items that a worker computes at a time.
-
-    Raises:
-        Exception: Whatever `work` raises, with a note that has the number of its item.
     """
-    spans = iter([range(first, min(first + span, count)) for first in range(0, count, span)])
+    spans = (range(first, min(first + span, count)) for first in range(0, count, span))
     if workers < 2 or count <= span:
-        for items in spans:
-            yield from (_noted(work, i) for i in items)
+        yield from map(work, range(count))
         return
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[list[T]]] = deque()
-
-    def submit(number: int) -> None:
-        for items in itertools.islice(spans, number):
-            pending.append(pool.submit(lambda items: [_noted(work, i) for i in items], items))
-
     try:
-        submit(2 * workers)
+        for items in spans:
+            pending.append(pool.submit(lambda items: list(map(work, items)), items))
+            if len(pending) > 2 * workers:
+                yield from pending.popleft().result()
         while pending:
-            done = pending.popleft().result()
-            submit(1)
-            yield from done
+            yield from pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _noted(work: Callable[[int], T], item: int) -> T:
-    try:
-        return work(item)
-    except Exception as error:
-        error.add_note(f"while working on item {item}")
-        raise
 
 
 def split_device(name: str) -> tuple[str, int | None]:

@@ -1,5 +1,6 @@
 """The batch engine: every stage acts on a whole batch, where the model runs; on a CPU, on one face after another."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -129,44 +130,62 @@ class Augment(Affine):
 
         A face that stays in the cache through all stages costs a quarter. Two threads that share the faces are slower,
         since Python's lock changes hands at every kernel.
+
+        Args:
+            images: (B, S, S, C) uint8, store pixels.
+            maps: (B, 2, 3) from them to the augmented crops'.
+            draws: Of these faces.
+            size: Side of the crop.
+            black: What black becomes.
+            white: What white becomes.
         """
         channels = images.shape[3]
         out = np.empty((len(images), size, size, channels)[: 3 + (channels > 1)], np.float32)
         levels = np.arange(256, dtype=np.float32) / 255
-        mix, factor = draws.colours(), draws.brightness * draws.contrast
-        down, across, colour = draws.ellipses(self.occluder_size, size)
-        (low, high), sides = draws.erased(size), _coarser(size, self.downscale)
-        bank, span = noise_bank(torch.device("cpu")).numpy(), white - black
-        deviation, which, rows, columns = draws.windows(size)
-        fields = texture_bank(torch.device("cpu")) if deviation.any() else torch.empty(0)
-
+        recolours, mix = channels == 3 and bool(self.saturation or self.hue), draws.colours()
+        occlude = self._occluders(draws, size, channels)
+        sides, bank = _coarser(size, self.downscale), noise_bank(torch.device("cpu")).numpy()
+        factor, span = draws.brightness * draws.contrast, white - black
+        erased_from, erased_to = draws.erased(size)
         for i in range(len(images)):
             x = cv2.warpAffine(
                 images[i], maps[i], (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             )
             x = cv2.LUT(x, levels ** np.float32(draws.gamma[i]) if self.gamma else levels)
-            if channels == 3 and (self.saturation or self.hue):
+            if recolours:
                 x = np.clip(cv2.transform(x, mix[i]), 0, 1)
-            for n in range(draws.occluders[i]):
-                hidden = down[n, i] @ across[n, i] < 1
-                x[hidden] = colour[n, i, :channels]
-                if deviation[n, i]:
-                    field = fields.numpy()[which[n, i]][rows[n, i][:, None], columns[n, i]][hidden] * deviation[n, i]
-                    x[hidden] = np.clip(x[hidden] + (field if channels == 1 else field[:, None]), 0, 1)
+            occlude(x, i)
             if draws.blur[i] > FAINT:
                 reach = 2 * int(np.ceil(2.5 * draws.blur[i])) + 1
                 x = cv2.GaussianBlur(x, (reach, reach), draws.blur[i], borderType=cv2.BORDER_REPLICATE)
             if self.downscale > 1:
                 few = sides[draws.resolution[i]]
                 x = cv2.resize(cv2.resize(x, (few, few), interpolation=cv2.INTER_AREA), (size, size))
+            # Brightness, contrast, noise and the range from black to white in one pass.
             shift = (draws.brightness[i] - factor[i]) * sum(cv2.mean(x)) / channels
             noise = bank[draws.noise_at[i] :][: x.size].reshape(x.shape) if self.noise else x
-            # Brightness, contrast, noise and the levels in one pass.
             cv2.addWeighted(x, factor[i] * span, noise, draws.noise[i] * span, shift * span + black, dst=out[i])
-            out[i, low[i, 1] : high[i, 1], low[i, 0] : high[i, 0]] = black + span / 2
+            (left, top), (right, bottom) = erased_from[i], erased_to[i]
+            out[i, top:bottom, left:right] = black + span / 2
             np.clip(out[i], min(black, white), max(black, white), out=out[i])
-
         return torch.from_numpy(out).reshape(len(images), size, size, channels).permute(0, 3, 1, 2)
+
+    def _occluders(self, draws: "Draws", size: int, channels: int) -> Callable[[np.ndarray, int], None]:
+        """Return what paints the occluders of face i over its image (size, size) or (size, size, 3), shares of white."""
+        down, across, colour = draws.ellipses(self.occluder_size, size)
+        deviation, texture, rows, columns = draws.windows(size)
+        textures = texture_bank(torch.device("cpu")).numpy() if deviation.any() else np.empty(0)
+
+        def paint(image: np.ndarray, i: int) -> None:
+            for n in range(draws.occluders[i]):
+                hidden = down[n, i] @ across[n, i] < 1
+                image[hidden] = colour[n, i, :channels]
+                if deviation[n, i]:
+                    window = textures[texture[n, i]][rows[n, i][:, None], columns[n, i]]
+                    pattern = window[hidden] * deviation[n, i]
+                    image[hidden] = np.clip(image[hidden] + (pattern if channels == 1 else pattern[:, None]), 0, 1)
+
+        return paint
 
     def _photometry(self, images: Tensor, draws: "Draws") -> Tensor:
         size, device = images.shape[-1], images.device

@@ -260,6 +260,15 @@ class FaceData(pl.LightningDataModule):
         if device.type == "cuda" and device in self.tensors and not self._placed:
             self.tensors[device], self._placed = self.tensors[device].with_crops(), True
 
+    def _tensors_on(self, device: torch.device) -> StoreTensors:
+        """Return the tensors of all faces, which are copied to a device at its first batch."""
+        if device not in self.tensors:
+            table = self.prepare()
+            self.tensors[device] = StoreTensors.of(
+                self.store, self.labels, table.labelled, table.visible, self.normaliser, device
+            )
+        return self.tensors[device]
+
     def batch(
         self, index: Tensor, epoch: int | None, *, augmented: Tensor | None = None, crops: Tensor | None = None,
         device: torch.device | None = None,
@@ -278,37 +287,31 @@ class FaceData(pl.LightningDataModule):
         visits, device = index.numpy(), device or torch.device("cpu")
         rows = visits % len(self.prepare())
         (index,) = to_device(device, rows)
-        if device not in self.tensors:
-            table = self.prepare()
-            self.tensors[device] = StoreTensors.of(
-                self.store, self.labels, table.labelled, table.visible, self.normaliser, device
-            )
-        held, size, margin = self.tensors[device], self.crop.size, self.store.margin
+        held, size, margin = self._tensors_on(device), self.crop.size, self.store.margin
         points, labelled, visible, to_original, normaliser = (
             take_rows(all, rows, index)
             for all in (held.labels, held.labelled, held.visible, held.to_original, held.normaliser)
         )
-
-        def stored() -> Tensor:
-            images = take_rows(held.images, rows, index) if crops is None else crops.to(device, non_blocking=True)
-            return images.permute(0, 3, 1, 2)
-
-        def levelled(images: Tensor) -> Tensor:
-            return images * ((self.pixels[1] - self.pixels[0]) / 255) + self.pixels[0]
-
-        if epoch is None:
-            images = levelled(stored()[..., margin : margin + size, margin : margin + size])
+        if augmented is not None:
+            stored = to_device(device, augmented.numpy())[0]
+        elif crops is not None:
+            stored = crops.to(device, non_blocking=True)
         else:
+            stored = take_rows(held.images, rows, index)
+        images = stored.permute(0, 3, 1, 2)
+        if epoch is not None:
             draws = self.augment.draw(self.seed, epoch, visits)
             flags = torch.stack([labelled, visible], -1)
             points, flags, affine = self.augment.points(points, flags, draws, size, self.scheme)
             labelled, visible = flags.unbind(-1)
             visible = visible & ~self.augment.hidden(points, draws, size)
             to_original = compose(to_original, invert(affine))
-            if augmented is None:
-                images = self.augment.pixels(stored(), draws, size, self.pixels)
-            else:
-                images = levelled(to_device(device, augmented.numpy())[0].permute(0, 3, 1, 2))
+        if epoch is not None and augmented is None:
+            images = self.augment.pixels(images, draws, size, self.pixels)
+        else:
+            inner = slice(None) if augmented is not None else slice(margin, margin + size)
+            black, white = self.pixels
+            images = images[..., inner, inner] * ((white - black) / 255) + black
         inside = ((points > -0.5) & (points < size - 0.5)).all(-1)
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),

@@ -126,9 +126,6 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
         raise UserError(f"{name}: empty file; fetch it again")
     if data.lstrip()[:1] == b"<":
         raise UserError(f"{name}: an HTML or XML page, not an image; fetch it again")
-    size = _claimed_size(data)
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        raise UserError(f"{name}: its header claims {size[0]} x {size[1]} pixels, over the limit; fetch it again")
     if data[:8] == PNG and not _whole_png(data):
         raise UserError(f"{name}: a truncated PNG; fetch it again")  # OpenCV would ask for what memory a chunk claims
     if data[:2] == b"\xff\xd8":
@@ -142,7 +139,9 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> np.ndarray:
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(f"{name}: not an image that OpenCV can decode; fetch it again, or name another file")
+        raise UserError(
+            f"{name}: not an image that OpenCV can decode, or of over {MAX_PIXELS // 10**6} megapixels; fetch it again, or name another"
+        )
     if data[:2] == b"\xff\xd8" and jpeg.may_be_cut(data, image) and jpeg.is_cut(data):
         raise UserError(f"{name}: a damaged JPEG, whose data end before its last row; fetch it again")
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -156,17 +155,3 @@ def _whole_png(data: bytes) -> bool:
             return True
         at = end
     return False
-
-
-def _claimed_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) by the header of a PNG or sound JPEG; None for others, to which OpenCV holds `MAX_PIXELS`."""
-    if data[:8] == PNG:
-        return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    if data[:2] == b"\xff\xd8":
-        at = 2
-        while at + 9 < len(data) and data[at] == 0xFF:
-            marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
-            at += 2 + length
-    return None

@@ -168,17 +168,19 @@ def _encode_rows(column: np.ndarray | Sequence[Any]) -> list[bytes]:
     return [row.tobytes() for row in array]
 
 
-def from_files(
+def make_table(
     form: str, scheme: Scheme, root: Path, image: Sequence[str] | np.ndarray, points: np.ndarray,
     split: Sequence[str] | np.ndarray, *, published: Sequence[np.ndarray], strict: bool, labelled: np.ndarray | None = None,
     visible: np.ndarray | None = None, box: np.ndarray | None = None, group: Sequence[str] | np.ndarray | None = None,
     name: Sequence[str] | np.ndarray | None = None, subsets: Mapping[str, np.ndarray] | None = None,
     bad: Mapping[int, str] | None = None, upright: bool = False, sizes: Mapping[str, tuple[int, int]] | None = None,
+    read_image: Callable[[str], np.ndarray] | None = None, version: np.ndarray | None = None,
 ) -> FaceTable:  # fmt: skip
-    """The table of N faces whose images are files under `root`, less the faulty ones.
+    """Make the table of N faces, less the faulty ones. Their images are files under `root`, or what `read_image` returns.
 
     `published` holds columns of N rows with what the files say of each face, before any arithmetic (see `digest_rows`);
-    the sizes of the image files join them. For `upright` and `sizes` see `flr.data.images.Files`.
+    the sizes of the image files join them. For `upright` and `sizes` see `flr.data.images.Files`. For `read_image` and
+    `version`, which images that are no files need, see `FaceTable`.
 
     A face is at fault by `bad` (index -> reason), where its file is missing, empty, no file or outside `root`, where
     its name occurs there twice, and by `check_faces`. What is left out here is: every point is labelled where it is
@@ -187,13 +189,16 @@ def from_files(
     Raises:
         UserError: see `check_faces`; `root` is named.
     """
-    files, count = Files(root, upright, sizes or {}), len(image)
+    count, faults = len(image), dict[int, str]()
     image = np.asarray(image, str)
     points = np.asarray(points, np.float32)
     labelled = np.isfinite(points).all(-1) if labelled is None else labelled
-    size, version, faults = files.states(image.tolist())
-    sized = np.array([files.sizes.get(name, (0, 0)) for name in image.tolist()], np.int64).reshape(-1, 2)
-    version += upright + 2 * (sized[:, 0] + (sized[:, 1] << 20))  # the pixels depend on these
+    if read_image is None or version is None:
+        read_image = files = Files(root, upright, sizes or {})
+        size, version, faults = files.states(image.tolist())
+        published = (*published, size)
+        sized = np.array([files.sizes.get(name, (0, 0)) for name in image.tolist()], np.int64).reshape(-1, 2)
+        version += upright + 2 * (sized[:, 0] + (sized[:, 1] << 20))  # the pixels depend on these
     name = image if name is None else np.asarray(name, str)
     _, first = np.unique(name, return_index=True)
     faults |= {int(i): "it is listed twice" for i in np.setdiff1d(np.arange(count), first)}
@@ -209,17 +214,12 @@ def from_files(
         name=name,
         image=image,
         subsets=subsets or {},
-        read_image=files,
-        published=digest_rows(*published, size),
+        read_image=read_image,
+        published=digest_rows(*published),
         version=version,
     )
-    return sound_faces(table, {**faults, **(bad or {})}, root, strict)
-
-
-def sound_faces(table: FaceTable, bad: Mapping[int, str], root: Path, strict: bool) -> FaceTable:
-    """The table without the faces `bad` (index -> reason) and those of `check_faces`, whose error names `root`."""
     try:
-        return check_faces(leave_out(table, bad, strict), strict)
+        return check_faces(leave_out(table, {**faults, **(bad or {})}, strict), strict)
     except UserError as error:
         raise UserError(f"{root}: {error}") from error
 

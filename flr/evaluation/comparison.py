@@ -7,6 +7,7 @@ Hinkley 1997, 3.8; the effective number of clusters of unequal size, Kish 1965, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,11 +63,12 @@ def differences(
 ) -> list[Difference]:
     """Test the difference of the means over faces of each pair, with a bootstrap interval and p.
 
-    A draw takes as many units as there are, with replacement, the same for all groups, and R runs of each group. A mean of
-    few values varies less than the mean that it estimates (two or three seeds would give intervals that cover 80 %), so the
-    mean of R drawn runs or U units is stretched by sqrt(R / (R - 1)) about the observed one, and the difference by
-    sqrt(f / chi2(f)), which gives it the tails of Student's t with Satterthwaite's f degrees of freedom. With one run a
-    group the interval covers the faces alone.
+    A draw takes as many units as there are, with replacement, the same for all groups, and R runs of each group. With one run
+    a group the interval covers the faces alone.
+
+    A mean of few values varies less than the mean that it estimates: two or three seeds would give intervals that cover 80 %.
+    So the mean of R drawn runs or U units is stretched by sqrt(R / (R - 1)) about the observed one, and the difference by
+    sqrt(f / chi2(f)), which gives it the tails of Student's t with Satterthwaite's f degrees of freedom.
 
     Args:
         groups: Name -> (R, N) of R runs, one column a face, the same for all; NaN, where undefined, in all runs.
@@ -80,36 +82,54 @@ def differences(
     """
     rng = np.random.default_rng(seed)
     defined = ~np.isnan(np.concatenate(list(groups.values()))).any(0)
+    scores = {name: values[:, defined] for name, values in groups.items()}
     faces = int(defined.sum())
     unit = np.arange(faces) if units is None else np.unique(units[defined], return_inverse=True)[1]
-    sizes = np.bincount(unit)
-    if len(sizes) < 2:
+    unit_sizes = np.bincount(unit)
+    if len(unit_sizes) < 2:
         raise UserError(
-            f"{faces} face(s) with a defined error, of {len(sizes)} person(s), clip(s) or photo(s): nothing to compare; "
+            f"{faces} face(s) with a defined error, of {len(unit_sizes)} person(s), clip(s) or photo(s): nothing to compare; "
             "name runs of a larger test part"
         )
-    by_face = {name: values[:, defined].mean(0) for name, values in groups.items()}
+    by_face = {name: values.mean(0) for name, values in scores.items()}
     sums = np.stack([np.bincount(unit, values) for values in by_face.values()])
-    drawn = dict(zip(by_face, _drawn_means(sums, sizes, samples, rng), strict=True))
-    effective_units = max(2.0, faces**2 / float((sizes**2).sum()))
-    run_variances: dict[str, tuple[float, int]] = {}
-    for name, values in groups.items():
-        means = values[:, defined].mean(1)
-        runs = len(means)
-        if runs > 1:
-            picked = means[rng.integers(runs, size=(samples, runs))].mean(1)
-            drawn[name] = drawn[name] + np.sqrt(runs / (runs - 1)) * (picked - means.mean())
-            run_variances[name] = float(means.var(ddof=1)) / runs, runs
+    drawn = dict(zip(by_face, _drawn_means(sums, unit_sizes, samples, rng), strict=True))
+    run_variance: dict[str, Variance] = {}
+    for name, values in scores.items():
+        if len(values) > 1:
+            by_run = values.mean(1)
+            drawn[name] = drawn[name] + _drawn_run_deviations(by_run, samples, rng)
+            run_variance[name] = Variance(float(by_run.var(ddof=1)) / len(by_run), len(by_run))
     found = []
     for first, second in pairs:
         difference = by_face[first] - by_face[second]
         mean = float(difference.mean())
-        deviations = np.bincount(unit, difference - mean)
-        variance = float((deviations**2).sum()) / faces**2 * len(sizes) / (len(sizes) - 1)
-        parts = [(variance, effective_units), *(run_variances[g] for g in (first, second) if g in run_variances)]
-        draws = mean + (drawn[first] - drawn[second] - mean) * _student_stretch(parts, samples, rng)
+        variances = [_variance_over_units(difference, unit, unit_sizes)]
+        variances += [run_variance[name] for name in (first, second) if name in run_variance]
+        draws = mean + (drawn[first] - drawn[second] - mean) * _student_stretch(variances, samples, rng)
         found.append(_summarise(first, second, mean, draws))
     return found
+
+
+class Variance(NamedTuple):
+    """The variance of a mean, and the number of values that it was estimated from."""
+
+    value: float
+    sample: float
+
+
+def _variance_over_units(difference: np.ndarray, unit: np.ndarray, sizes: np.ndarray) -> Variance:
+    """Return the variance of the mean over faces that comes from the choice of units, and Kish's effective number of units.
+
+    Args:
+        difference: (N,) of each face.
+        unit: (N,) number of each face's unit.
+        sizes: (U,) faces of each unit.
+    """
+    faces, units = len(unit), len(sizes)
+    deviations = np.bincount(unit, difference - float(difference.mean()))
+    variance = float((deviations**2).sum()) / faces**2 * units / (units - 1)
+    return Variance(variance, max(2.0, faces**2 / float((sizes**2).sum())))
 
 
 def _summarise(first: str, second: str, mean: float, draws: np.ndarray) -> Difference:
@@ -140,18 +160,31 @@ def _drawn_means(sums: np.ndarray, sizes: np.ndarray, samples: int, rng: np.rand
     return observed + np.sqrt(units / (units - 1)) * (means - observed)
 
 
-def _student_stretch(parts: Sequence[tuple[float, float]], samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return factors (samples,) that turn normal tails into Student's.
+def _drawn_run_deviations(means: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw runs with replacement and return how far (samples,) their mean is from that of all runs.
 
     Args:
-        parts: Variances that are summed, each with the number of values that it was estimated from.
+        means: (R,) mean over faces of each run.
         samples: Number of draws.
         rng: Generator of the draws.
     """
-    total = sum(variance for variance, _ in parts)
+    runs = len(means)
+    picked = means[rng.integers(runs, size=(samples, runs))].mean(1)
+    return np.sqrt(runs / (runs - 1)) * (picked - means.mean())
+
+
+def _student_stretch(variances: Sequence[Variance], samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return factors (samples,) that turn normal tails into Student's, for a mean whose variance is the sum of some.
+
+    Args:
+        variances: The variances.
+        samples: Number of draws.
+        rng: Generator of the draws.
+    """
+    total = sum(variance.value for variance in variances)
     if total == 0:
         return np.ones(samples)
-    freedom = total**2 / sum(variance**2 / (count - 1) for variance, count in parts)
+    freedom = total**2 / sum(variance.value**2 / (variance.sample - 1) for variance in variances)
     return np.sqrt(freedom / rng.chisquare(freedom, samples))
 
 

@@ -27,7 +27,7 @@ from flr.evaluation.results import (
     read_results,
     with_current_names,
 )
-from flr.files import writing
+from flr.files import write_file
 from flr.reporting.figures import ced_figure, cost_figure, short, svg
 from flr.reporting.html import Cell, document, grid, listed, notes
 from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
@@ -297,11 +297,9 @@ class ComparisonReport:
         if skipped:
             self._add_skipped(skipped)
         method = METHOD.format(samples=cfg.samples, tests=sum(map(len, pairs)))
-        with writing(folder / "comparison.md") as partial_file:
-            partial_file.write_text(f"{self._markdown}{method}\n", encoding="utf-8")
+        write_file(folder / "comparison.md", f"{self._markdown}{method}\n")
         page = document(self.title, f"{self._html}<p>{method}</p>", sortable=True)
-        with writing(folder / "comparison.html") as partial_file:
-            partial_file.write_text(page, encoding="utf-8")
+        write_file(folder / "comparison.html", page)
         return folder / "comparison.html"
 
     def _add_section(

@@ -14,7 +14,7 @@ from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.comparison import differences
 from flr.evaluation.score import Result
-from flr.files import writing
+from flr.files import write_file
 from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
 
 OWN_KEYS = ("run", "on", "data")  # of the command, which each cell sets for itself
@@ -132,6 +132,5 @@ def run_table(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     text += "".join(f"\n- {line}" for line in skipped)
     text += "\n\nProtocols:\n\n" + "".join(f"- {name}\n" for name in dict.fromkeys(cell.protocol for cell in cells))
     write_csv(folder / "generalisation.csv", [cell._asdict() for cell in cells])
-    with writing(folder / "generalisation.md") as partial_file:
-        partial_file.write_text(text, encoding="utf-8")
+    write_file(folder / "generalisation.md", text)
     return folder / "generalisation.csv"

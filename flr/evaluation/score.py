@@ -32,7 +32,7 @@ from flr.metrics.functional import (
     spearman,
     summary,
 )
-from flr.module.assembly import reassemble
+from flr.module.assembly import build_data, reassemble
 from flr.module.device import allow_tf32, find_device
 from flr.module.landmark_module import LandmarkModule
 
@@ -81,8 +81,7 @@ def restore(
         UserError: The config may not be built, the data cannot be read, or the model does not fit them.
     """
     check(config, Train, trusted=False)
-    augment = augment or build(config.augment)
-    data = build(config.data, augment=augment, seed=config.seed, cache=config.paths.cache_dir)
+    data = build_data(config, augment)
     data.prepare()
     scheme = checkpoint["flr"]["scheme"]
     if data.scheme.plain() != scheme:

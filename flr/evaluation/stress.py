@@ -15,7 +15,7 @@ from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.corruptions import BOXES, KINDS, PIXELS, SEVERITIES, corrupt_boxes, corrupt_pixels
 from flr.evaluation.stored_run import StoredModel, open_tracker, result_folder
-from flr.files import write_json, writing
+from flr.files import write_file, write_json
 from flr.inference.landmarker import BATCH_SIZE
 from flr.inference.predictor import Predictor
 from flr.landmarks.geometry import invert, transform
@@ -170,8 +170,7 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     models = [result, *([baseline] if baseline else [])]
     write_csv(folder / "stress.csv", [row for one in models for row in _csv_rows(one)])
     figure = stress_figure({one.label: (one.clean, one.nme) for one in models})
-    with writing(folder / "stress.png") as partial_file:
-        partial_file.write_bytes(png(figure))
+    write_file(folder / "stress.png", png(figure))
     with open_tracker(stored, folder) as tracker:
         # A run that was tested under some kinds only has no mean that could be compared.
         if tracker and set(result.nme) == set(KINDS):

@@ -24,15 +24,14 @@ from onnxruntime.quantization import quantize_dynamic
 
 from flr.augment.device import Augment
 from flr.config.compose import as_config
-from flr.config.instantiate import build
 from flr.config.schema import Train
 from flr.config.validate import check
-from flr.data.datamodule import FaceData
 from flr.errors import UserError
 from flr.files import writing
 from flr.inference.onnx import METADATA_KEY, ExportMetadata, OnnxPredictor
 from flr.inference.predictor import Predictor
 from flr.metrics.functional import nme, percent_mean, point_errors
+from flr.module.assembly import build_data
 from flr.module.checkpoints import RunFolder, load_checkpoint
 from flr.module.landmark_module import find_points
 
@@ -281,7 +280,7 @@ def load_test_faces(
 
 
 def _faces_of(config: DictConfig, predictor: Predictor, count: int) -> TestFaces:
-    data: FaceData = build(config.data, augment=Augment(), seed=config.seed, cache=config.paths.cache_dir)
+    data = build_data(config, Augment())
     table = data.prepare()
     rows = data.rows("test")
     rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ from flr.data.formats.label_csv import prediction_rows
 from flr.data.formats.pts import pts_text
 from flr.data.images import IMAGE_SUFFIXES
 from flr.errors import UserError
-from flr.files import telling, writing
+from flr.files import telling, write_file, writing
 from flr.inference.effects.base import Effect, apply
 from flr.inference.faces import VISIBLE, Face
 from flr.landmarks.geometry import transform, warp
@@ -34,6 +34,13 @@ if sys.platform != "win32":
 
 JOURNAL = "faces.jsonl"
 CROP_SIZE = 256  # pixels a side of saved crops
+# Value of ``save=`` -> the file.
+TABLES = {
+    "csv": "points.csv",
+    "coco": "points.json",
+    "labelstudio": "points.labelstudio.json",
+    "cvat": "points.cvat.xml",
+}
 END = '{"end": true}'  # the last line of the journal of a finished prediction
 
 
@@ -119,7 +126,7 @@ class PredictionWriter:
     def _delete_results(self) -> None:
         for kind in ("pictures", "crops", "pts", "masks"):
             shutil.rmtree(self.folder / kind, ignore_errors=True)
-        for name in ("points.csv", "points.json", "points.labelstudio.json", "points.cvat.xml"):
+        for name in TABLES.values():
             (self.folder / name).unlink(missing_ok=True)
 
     def __enter__(self) -> "PredictionWriter":
@@ -181,25 +188,23 @@ class PredictionWriter:
                 yield json.loads(line)
 
     def finish(self, tables: Sequence[str]) -> None:
-        """Write the tables, csv and coco, and mark the prediction as finished."""
+        """Write some of `TABLES`, and mark the prediction as finished."""
         with telling(self.journal):
             self._file.flush()  # Ctrl-C may have interrupted the writing of a line
-        if "csv" in tables:
-            self._write_csv()
-        if "coco" in tables:
-            self._write_coco()
-        for kind, place in (("labelstudio", "points.labelstudio.json"), ("cvat", "points.cvat.xml")):
-            if kind in tables:
-                images = self._marked_images()
-                cvat = kind == "cvat"
-                text = cvat_text(self.scheme, images) if cvat else label_studio_text(self.scheme, images, "predictions")
-                with writing(self.folder / place) as aside, aside.open("w", encoding="utf-8") as file:
-                    file.writelines(text)
+        for kind in (kind for kind in TABLES if kind in tables):
+            with writing(self.folder / TABLES[kind]) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+                self._write_table(kind, file)
         self._write(END)
 
-    def _write_csv(self) -> None:
-        with writing(self.folder / "points.csv") as aside, aside.open("w", encoding="utf-8", newline="") as file:
+    def _write_table(self, kind: str, file: TextIO) -> None:
+        if kind == "csv":
             csv.writer(file).writerows(prediction_rows(self.scheme, self._csv_faces()))
+        elif kind == "coco":
+            file.writelines(self._coco_text())
+        elif kind == "cvat":
+            file.writelines(cvat_text(self.scheme, self._marked_images()))
+        else:
+            file.writelines(label_studio_text(self.scheme, self._marked_images(), "predictions"))
 
     def _csv_faces(self) -> Iterator[tuple[list[Any], list[float], np.ndarray, list[int]]]:
         for row in self.rows():
@@ -209,7 +214,7 @@ class PredictionWriter:
                 visible = [int(share >= VISIBLE) for share in face["visible"] or ()]
                 yield values, face["box"], np.array(face["points"]), visible
 
-    def _write_coco(self) -> None:
+    def _coco_text(self) -> Iterator[str]:
         images = (
             {"id": number, "file_name": row["image"], "height": row["height"], "width": row["width"]}
             for number, row in enumerate(self._used_rows(), 1)
@@ -218,8 +223,7 @@ class PredictionWriter:
         annotations = (
             {"id": i, "image_id": number, **_coco_annotation(face)} for i, (number, face) in enumerate(faces, 1)
         )
-        with writing(self.folder / "points.json") as aside, aside.open("w", encoding="utf-8") as file:
-            file.writelines(document_text(self.scheme, images, annotations, f"prediction, {self.scheme.name}"))
+        return document_text(self.scheme, images, annotations, f"prediction, {self.scheme.name}")
 
     def _marked_images(self) -> Iterator[MarkedImage]:
         hidden = np.zeros(len(self.scheme), bool)
@@ -259,19 +263,16 @@ class PredictionWriter:
         for effect in effects:
             if effect.makes_labels:
                 labels = apply([effect], image, points, self.scheme)
-                with writing(self._path("masks", name, None, ".png")) as aside:
-                    aside.write_bytes(cv2.imencode(".png", labels)[1].tobytes())
+                write_file(self._path("masks", name, None, ".png"), cv2.imencode(".png", labels)[1].tobytes())
 
     def _save_pts(self, kind: str, name: str, face: int, points: np.ndarray) -> None:
         """Save iBUG's format, which counts pixels from 1 (https://ibug.doc.ic.ac.uk/resources/300-W/)."""
-        with writing(self._path(kind, name, face, ".pts")) as aside:
-            aside.write_text(pts_text(points), encoding="ascii")
+        write_file(self._path(kind, name, face, ".pts"), pts_text(points))
 
     def save_image(self, kind: str, name: str, image: np.ndarray, face: int | None = None) -> Path:
         """Save an image (H, W, 3) RGB uint8 below the folder `kind`, and return its file."""
         path = self._path(kind, name, face, ".jpg")
-        with writing(path) as aside:
-            aside.write_bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+        write_file(path, cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
         return path
 
     def _path(self, kind: str, name: str, face: int | None, suffix: str) -> Path:

@@ -32,16 +32,6 @@ class LandmarkErrors(Metric):
     """
 
     full_state_update = False
-    index: list[Tensor]
-    points: list[Tensor]
-    truth: list[Tensor]
-    labelled: list[Tensor]
-    normaliser: list[Tensor]
-    side: list[Tensor]
-    spread: list[Tensor]
-    visible: list[Tensor]
-    hidden: list[Tensor]
-
     STATES = ("index", "points", "truth", "labelled", "normaliser", "side", "spread", "visible", "hidden")
 
     def __init__(self, **kwargs: Any) -> None:
@@ -66,8 +56,8 @@ class LandmarkErrors(Metric):
             visible: (B, K) predicted probability that the point is visible; NaN where the model gives none.
             hidden: (B, K) bool, whether the point is labelled as hidden.
         """
-        given = (index, points, truth, labelled, normaliser, side, spread, visible, hidden)
-        for name, value in zip(self.STATES, given, strict=True):
+        batch = (index, points, truth, labelled, normaliser, side, spread, visible, hidden)
+        for name, value in zip(self.STATES, batch, strict=True):
             getattr(self, name).append(value.detach())
 
     def gathered(self) -> dict[str, np.ndarray]:

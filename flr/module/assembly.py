@@ -1,4 +1,4 @@
-"""Build the module of a checked config, with or without the weights of a checkpoint."""
+"""Build the dataset of a checked config, and its module with or without the weights of a checkpoint."""
 
 import inspect
 from collections.abc import Mapping
@@ -14,9 +14,23 @@ from flr.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from flr.augment.affine import Affine
     from flr.data.crops import CropSettings
+    from flr.data.datamodule import FaceData
     from flr.landmarks.scheme import Scheme
     from flr.module.landmark_module import LandmarkModule
+
+
+def build_data(cfg: DictConfig, augment: "Affine | None" = None) -> "FaceData":
+    """Build the dataset of a checked config, which is not read yet.
+
+    Args:
+        cfg: The top level, of `flr.config.schema.Train` or `flr.config.schema.Prepare`.
+        augment: Augmentation for which the crop store leaves a margin; None for that of the config.
+    """
+    augment = augment or build(cfg.augment)
+    data: FaceData = build(cfg.data, augment=augment, seed=cfg.seed, cache=cfg.paths.cache_dir)
+    return data
 
 
 def assemble(

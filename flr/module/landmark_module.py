@@ -239,16 +239,12 @@ class LandmarkModule(pl.LightningModule):
     # -- evaluation ------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def on_test_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def _start_evaluation(self) -> None:
         self.errors.reset()
         self.baseline.reset()
         double = torch.float32 if self.device.type == "mps" else torch.float64
         self._loss = torch.zeros(2, device=self.device, dtype=double)
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         raw = self.best_net(batch.images)

@@ -10,7 +10,7 @@ import torch
 
 from flr.augment.device import Augment
 from flr.data.datamodule import FaceData
-from flr.files import write_json, writing
+from flr.files import write_file, write_json
 from flr.landmarks.draw import draw_face, sheet
 from flr.reporting.figures import jpeg
 from flr.reporting.html import document, embed, grid, listed, notes
@@ -39,8 +39,7 @@ def write_card(data: FaceData, folder: Path | None, cards: Path) -> tuple[dict[s
     images = dict(sheets(data))
     write_json(folder / "card.json", card)
     for file, content in {**images, "card.html": page(card, images).encode()}.items():
-        with writing(folder / file) as aside:
-            aside.write_bytes(content)
+        write_file(folder / file, content)
     return card, folder
 
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flr.errors import UserError
 from flr.evaluation.results import mean_and_deviation
-from flr.files import opened, writing
+from flr.files import opened, write_file
 from flr.tracking import provenance
 from flr.tracking.connection import StoredRun
 
@@ -119,8 +119,7 @@ def write(file: Path, name: str, records: Mapping[Tier, Record]) -> None:
     head = f"# Expected numbers of python -m flr.reproduce name={name}; its record=true writes this file.\n"
     body = yaml.safe_dump({tier: asdict(record) for tier, record in records.items()}, sort_keys=False,
                           default_flow_style=None, width=120)  # fmt: skip
-    with writing(file) as partial_file:
-        partial_file.write_text(head + body, encoding="utf-8")
+    write_file(file, head + body)
 
 
 # -- recording ---------------------------------------------------------------------------------------------------------

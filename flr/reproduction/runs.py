@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 
 from flr.augment.device import Augment
 from flr.config.compose import as_config, compose_training, flat, plain, spell, task_overrides, under
-from flr.config.instantiate import build
 from flr.config.schema import RESULT_NEUTRAL_KEYS, Train
 from flr.config.validate import check
 from flr.errors import UserError
 from flr.evaluation.score import restore, score, tester
+from flr.module.assembly import build_data
 from flr.module.checkpoints import RunFolder, find_run, load_checkpoint
 from flr.reproduction.record import Record, Run, check_recordable, data_differences
 from flr.tracking.connection import StoredRun, connect, get_run
@@ -49,7 +49,7 @@ def compose(name: str, seed: int | None = None) -> tuple[DictConfig, list[str]]:
 def note_other_data(name: str, expected: Record) -> None:
     """Report before the first training that its data differ from the record's."""
     cfg, _ = compose(name)
-    data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+    data = build_data(cfg)
     data.prepare()
     run = Run(cfg.seed, {}, data.protocol.name, data.protocol.fingerprint)
     if lines := data_differences(expected, run):

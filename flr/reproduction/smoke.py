@@ -10,11 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback
 
 from flr.config.compose import compose_training
-from flr.config.instantiate import build
 from flr.config.schema import Train
 from flr.config.validate import check
-from flr.data.datamodule import FaceData
-from flr.module.assembly import assemble
+from flr.module.assembly import assemble, build_data
 from flr.reproduction.record import Run
 from flr.training.precision import trainer_of
 
@@ -83,7 +81,7 @@ def smoke(cfg: DictConfig, threads: int = 1) -> Run:
     """Measure the loss of each step of a short training, how far it moved the weights, and a validation."""
     check(cfg, Train, trusted=False)
     began = time.perf_counter()
-    data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+    data = build_data(cfg)
     data.prepare()
     metrics, trainer = train_briefly(
         cfg, lambda: (assemble(cfg, data.scheme, data.crop, data.mean_face()), data), threads

@@ -4,6 +4,7 @@ Hydra imports this module at each start of `flr.train`, so it imports torch and 
 """
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,5 +59,5 @@ def start_sweep(config: DictConfig) -> None:
         folder = Path(config.paths.output_dir).absolute() / "sweeps" / name
         overrides.append("hydra.sweep.dir='{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'")))
         config.hydra.sweep.dir = str(folder)
-    run_id = exit_stack.enter_context(recorded_sweep(config, grid, folder))
-    overrides.append(f"++hydra.job.env_set.{SWEEP_ENV}='{run_id}/${{hydra.job.num}}'")
+    os.environ[SWEEP_ENV] = exit_stack.enter_context(recorded_sweep(config, grid, folder))
+    exit_stack.callback(os.environ.pop, SWEEP_ENV)

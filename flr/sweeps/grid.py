@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from flr.config.compose import CONF, key_of
 from flr.errors import UserError
 
-# Environment variable of a job: the id of the sweep's MLflow run, a slash, and the job's number.
+# Environment variable with the id of the sweep's MLflow run; in a job's own process followed by a slash and the job's number.
 SWEEP_ENV = "FLR_SWEEP"
 
 

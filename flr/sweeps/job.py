@@ -17,53 +17,41 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from pytorch_lightning import Callback
 
 from flr.cli import quiet
 from flr.config.compose import key_of, label_of, task_overrides, under
-from flr.config.instantiate import build
 from flr.config.schema import RESULT_NEUTRAL_KEYS, Train
 from flr.config.validate import check
 from flr.errors import CommandFailed, UserError
+from flr.module.assembly import build_data
 from flr.module.checkpoints import RunFolder, find_run, load_last
 from flr.sweeps.record import CRASHED, MAX_TAG, REFUSED, connect_with_retry, parent_tracker
 from flr.tracking.connection import PREFIX, StoredRun, find_runs, first_line, get_run
 from flr.tracking.provenance import code_digest
 from flr.training.distributed import is_first_rank
 from flr.training.recipe import default_name, recipe
-from flr.training.session import TrainingSession
+from flr.training.session import OpenedRun, TrainingSession
 
 # What a training resumes from: the run's folder and the ``flr`` part of its last checkpoint, each None where there is none.
 ResumeState = tuple[RunFolder | None, dict[str, Any] | None]
 
 
-class ChildRun:
+class ChildRun(OpenedRun):
     """The run of a training below that of a sweep or study, which exists before the training and records why it failed.
-
-    Attributes:
-        callbacks: Callbacks of its training, in addition to the config's.
-        score_test: Whether the training scores the test part at its end.
-        stop_reason: Why the training ended early; empty where it did not.
 
     Raises:
         UserError: The tracking store does not answer.
     """
 
     def __init__(self, cfg: DictConfig, parent: str) -> None:
+        super().__init__()
         self.cfg, self.parent, self._tracker = cfg, parent, parent_tracker(cfg)
-        self.label, self.stop_reason, self.score_test = "", "", True
-        self.tags: dict[str, str] = {}
-        self.callbacks: list[Callback] = []
         connect_with_retry(self._tracker)
-
-    @property
-    def run_id(self) -> str:
-        """Id of the run; empty before `start`."""
-        return self._tracker.run_id
 
     def start(self, run_id: str | None = None) -> str:
         """Start a run, or resume one, and return its id."""
-        return self._tracker.start(self.label, self.tags, run_id, self.parent)
+        self.run_id = self._tracker.start(self.label, self.tags, run_id, self.parent)
+        return self.run_id
 
     def resume_state(self, run_id: str) -> ResumeState:
         """Return what a stopped run can be resumed from.
@@ -88,12 +76,13 @@ class ChildRun:
 
     def mark_stopped(self) -> None:
         """End the run as stopped, where its training has not ended it."""
-        if self.run_id and get_run(self._tracker.client, self.run_id).status == "RUNNING":
+        run_id = self._tracker.run_id
+        if run_id and get_run(self._tracker.client, run_id).status == "RUNNING":
             self._tracker.end("KILLED")
 
 
 class Job(ChildRun):
-    """One job of a sweep; `identity` is the value of the variable `flr.sweeps.grid.SWEEP_ENV`.
+    """One job of a sweep; `identity` is the id of the sweep's run, a slash, and the job's number.
 
     Raises:
         UserError: The tracking store does not answer, or does not know the sweep.
@@ -194,7 +183,7 @@ class Job(ChildRun):
         sweep.tag(**{f"job.{self.number}": json.dumps(job)})
 
     def mark_failed(self, error: Exception) -> None:
-        if not self.run_id:  # it failed early: create its run, or use the one that an earlier start has left
+        if not self._tracker.run_id:  # it failed early: create its run, or use the one that an earlier start has left
             early = [
                 run for run in self._same_recipe
                 if self._of_sweep(run) and "folder" not in run.tags and run.status == "FAILED"
@@ -204,10 +193,17 @@ class Job(ChildRun):
 
 
 def run_job(cfg: DictConfig, identity: str) -> None:
-    """Run one job; its failure is reported and recorded, and stops no other job."""
+    """Run one job; its failure is reported and recorded, and stops no other job.
+
+    Args:
+        cfg: Its composed config.
+        identity: Value of the variable `flr.sweeps.grid.SWEEP_ENV`.
+    """
     overrides, own_process = task_overrides(), HydraConfig.get().mode == RunMode.RUN
     if own_process:
         quiet()
+    else:
+        identity += f"/{HydraConfig.get().job.num}"
     first = is_first_rank()
     job, exit_code = None, 0
     try:
@@ -238,7 +234,7 @@ def _train_unless_finished(job: Job, overrides: list[str]) -> None:
     check(cfg, Train, trusted=False)
 
     def fingerprint() -> str:
-        data = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+        data = build_data(cfg)
         data.prepare()
         return str(data.protocol.fingerprint)
 

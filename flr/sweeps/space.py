@@ -189,14 +189,14 @@ def _check_ends(dimension: Dimension) -> None:
     values = dimension.values
     for value in (values.low, values.high) if isinstance(values, Range) else values.choices:
         try:
-            cfg = compose_training(dimension.overrides(value))
+            cfg = compose_trial(dimension.overrides(value))
             check(cfg, Train, trusted=False)
             build(cfg.augment)
         except UserError as error:
             raise UserError(f"tune.space.{dimension.key}: {error}") from error
 
 
-def compose_training(overrides: Sequence[str]) -> DictConfig:
+def compose_trial(overrides: Sequence[str]) -> DictConfig:
     """Return the training's config for the user's overrides and further ones, which win."""
     search_path = [word for word in HydraConfig.get().overrides.hydra if key_of(word) == "hydra.searchpath"]
     return hydra.compose("train", [*training_overrides(overrides), *search_path])

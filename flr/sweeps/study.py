@@ -31,7 +31,7 @@ from flr.config.validate import check
 from flr.errors import UserError
 from flr.sweeps.job import ChildRun, ResumeState
 from flr.sweeps.record import connect_with_retry, parent_tracker
-from flr.sweeps.space import Dimension, compose_training, format_short, space_overrides, training_overrides
+from flr.sweeps.space import Dimension, compose_trial, format_short, space_overrides, training_overrides
 from flr.sweeps.study_report import StudyReport, current_trials
 from flr.tracking.connection import GRID, first_line, get_run
 from flr.tracking.provenance import process_alive, process_tag
@@ -62,7 +62,7 @@ class TuningStudy:
         warnings.filterwarnings("ignore", "The reported value is ignored")
         self.cfg, self.space = cfg, space
         self.interrupted: int | None = None  # number of the trial that an exception stopped
-        training = compose_training([])
+        training = compose_trial([])
         values = [[dimension.key, *map(str, vars(dimension.values).items())] for dimension in space]
         digest = hashlib.sha256(json.dumps([recipe(training), sorted(values)]).encode()).hexdigest()[:8]
         model = training.model._target_.rpartition(".")[2]
@@ -189,7 +189,7 @@ class TuningStudy:
     def _train_trial(self, trial: optuna.Trial, values: dict[str, Any]) -> float:
         """Train a trial, or resume it where it was stopped, and return its lowest ``val/nme``."""
         overrides = space_overrides(self.space, values)
-        child = ChildRun(compose_training(overrides), self.study.user_attrs["run"])
+        child = ChildRun(compose_trial(overrides), self.study.user_attrs["run"])
         stop = Stop(lambda epoch, nme: self._should_stop(trial, child, epoch, nme))
         child.label = " ".join(f"{key.rpartition('.')[2]} {format_short(value)}" for key, value in values.items())
         child.score_test, child.callbacks = False, [stop]

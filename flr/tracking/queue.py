@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from flr.errors import UserError
-from flr.files import writing
+from flr.files import write_file
 from flr.system import defer_signals
 from flr.tracking.connection import PREFIX, first_line
 from flr.tracking.registry import register
@@ -178,8 +178,7 @@ class OfflineQueue:
         self.offline = True
         self._retry_at = time.monotonic() + max(RETRY_SECONDS, 10 * seconds)
         try:
-            with writing(self.folder / self._journal) as partial_file:
-                partial_file.write_text("".join(json.dumps(item) + "\n" for item in self.items), encoding="utf-8")
+            write_file(self.folder / self._journal, "".join(json.dumps(item) + "\n" for item in self.items))
         except UserError as full_disk:
             print(f"flr: what waits for run {self.run_id} is only in memory: {full_disk}", file=sys.stderr)
 

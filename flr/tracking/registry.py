@@ -29,6 +29,7 @@ FOLDER = "checkpoints"  # of a run's artifacts
 CODE = "flr.zip"
 SCRIPT = "pyfunc.py"
 BEST = "best"  # the alias
+MAX_REFUSALS = 10  # of the alias, before the error is raised
 # What flr.inference imports; a test compares it with what a loaded model has imported.
 PACKAGES = (
     "annotated-types", "filelock", "hydra-core", "mlflow", "numpy", "omegaconf", "opencv-python-headless", "pydantic",
@@ -90,23 +91,32 @@ def update_best_alias(client: MlflowClient, name: str, protocol: str) -> None:
 
     A version of another protocol never takes it. Where no version has it, `protocol` is taken; a person who sets it by hand
     moves it to the protocol of that version.
+
+    Several jobs may do this at once. Each looks again after it has set the alias, so that the last one sees all versions.
     """
-    tries = 10
-    while True:  # of several jobs at once, the last to write checks again and sees all versions
-        versions = list(pages(client.search_model_versions, filter_string=f"name = '{name}'"))
-        by_number = {str(one.version): one for one in versions}
-        holder = by_number.get(str(client.get_registered_model(name).aliases.get(BEST)))
-        held = holder.tags.get("protocol", protocol) if holder else protocol
-        rivals = [one for one in versions if one.tags.get("protocol") == held and "val/nme" in one.tags]
-        winner = min(rivals, key=lambda one: (float(one.tags["val/nme"]), int(one.version)), default=None)
-        if winner is None or (holder and winner.version == holder.version):
-            return
+    refusals = 0
+    while (best := _better_than_best(client, name, protocol)) is not None:
         try:
-            client.set_registered_model_alias(name, BEST, str(winner.version))
-        except MlflowException:  # a server lets two make it at once, and refuses the second
-            tries -= 1
-            if not tries:
+            client.set_registered_model_alias(name, BEST, best)
+        except MlflowException:  # a server lets two jobs create the alias at once, and refuses the second
+            refusals += 1
+            if refusals == MAX_REFUSALS:
                 raise
+
+
+def _better_than_best(client: MlflowClient, name: str, protocol: str) -> str | None:
+    """Return the version that should have the alias; None where it has it already, or where no version can have it."""
+    versions = {str(one.version): one for one in pages(client.search_model_versions, filter_string=f"name = '{name}'")}
+    holder = str(client.get_registered_model(name).aliases.get(BEST))
+    if holder in versions:
+        protocol = versions[holder].tags.get("protocol", protocol)
+    scores = {
+        number: float(version.tags["val/nme"])
+        for number, version in versions.items()
+        if version.tags.get("protocol") == protocol and "val/nme" in version.tags
+    }
+    best = min(scores, key=lambda number: (scores[number], int(number)), default=holder)
+    return None if best == holder else best
 
 
 def run_of(client: MlflowClient, reference: str) -> str:

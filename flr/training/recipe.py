@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from flr.config.compose import flat, key_of, label_of, model_names, plain, under
 from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
-from flr.files import write_json, writing
+from flr.files import write_file, write_json
 from flr.module.checkpoints import RunFolder
 from flr.tracking import provenance
 from flr.tracking.tracker import Tracker
@@ -49,8 +49,7 @@ def record_origin(
     """
     note = {"run_id": tracker.run_id, "uri": values["tracking"]["uri"], "experiment": tracker.experiment}
     write_json(folder.path / "run.json", note)
-    with writing(folder.config) as aside:
-        aside.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(values))), encoding="utf-8")
+    write_file(folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(values))))
     tracker.tag(folder=str(folder.path))
     tracker.params({**dict(flat(values)), "overrides": " ".join(overrides)})
     tracker.params({f"version.{key}": value for key, value in provenance.versions().items()})

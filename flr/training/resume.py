@@ -1,11 +1,9 @@
 """Sessions of runs that exist already."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Timer
 
@@ -15,7 +13,7 @@ from flr.config.validate import check
 from flr.errors import UserError
 from flr.module.checkpoints import RunFolder, find_run, load_last
 from flr.tracking.connection import connect, get_run
-from flr.training.session import TrainingSession
+from flr.training.session import OpenedRun, TrainingSession
 
 CHANGEABLE = (
     "run", "accept_data", "trainer.max_epochs", "trainer.max_time", "trainer.max_steps", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
@@ -76,18 +74,6 @@ def exhausted(trainer: DictConfig, checkpoint: Mapping[str, Any]) -> str:
     if limit is not None and elapsed >= (Timer(limit).time_remaining() or 0.0):
         return f"its trainer.max_time={time} is used up; set a longer +trainer.max_time"
     return ""
-
-
-@dataclass
-class OpenedRun:
-    """A `ParentedRun` that the process which started the ranks has opened, and closes."""
-
-    label: str
-    tags: dict[str, str]
-    run_id: str
-    callbacks: list[pl.Callback] = field(default_factory=list)
-    score_test: bool = True
-    stop_reason: str = ""
 
 
 class RankSession(TrainingSession):

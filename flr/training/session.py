@@ -3,9 +3,8 @@
 import errno
 import json
 import sys
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from flr.config.compose import flat, plain, store_words
 from flr.config.instantiate import build
-from flr.data.datamodule import FaceData
 from flr.data.protocol import Protocol
 from flr.errors import CommandFailed, UserError
 from flr.evaluation.report import log_result, show_next, show_result, write_result
 from flr.evaluation.score import Result, score
-from flr.module.assembly import assemble
+from flr.module.assembly import assemble, build_data
 from flr.module.checkpoints import VERSION, RunFolder
 from flr.system import keep_memory
 from flr.tracking import provenance
@@ -39,25 +37,25 @@ PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-class ParentedRun(typing.Protocol):
-    """A run that a sweep or a study has created for a training.
+@dataclass
+class OpenedRun:
+    """A run that was created before its training: by a sweep, a study, or the process that starts the ranks.
 
     Attributes:
-        label, tags: its name and its tags.
-        callbacks: of the training, in addition to the config's.
-        score_test: whether the training scores the test part at its end.
-        stop_reason: why the training ended early; empty where it did not.
-        run_id: its id in the store.
+        label: Its name.
+        tags: Its tags.
+        run_id: Its id in the store; empty before it is created.
+        callbacks: Callbacks of the training, in addition to the config's.
+        score_test: Whether the training scores the test part at its end.
+        stop_reason: Why the training ended early; empty where it did not.
     """
 
-    label: str
-    tags: dict[str, str]
-    callbacks: list[pl.Callback]
-    score_test: bool
-    stop_reason: str
-
-    @property
-    def run_id(self) -> str: ...
+    label: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    run_id: str = ""
+    callbacks: list[pl.Callback] = field(default_factory=list)
+    score_test: bool = True
+    stop_reason: str = ""
 
 
 class TrainingSession:
@@ -68,7 +66,7 @@ class TrainingSession:
         overrides: what the user typed to get it.
         folder: of the run to resume; None starts one.
         checkpoint: the ``flr`` part of the checkpoint to resume from; None for a run that was stopped in its first epoch.
-        job: the run, where a sweep or a study has created it.
+        job: the run, where it was created before.
         sweep: the name of the sweep that this training is a part of, where the sweep has no run of its own.
     """
 
@@ -78,7 +76,7 @@ class TrainingSession:
         overrides: list[str],
         folder: RunFolder | None = None,
         checkpoint: Mapping[str, Any] | None = None,
-        job: ParentedRun | None = None,
+        job: OpenedRun | None = None,
         sweep: str | None = None,
     ) -> None:
         self.cfg, self.overrides, self.folder, self.checkpoint, self.job = cfg, overrides, folder, checkpoint, job
@@ -179,7 +177,7 @@ class TrainingSession:
         """Read the data and build the module."""
         cfg = self.cfg
         pl.seed_everything(cfg.seed, verbose=False)
-        self.data: FaceData = build(cfg.data, augment=build(cfg.augment), seed=cfg.seed, cache=cfg.paths.cache_dir)
+        self.data = build_data(cfg)
         self.data.prepare()
         self.data.refuse_ranks(self.world_size)
         if self.first:

@@ -21,7 +21,7 @@ from flr.data.export import export
 from flr.data.formats.records import fits
 from flr.data.readers import ibug, ibug_xml
 from flr.data.readers import table as reader
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.definition import parse_scheme
 from flr.landmarks.scheme import CELEBA5, KAGGLE15, SCHEMES
 from tests.data.support import read_pts, stop
@@ -291,7 +291,7 @@ def test_pictures_with_names_that_not_every_place_takes(tmp_path: Path) -> None:
         (root / name).write_bytes(data.tobytes())
     points = np.random.default_rng(0).uniform(0, 9, (len(names), 5, 2))
     faces = [f"face {i}" for i in range(len(names))]
-    table = from_files(
+    table = make_table(
         "t",
         CELEBA5,
         root,

@@ -82,28 +82,40 @@ def merge(votes: np.ndarray, least: float = 0) -> np.ndarray:
         return np.zeros((0, 4))
     votes = votes[np.argsort(-votes[:, 3], kind="stable")[:_MOST]]
     votes = votes[np.argsort(votes[:, 4], kind="stable")]
+    boxes, probability, level, size_there = votes[:, :3], votes[:, 3], votes[:, 4], votes[:, 5]
     union, smaller = overlaps(votes, votes)
-    strength = np.log(votes[:, 3].clip(_LEAST, 0.95) / _LEAST)
-    trust = votes[:, 3] ** 2 * np.exp(-0.5 * (votes[:, 5] / _TRUST) ** 2)
-    levels = np.flatnonzero(np.diff(votes[:, 4], prepend=-1))
     near = union > _VOTING
-    score = np.maximum.reduceat(near * strength, levels, axis=1).sum(1)
-    density = np.maximum.reduceat(near * union * votes[:, 3], levels, axis=1).sum(1)
+    score = _sum_over_levels(near * np.log(probability.clip(_LEAST, 0.95) / _LEAST), level)
+    density = _sum_over_levels(near * union * probability, level)
+    trust = probability**2 * np.exp(-0.5 * (size_there / _TRUST) ** 2)
     taken, faces = np.zeros(len(votes), bool), []
-    for k in np.lexsort((-votes[:, 3], -score)):
-        if score[k] < least * _CERTAIN:  # also of a face that one level alone can see
+    for best in np.lexsort((-probability, -score)):
+        if score[best] < least * _CERTAIN:  # also of a face that one level alone can see
             break
-        if taken[k]:
+        if taken[best]:
             continue
-        peak = np.argmax(near[k] * density)
-        weight = (union[peak] - _AVERAGED).clip(0) * trust
-        face = weight @ votes[:, :3] / weight.sum()
-        wide = near[k] * trust
-        seeing = np.clip(1 + 2 * np.log2(max(wide @ votes[:, 2] / wide.sum() / SMALLEST, 1)), 1, _LEVELS)
-        faces.append((*face, score[k] / (_CERTAIN * seeing)))
+        peak = np.argmax(near[best] * density)
+        face = _mean(boxes, (union[peak] - _AVERAGED).clip(0) * trust)
+        faces.append((*face, score[best] / (_CERTAIN * _levels_that_see(_mean(boxes[:, 2], near[best] * trust)))))
+        # What repeats the vote or the box that was made of the votes around it, is no further face.
         face_union, face_smaller = overlaps(face[None], votes)
-        for of_union, of_smaller in ((union[k], smaller[k]), (face_union[0], face_smaller[0])):
-            taken |= (of_union > _SAME) | (of_smaller > _INSIDE)
+        taken |= (union[best] > _SAME) | (smaller[best] > _INSIDE)
+        taken |= (face_union[0] > _SAME) | (face_smaller[0] > _INSIDE)
     found = np.array(faces).reshape(-1, 4)
     found = found[found[:, 3] >= least]
     return found[np.argsort(-found[:, 3], kind="stable")]
+
+
+def _sum_over_levels(values: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Return (N,) the sum over the levels of each level's largest value; values (N, M) of M votes, sorted by level (M,)."""
+    first_of_level = np.flatnonzero(np.diff(level, prepend=-1))
+    return np.maximum.reduceat(values, first_of_level, axis=1).sum(1)
+
+
+def _mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return weight @ values / weight.sum()
+
+
+def _levels_that_see(size: float | np.ndarray) -> float:
+    """Return how many levels of the pyramid can see a face of a size."""
+    return float(np.clip(1 + 2 * np.log2(max(size / SMALLEST, 1)), 1, _LEVELS))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LOCAL = "/data/local-files/"  # where Label Studio serves the files of a folder
 UPLOAD = re.compile(r"[0-9a-f]{8}-")  # what it puts before the name of an uploaded file
 CENTRE = 0.5  # of the first pixel, in both
+UNGROUPED = "0"  # group_id of a shape in CVAT that belongs to no group
 
 
 class MarkedFace(NamedTuple):
@@ -230,16 +231,17 @@ def read_cvat(
             sizes[name] = image_size(image.attrib["width"], image.attrib["height"])
             for shape in image.iterfind("*"):
                 if shape.tag in ("box", "points", "skeleton"):
-                    group = shape.get("group_id", "0")
-                    if group == "0" and shape.tag == "skeleton":
-                        group = f"skeleton {len(faces)}"
+                    group = shape.get("group_id", UNGROUPED)
+                    if group == UNGROUPED and shape.tag == "skeleton":
+                        group = f"skeleton {len(faces)}"  # a face of its own
                     _read_shape(shape, faces.setdefault(group, no_labels(len(scheme))), scheme, where)
         except (KeyError, ValueError) as error:
             raise UserError(f"{where}: not keypoints of CVAT ({error!r:.100}); fix it") from error
-        if "0" in faces and len(faces) > 1:  # boxes of no group
-            _, _, lone = faces.pop("0")
-            for _, _, box in list(faces.values()) if len(faces) == 1 else ():
-                box[:] = np.where(np.isnan(box), lone, box)
+        if UNGROUPED in faces and len(faces) > 1:
+            _, _, lone_box = faces.pop(UNGROUPED)
+            if len(faces) == 1:  # whose box it is; of several faces none is known to have it
+                _, _, box = next(iter(faces.values()))
+                box[:] = np.where(np.isnan(box), lone_box, box)
         for points, hidden, box in faces.values():
             yield FaceRecord(where, name, split, points, hidden, box)
         if not faces and split == UNLABELLED:

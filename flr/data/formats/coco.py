@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from flr.data.formats.records import (
-    LARGEST_SIDE,
     FaceRecord,
     has_box,
+    image_size,
     label_rows,
     no_labels,
     note_skipped,
@@ -83,12 +83,10 @@ def read_records(
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the width and height of an image; None where the file does not state both, or writes 0."""
-    width, height = (image.get(key) for key in ("width", "height"))
-    return (
-        (width, height)
-        if type(width) is int and type(height) is int and 0 < width < LARGEST_SIDE > height > 0
-        else None
-    )
+    try:
+        return image_size(image.get("width"), image.get("height"))
+    except ValueError:
+        return None
 
 
 def _has_no_points(face: Mapping[str, Any]) -> bool:

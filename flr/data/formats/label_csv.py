@@ -73,8 +73,7 @@ def read_columns(root: Path, path: Path, split: str | None, scheme: Scheme) -> F
         if word not in SPLITS or word != (split or word):
             raise UserError(f"{where[i]}: its split is '{word}', not {split or ', '.join(SPLITS)}; fix it")
     for i in range(count) if in_pts else ():
-        found, fault = _points_beside(root, image[i], splits[i], len(scheme))
-        points[i] = np.nan if found is None else found
+        points[i], fault = _points_beside(root, image[i], splits[i], len(scheme))
         if fault:
             faults.setdefault(i, f"{path.name} line {sheet.lines[i]} has no points, and {fault}")
     members = {key.removeprefix("subset_"): flags[:, len(visible) + k] == 1 for k, key in enumerate(subsets)}
@@ -93,15 +92,15 @@ def _check_columns(path: Path, columns: Sequence[str], known: set[str]) -> None:
             raise UserError(f"{path}: unknown column '{column}'{nearest(column, known)}; rename it or remove it")
 
 
-def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.ndarray | None, str]:
-    """The points (count, 2) of the .pts next to an image; None where there is none, with the fault if it is one."""
-    path = PurePosixPath(under(root, image))
-    if path.is_absolute() or ".." in path.parts or not path.name:
-        return None, ""  # `from_files` tells of images that lead out of the root
-    labels = [root / path.with_suffix(kind) for kind in (".pts", ".PTS")]
-    labels = [label for label in labels if os.path.exists(label)][:1]
-    if not labels and split == UNLABELLED:
-        return None, ""
+def _points_beside(root: Path, image: str, split: str, count: int) -> tuple[np.ndarray, str]:
+    """Return the points (count, 2) of the .pts next to an image; NaN where there is none, with the fault if it is one."""
+    path, labels = PurePosixPath(under(root, image)), list[Path]()
+    outside = path.is_absolute() or ".." in path.parts or not path.name  # which `make_table` reports
+    if not outside:
+        labels = [root / path.with_suffix(kind) for kind in (".pts", ".PTS")]
+        labels = [label for label in labels if os.path.exists(label)][:1]
+    if outside or (not labels and split == UNLABELLED):
+        return np.full((count, 2), np.nan), ""
     return read_pair([root / path], labels, count)
 
 
@@ -113,12 +112,10 @@ def read_folder(root: Path, folder: Path, split: str | None, count: int) -> Iter
     for own, part in parts:
         for place in _folders(part):
             for images, labels in pair_files(place):
-                points, fault = None, ""
+                (points, hidden, box), fault = no_labels(count), ""
                 if labels or own != UNLABELLED:
                     points, fault = read_pair(images, labels, count)
                 image = Path(os.path.relpath((images or labels)[0], root)).as_posix()
-                nothing, hidden, box = no_labels(count)
-                points = nothing if points is None else points
                 yield FaceRecord(str(place), image, own, points, hidden, box, fault=fault)
 
 

@@ -19,8 +19,9 @@ from flr.files import opened
 HEADER = 128  # bytes; the last two give the order of bytes
 MATRIX, COMPRESSED = 14, 15  # kinds of elements
 DATA = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18}  # those of numbers and text
+HEADS = ((6, 5, 1), (6, 5, 16))  # those of a matrix's first three: 32-bit integers twice, then 8-bit integers or UTF-8
 CELLS, TEXT, NUMBERS = 1, 4, range(6, 16)  # classes of matrices
-COMPLEX = 0x800
+COMPLEX = 0x800  # a flag
 DEEPEST = 8  # cells in each other
 
 
@@ -65,21 +66,38 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
 
 
 def _check_matrix(data: memoryview, order: str, names: Collection[bytes], depth: int) -> None:
-    """Raise ValueError unless a matrix of one of `names`, or of any name where there are none, is what SciPy will read."""
-    kinds, parts = zip(*_elements(data, order), strict=True) if data else ((), ())
+    """Check that a matrix is what SciPy will read.
+
+    Its elements are two words of flags, the sides, the name, and the content: a matrix for each cell, or an element of numbers
+    or text, and another one for the imaginary parts of complex numbers.
+
+    Args:
+        data: The matrix.
+        order: Order of its bytes, for `struct`.
+        names: Variables that SciPy will read, so that others are not checked; empty for a cell, which is always checked.
+        depth: Levels of cells that may be inside.
+
+    Raises:
+        ValueError: Its elements are not those that its class and size state.
+    """
     if not data and not names:
         return  # an empty cell
-    if kinds[:3] not in ((6, 5, 1), (6, 5, 16)) or len(parts[0]) != 8 or len(parts[1]) % 4:
+    elements = list(_elements(data, order))
+    kinds, contents = [kind for kind, _ in elements], [content for _, content in elements]
+    if tuple(kinds[:3]) not in HEADS or len(contents[0]) != 8 or len(contents[1]) % 4:
         raise ValueError("a variable has no class, size and name")
-    if names and bytes(parts[2]) not in names:
+    flags, sides, name, *content = contents
+    if names and bytes(name) not in names:
         return
-    (flags,), sides = (
-        struct.unpack_from(f"{order}I", parts[0]),
-        struct.unpack(f"{order}{len(parts[1]) // 4}i", parts[1]),
-    )
-    of = flags & 0xFF
-    if of == CELLS and len(kinds) - 3 == math.prod(sides) and set(kinds[3:]) <= {MATRIX} and depth:
-        for part in parts[3:]:
-            _check_matrix(part, order, (), depth - 1)
-    elif not (of == TEXT or of in NUMBERS) or len(kinds) != 4 + bool(flags & COMPLEX) or not DATA.issuperset(kinds[3:]):
+    (flag_bits,) = struct.unpack_from(f"{order}I", flags)
+    shape = struct.unpack(f"{order}{len(sides) // 4}i", sides)
+    matrix_class = flag_bits & 0xFF
+    if matrix_class == CELLS and depth:
+        sound = len(content) == math.prod(shape) and set(kinds[3:]) <= {MATRIX}
+        for cell in content if sound else ():
+            _check_matrix(cell, order, (), depth - 1)
+    else:
+        parts = 2 if flag_bits & COMPLEX else 1
+        sound = matrix_class in (TEXT, *NUMBERS) and len(content) == parts and set(kinds[3:]) <= DATA
+    if not sound:
         raise ValueError("a variable is not what its class and size state")

@@ -56,22 +56,24 @@ def pair_files(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
         yield [path for path in paths if path not in labels] or list(filter(is_image, others.get(stem, ()))), labels
 
 
-def read_pair(images: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray | None, str]:
-    """Read the points (count, 2) of one stem's files (see `pair_files`); return None and the reason if they are invalid."""
+def read_pair(images: Sequence[Path], labels: Sequence[Path], count: int) -> tuple[np.ndarray, str]:
+    """Read the points (count, 2) of one stem's files (see `pair_files`); NaN and the reason if they are invalid."""
     if not images:
-        return None, f"it has no image ({', '.join(IMAGE_SUFFIXES)}) next to it"
-    if not labels:
-        return None, "it has no .pts next to it"
-    if len(images) + len(labels) > 2:
+        fault = f"it has no image ({', '.join(IMAGE_SUFFIXES)}) next to it"
+    elif not labels:
+        fault = "it has no .pts next to it"
+    elif len(images) + len(labels) > 2:
         twins = ", ".join(sorted(portable(path.name) for path in (*images, *labels)))
-        return None, f"{twins} have the same stem; keep one image and one .pts of it"
-    try:
-        with opened(labels[0], LARGEST_PTS) as file:
-            return parse(file.read(), count), ""
-    except OSError as error:
-        return None, f"its .pts cannot be read ({error.strerror})"
-    except ValueError as error:
-        return None, f"its .pts: {error}"
+        fault = f"{twins} have the same stem; keep one image and one .pts of it"
+    else:
+        try:
+            with opened(labels[0], LARGEST_PTS) as file:
+                return parse(file.read(), count), ""
+        except OSError as error:
+            fault = f"its .pts cannot be read ({error.strerror})"
+        except ValueError as error:
+            fault = f"its .pts: {error}"
+    return np.full((count, 2), np.nan), fault
 
 
 def pts_text(points: np.ndarray) -> str:

@@ -253,31 +253,37 @@ def _count(path: Path, number: int, line: str, delimiter: str | None) -> int:
 def _parse(
     lines: Sequence[str], delimiter: str | None, count: int, numeric: Sequence[int]
 ) -> tuple["pandas.DataFrame", dict[int, dict[int, str]]]:
-    """Parse rows of `count` cells; return also column -> row -> reason of invalid numbers."""
+    """Parse rows of `count` cells; return also column -> row -> reason of the invalid cells of numeric columns."""
+    try:
+        return _read_cells(lines, delimiter, count, numeric), {}
+    except ValueError:
+        cells, faults = _read_cells(lines, delimiter, count, []), {}
+    for column in numeric:  # slowly, to name the invalid cells
+        cells[column], faults[column] = to_numbers(cells[column].tolist())
+    return cells, faults
+
+
+def _read_cells(lines: Sequence[str], delimiter: str | None, count: int, numeric: Sequence[int]) -> "pandas.DataFrame":
+    """Parse rows of `count` cells by pandas: numeric columns to float64, NaN where a cell is empty, and others to text.
+
+    Raises:
+        ValueError: A cell of a numeric column may not be a number below `MAX_NUMBER`.
+    """
     import pandas  # see `read_sheet`
 
     rows = lines if delimiter else ["\t".join(line.split()) for line in lines]
     body = "\ufeff" + "\n".join(rows)  # pandas strips one byte-order mark, which a cell may begin with
-
-    def parse(numeric: Sequence[int]) -> "pandas.DataFrame":
-        frame = pandas.read_csv(
-            io.StringIO(body), sep=delimiter or "\t", quoting=csv.QUOTE_MINIMAL if delimiter else csv.QUOTE_NONE,
-            header=None, names=range(count), index_col=False, skipinitialspace=True, skip_blank_lines=False,
-            dtype={column: float if column in numeric else object for column in range(count)}, low_memory=False,
-            keep_default_na=False, na_values={column: [""] for column in numeric}, encoding_errors="surrogateescape",
-        )  # fmt: skip
-        for column in set(range(count)).difference(numeric):
-            frame[column] = pandas.Series([cell.strip() for cell in frame[column]], dtype=object)
-        return frame
-
     lower = body.lower()
-    try:
-        frame = parse(numeric)
-        if not (frame[numeric].abs() >= MAX_NUMBER).any(axis=None) and "true" not in lower and "false" not in lower:
-            return frame, {}  # pandas takes a column of truth values for numbers
-    except ValueError:
-        pass
-    frame, faults = parse([]), {}  # once more, to name the invalid cells
-    for column in numeric:
-        frame[column], faults[column] = to_numbers(frame[column].tolist())
-    return frame, faults
+    if numeric and ("true" in lower or "false" in lower):
+        raise ValueError("pandas takes a column of truth values for numbers")
+    cells = pandas.read_csv(
+        io.StringIO(body), sep=delimiter or "\t", quoting=csv.QUOTE_MINIMAL if delimiter else csv.QUOTE_NONE,
+        header=None, names=range(count), index_col=False, skipinitialspace=True, skip_blank_lines=False,
+        dtype={column: float if column in numeric else object for column in range(count)}, low_memory=False,
+        keep_default_na=False, na_values={column: [""] for column in numeric}, encoding_errors="surrogateescape",
+    )  # fmt: skip
+    if (cells[numeric].abs() >= MAX_NUMBER).any(axis=None):
+        raise ValueError("a number is too large")
+    for column in set(range(count)).difference(numeric):
+        cells[column] = pandas.Series([cell.strip() for cell in cells[column]], dtype=object)
+    return cells

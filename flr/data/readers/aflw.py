@@ -15,7 +15,7 @@ import numpy as np
 from flr.data.formats.mat import read_mat
 from flr.data.formats.text import MAX_NUMBER
 from flr.data.readers.published import require, with_counts
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.landmarks.scheme import AFLW19
 
@@ -52,7 +52,7 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     split = np.full(len(names), "test", "<U5")
     split[arrays["ra"][:TRAINING]] = "train"
     visible = labelled & (arrays["mask_new"] == 1)
-    table = from_files(
+    table = make_table(
         "aflw", AFLW19, root, [f"{folder}/{name}" if folder != "." else name for name in names],
         np.where(labelled[..., None], points, np.nan), split, published=(arrays["data"], arrays["mask_new"], arrays["bbox"]),
         strict=strict, labelled=labelled, visible=visible, box=np.stack([left, top, right, bottom], 1), group=names, name=faces,

@@ -17,7 +17,7 @@ import numpy as np
 
 from flr.data.formats.records import box_edges, portable
 from flr.data.formats.text import MAX_NUMBER, Sheet, read_sheet
-from flr.data.table import FaceTable, Fault, from_files
+from flr.data.table import FaceTable, Fault, make_table
 from flr.errors import UserError
 from flr.landmarks.scheme import CELEBA5
 
@@ -74,7 +74,7 @@ def read(
     unsplit = "+by_picture" if person is None else "+by_identity"
     word = {"official": "", "published": "+published", "none": unsplit}[split]
     place = folder.relative_to(root).as_posix()
-    table = from_files(
+    table = make_table(
         f"celeba_{kind}{word}", CELEBA5, root, [f"{place}/{name}" for name in names], points, _split(root, split, names, rows),
         published=(points, listed_box), strict=strict, labelled=np.ones(points.shape[:2], bool), box=box, bad=bad, name=name,
         group=name if person is None else person,

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from flr import MAX_PIXELS
 from flr.data.readers.published import with_counts
-from flr.data.table import FaceTable, digest_rows, sound_faces
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.landmarks.scheme import COFW29
 
@@ -41,35 +41,24 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     ``cofw[train:1300|test:507]``.
     """
     form, files = _find(root)
-    parts = [_read_part(path, split) for split, path in files.items()]
-    name = np.concatenate([part.name for part in parts])
-    numbers, size = np.concatenate([part.numbers for part in parts]), np.concatenate([part.size for part in parts])
+    parts, faults = zip(*(_read_part(path, split) for split, path in files.items()), strict=True)
+    name, numbers, size, version = map(np.concatenate, zip(*parts, strict=True))
     x, y, flags, box = np.split(numbers, [29, 58, 87], axis=1)
     hidden: np.ndarray = flags >= 0.5
     sized = np.isfinite(box).all(1) & (box[:, 2:] > 0).all(1)
     bad = dict.fromkeys(np.flatnonzero(~sized).tolist(), "its box has no size")
     wrong = ~((flags >= 0) & (flags <= 1)).all(1)
     bad |= dict.fromkeys(np.flatnonzero(wrong).tolist(), "an occlusion is not between 0 and 1")
-    faults = parts[0].faults | parts[1].faults
-    bad |= {i: faults[face] for i, face in enumerate(name.tolist()) if face in faults}
-    table = FaceTable(
-        form=form,
-        scheme=COFW29,
-        points=(np.stack([x, y], -1) - 1).astype(np.float32),
-        labelled=np.ones(hidden.shape, bool),
-        visible=~hidden,
+    unreadable = faults[0] | faults[1]
+    bad |= {i: unreadable[face] for i, face in enumerate(name.tolist()) if face in unreadable}
+    table = make_table(
+        form, COFW29, root, name, np.stack([x, y], -1) - 1, np.char.partition(name, "/")[:, 0], published=(numbers, size),
+        strict=strict, labelled=np.ones(hidden.shape, bool), visible=~hidden, bad=bad, subsets={"occlusion": hidden.max(1)},
         # The first pixel that a box covers is its x - 1 counted from 0, and its edge half a pixel before that.
-        box=(np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) - 1.5).astype(np.float32),
-        group=name,
-        split=np.char.partition(name, "/")[:, 0],
-        name=name,
-        image=name,
-        subsets={"occlusion": hidden.max(1)},
-        read_image=ImageReader(files),
-        published=digest_rows(numbers, size),
-        version=np.concatenate([part.version for part in parts]),
-    )
-    return with_counts(sound_faces(table, bad, root, strict), TOTAL)
+        box=np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) - 1.5,
+        read_image=partial(_read_image, files), version=version,
+    )  # fmt: skip
+    return with_counts(table, TOTAL)
 
 
 def _find(root: Path) -> tuple[str, dict[str, Path]]:
@@ -91,48 +80,27 @@ def _files(root: Path, form: str) -> dict[str, Path]:
     return {split: root / f"COFW_{split}{FORMS[form]}.mat" for split in ENDING}
 
 
-@dataclass(frozen=True)
-class ImageReader:
-    """The images in the two files, by the faces' names. A call opens its file anew, so that several threads may call at once.
+def _read_image(files: Mapping[str, Path], name: str) -> np.ndarray:
+    """Return the image (H, W) grey or (H, W, 3) RGB, uint8, of a face, by its name.
 
-    Attributes:
-        files: ``train`` and ``test`` -> file.
+    Each call opens the file anew, so that several threads may call at once.
+
+    Raises:
+        UserError: the file cannot be read, or gives no such image.
     """
-
-    files: Mapping[str, Path]
-
-    def __call__(self, name: str) -> np.ndarray:
-        """(H, W) grey or (H, W, 3) RGB, uint8.
-
-        Raises:
-            UserError: the file cannot be read, or gives no such image.
-        """
-        split, _, number = name.partition("/")
-        with _opened(self.files[split]) as file:
-            array = _image_array(file, _references(file, split)[int(number) - 1])
-            return np.ascontiguousarray(array[()].T)
+    split, _, number = name.partition("/")
+    with _opened(files[split]) as file:
+        array = _image_array(file, _references(file, split)[int(number) - 1])
+        return np.ascontiguousarray(array[()].T)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one file says of its N faces.
+def _read_part(path: Path, split: str) -> tuple[list[np.ndarray], dict[str, str]]:
+    """Read the N faces of one file.
 
-    Attributes:
-        name: (N,) str.
-        numbers: (N, 91) float64, those of ``phis`` and ``bboxes``.
-        size: (N,) int64, bytes of an image's pixels.
-        version: (N,) int64, when the file was changed.
-        faults: name -> what is wrong with the image.
+    Returns:
+        (N,) names; (N, 91) float64, the numbers of ``phis`` and ``bboxes``; (N,) bytes of an image's pixels; (N,) when the file
+        was changed. And name -> what is wrong with the image.
     """
-
-    name: np.ndarray
-    numbers: np.ndarray
-    size: np.ndarray
-    version: np.ndarray
-    faults: dict[str, str]
-
-
-def _read_part(path: Path, split: str) -> _Part:
     with _opened(path) as file:
         references = _references(file, split)
         count = len(references)
@@ -147,7 +115,7 @@ def _read_part(path: Path, split: str) -> _Part:
                 size[i] = _image_array(file, reference).size
             except DAMAGE as error:
                 faults[str(name[i])] = f"{path.name}: {error}"
-        return _Part(name, np.concatenate(numbers).T, size, np.full(count, path.stat().st_mtime_ns), faults)
+        return [name, np.concatenate(numbers).T, size, np.full(count, path.stat().st_mtime_ns)], faults
 
 
 @contextmanager

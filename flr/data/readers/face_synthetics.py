@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from flr.data.formats.points_text import read_points
-from flr.data.readers.published import require
-from flr.data.table import FaceTable, from_files
+from flr.data.readers.published import require, stack_points
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import IBUG70
 
 SITE = "https://github.com/microsoft/FaceSynthetics"
@@ -30,12 +30,10 @@ def read(root: Path, strict: bool = False) -> FaceTable:
         f"get FaceSynthetics ({SITE}; for research) and unpack dataset_100000.zip or dataset_1000.zip into this folder"
     )
     require(root, files[:1] or [f"000000{LABELS}"], get)
-    found = [read_points(root / name, len(IBUG70)) for name in files]
-    values = np.array([points for points, _ in found])
-    table = from_files(
-        "face_synthetics", IBUG70, root, [f"{name.removesuffix(LABELS)}.png" for name in files], _order_pupils(values),
-        ["train"] * len(files), published=(values,), strict=strict, labelled=np.ones(values.shape[:2], bool),
-        bad={i: fault for i, (_, fault) in enumerate(found) if fault},
+    points, bad = stack_points((read_points(root / name, len(IBUG70)) for name in files), len(IBUG70))
+    table = make_table(
+        "face_synthetics", IBUG70, root, [f"{name.removesuffix(LABELS)}.png" for name in files], _order_pupils(points),
+        ["train"] * len(files), published=(points,), strict=strict, bad=bad,
     )  # fmt: skip
     return table if len(table) == TOTAL else dataclasses.replace(table, form=f"face_synthetics[{len(table)}]")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from flr.data.formats.pts import pair_files, read_pair
 from flr.data.formats.records import FaceRecord, box_edges, columns_of, no_labels, portable
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 
@@ -90,8 +90,7 @@ def _faces(root: Path, part: Part) -> Iterator[FaceRecord]:
         name = f"{part.folders[0]}/{portable((images or labels)[0].name)}"
         if not PurePosixPath(name).stem.endswith(MIRROR):
             points, fault = read_pair(images, labels, len(IBUG68))
-            nothing, hidden, box = no_labels(len(IBUG68))
-            points = nothing if points is None else points
+            _, hidden, box = no_labels(len(IBUG68))
             image = images[0].relative_to(root).as_posix() if images else ""
             yield FaceRecord(name, image, part.split, points, hidden, box, photo(name), name, fault=fault)
 
@@ -141,7 +140,7 @@ def to_table(faces: Sequence[FaceRecord], root: Path, strict: bool, first_pixel:
         UserError: see `flr.data.table.check_faces`.
     """
     read = columns_of(faces, len(IBUG68))
-    table = from_files(
+    table = make_table(
         form, IBUG68, root, read.image, read.points - first_pixel, read.split, published=(read.points, read.box), strict=strict,
         labelled=np.ones(read.points.shape[:2], bool), box=box_edges(read.box), group=read.group, name=read.name,
         bad=read.faults,

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from pandas import DataFrame
 
 from flr.data.formats.text import Sheet, read_sheet, refuse_foreign
-from flr.data.table import UNLABELLED, FaceTable, digest_rows, sound_faces
+from flr.data.table import UNLABELLED, FaceTable, make_table
 from flr.errors import UserError, nearest
 from flr.landmarks.scheme import KAGGLE15
 
@@ -35,40 +35,34 @@ GET = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Images that are the ``Image`` cells of tables.
+def _read_cell(places: Mapping[str, tuple[Path, int, int]], name: str) -> np.ndarray:
+    """Return the pixels (96, 96) uint8 of an ``Image`` cell. Each call opens the file, so that several threads may call at once.
 
-    Attributes:
+    Args:
         places: Name -> its table, and the first byte and the number of bytes of its cell.
+        name: Of the image.
+
+    Raises:
+        UserError: The cell does not hold 96 x 96 whole numbers from 0 to 255.
     """
-
-    places: Mapping[str, tuple[Path, int, int]]
-
-    def __call__(self, name: str) -> np.ndarray:
-        """Return the pixels (96, 96) uint8. Each call opens the file, so that several threads may call at once.
-
-        Raises:
-            UserError: The cell does not hold 96 x 96 whole numbers from 0 to 255.
-        """
-        path, start, length = self.places[name]
-        try:
-            with path.open("rb") as stream:
-                stream.seek(start)
-                cell = stream.read(length)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
-        if cell.translate(None, b"0123456789 \t"):
-            raise UserError(f"{name}: its Image holds more than whole numbers and blanks; fetch {path} again")
-        pixels = np.fromstring(cell, np.int64, sep=" ")
-        if len(pixels) != SIDE * SIDE:
-            raise UserError(
-                f"{name}: its Image holds {len(pixels)} pixels, not {SIDE} x {SIDE}, the one size of this form; "
-                f"fetch {path} again"
-            )
-        if pixels.max() > 255:
-            raise UserError(f"{name}: its Image holds a pixel of {pixels.max()}, over 255; fetch {path} again")
-        return pixels.reshape(SIDE, SIDE).astype(np.uint8)
+    path, start, length = places[name]
+    try:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            cell = stream.read(length)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix it or fetch it again") from error
+    if cell.translate(None, b"0123456789 \t"):
+        raise UserError(f"{name}: its Image holds more than whole numbers and blanks; fetch {path} again")
+    pixels = np.fromstring(cell, np.int64, sep=" ")
+    if len(pixels) != SIDE * SIDE:
+        raise UserError(
+            f"{name}: its Image holds {len(pixels)} pixels, not {SIDE} x {SIDE}, the one size of this form; "
+            f"fetch {path} again"
+        )
+    if pixels.max() > 255:
+        raise UserError(f"{name}: its Image holds a pixel of {pixels.max()}, over 255; fetch {path} again")
+    return pixels.reshape(SIDE, SIDE).astype(np.uint8)
 
 
 def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
@@ -95,31 +89,17 @@ def read_kaggle(root: Path, strict: bool, answers: bool | None) -> FaceTable:
         name += test
         split += ["test" if answers else UNLABELLED] * len(test)
         source += [root / TEST] * len(test)
-    names = np.array(name)
-    _, first = np.unique(names, return_index=True)
-    bad |= dict.fromkeys(np.setdiff1d(np.arange(len(names)), first).tolist(), "it is listed twice")
-    labelled = np.isfinite(points).all(-1)
     changed = {path: path.stat().st_mtime_ns for path in set(source)}
     places: dict[str, tuple[Path, int, int]] = {}
     for each, path, (at, size) in zip(name, source, cells.tolist(), strict=True):
         places.setdefault(each, (path, at, size))  # of two rows of one name the first is kept
-    table = FaceTable(
-        form="muct_csv+answers" if answers else "muct_csv",
-        scheme=KAGGLE15,
-        points=points.astype(np.float32),
-        labelled=labelled,
-        visible=labelled.copy(),
-        box=np.tile(np.array([-0.5, -0.5, SIDE - 0.5, SIDE - 0.5], np.float32), (len(names), 1)),
-        group=names,
-        split=np.array(split),
-        name=names,
-        image=names,
-        subsets={"complete": labelled.all(1)},
-        read_image=Cells(places),
-        published=digest_rows(points, cells[:, 1]),
-        version=np.array([changed[path] for path in source], np.int64),
-    )
-    return sound_faces(table, bad, root, strict)
+    return make_table(
+        "muct_csv+answers" if answers else "muct_csv", KAGGLE15, root, name, points, split,
+        published=(points, cells[:, 1]), strict=strict, bad=bad,
+        box=np.tile([-0.5, -0.5, SIDE - 0.5, SIDE - 0.5], (len(name), 1)),
+        subsets={"complete": np.isfinite(points).all((1, 2))},
+        read_image=partial(_read_cell, places), version=np.array([changed[path] for path in source], np.int64),
+    )  # fmt: skip
 
 
 def _rows(path: Path, columns: Sequence[str]) -> tuple[Sheet, np.ndarray]:

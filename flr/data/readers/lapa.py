@@ -8,11 +8,9 @@ test.
 
 from pathlib import Path
 
-import numpy as np
-
 from flr.data.formats.points_text import read_points
-from flr.data.readers.published import require, with_counts
-from flr.data.table import FaceTable, from_files
+from flr.data.readers.published import require, stack_points, with_counts
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import LAPA106
 
 SITE = "https://github.com/JDAI-CV/lapa-dataset"
@@ -26,22 +24,11 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     """
     places = [f"{split}/landmarks" for split in TOTAL]
     require(root, places, f"get LaPa ({SITE}; for research) and unpack it so that this folder holds train/ val/ test/")
-    images: list[str] = []
-    splits: list[str] = []
-    points: list[np.ndarray] = []
-    bad: dict[int, str] = {}
-    for split in TOTAL:
-        for path in sorted((root / split / "landmarks").glob("[!.]*.txt")):
-            found, fault = read_points(path, len(LAPA106), counted=True)
-            if fault:
-                bad[len(images)] = fault
-            images.append(f"{split}/images/{path.stem}.jpg")
-            splits.append(split)
-            points.append(found)
-    values = np.array(points).reshape(-1, len(LAPA106), 2)
-    groups = [Path(image).stem.rpartition("_")[0] or Path(image).stem for image in images]
-    table = from_files(
-        "lapa", LAPA106, root, images, values, splits, published=(values,), strict=strict, group=groups, bad=bad,
-        labelled=np.ones(values.shape[:2], bool),
+    labels = [(split, path) for split in TOTAL for path in sorted((root / split / "landmarks").glob("[!.]*.txt"))]
+    points, bad = stack_points((read_points(path, len(LAPA106), counted=True) for _, path in labels), len(LAPA106))
+    table = make_table(
+        "lapa", LAPA106, root, [f"{split}/images/{path.stem}.jpg" for split, path in labels], points,
+        [split for split, _ in labels], published=(points,), strict=strict, bad=bad,
+        group=[path.stem.rpartition("_")[0] or path.stem for _, path in labels],
     )  # fmt: skip
     return with_counts(table, TOTAL)

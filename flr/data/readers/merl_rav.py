@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from flr.data.formats.pts import pair_files, read_pair
-from flr.data.readers.published import require
-from flr.data.table import FaceTable, from_files
+from flr.data.readers.published import require, stack_points
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import IBUG68
 
 SITE = "https://github.com/abhi1kumar/MERL-RAV_dataset"
@@ -32,25 +32,21 @@ def read(root: Path, strict: bool = False) -> FaceTable:
     images: list[str] = []
     splits: list[str] = []
     poses: list[str] = []
-    found: list[np.ndarray] = []
-    bad: dict[int, str] = {}
+    found: list[tuple[np.ndarray, str]] = []
     for pose in POSES:
         for part, split in SPLITS.items():
             place = root / folder / pose / part
             for files, labels in pair_files(place) if place.is_dir() else ():
-                points, fault = read_pair(files, labels, len(IBUG68))
-                if points is None:
-                    bad[len(images)] = fault
+                found.append(read_pair(files, labels, len(IBUG68)))
                 images.append((files or labels)[0].relative_to(root).as_posix())
                 splits.append(split)
                 poses.append(pose)
-                found.append(np.full((len(IBUG68), 2), np.nan) if points is None else points)
-    values = np.array(found).reshape(-1, len(IBUG68), 2)
+    values, bad = stack_points(found, len(IBUG68))
     labelled = ~np.all(values == -1, axis=-1)
     hidden = np.all(values < 0, axis=-1)
     groups = [Path(image).stem.partition("_")[0] for image in images]
     kept = {split: splits.count(split) - sum(splits[i] == split for i in bad) for split in SPLITS.values()}
-    return from_files(
+    return make_table(
         f"merl_rav[train:{kept['train']}|test:{kept['test']}]", IBUG68, root, images,
         np.where(hidden[..., None], -values, values), splits, published=(values,), strict=strict, labelled=labelled,
         visible=labelled & ~hidden, group=groups, bad=bad, subsets={pose: np.array(poses) == pose for pose in POSES if pose in poses},

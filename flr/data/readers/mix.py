@@ -37,17 +37,6 @@ class Member:
     parts: Sequence[Literal["train", "val", "test"]] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class _ImageReader:
-    """Images under their sets' names."""
-
-    members: Mapping[str, Callable[[str], np.ndarray]]
-
-    def __call__(self, name: str) -> np.ndarray:
-        member, _, own = name.partition("/")
-        return self.members[member](own)
-
-
 def read(root: Path, strict: bool, sets: Mapping[str, Member], use: Sequence[str], scheme: str) -> FaceTable:
     """The faces of several sets, each with its own splits.
 
@@ -95,13 +84,18 @@ def join(tables: Mapping[str, FaceTable]) -> FaceTable:
         start += size
     if (columns["weight"] == 1).all():
         columns["weight"] = None
+
+    def read_image(image: str) -> np.ndarray:
+        name, _, own = image.partition("/")
+        return tables[name].read_image(own)
+
     first = next(iter(tables.values()))
     return FaceTable(
         form=f"mix[{'+'.join(table.form for table in tables.values())}]",
         scheme=first.scheme,
         reductions=tuple(f"{name}:{step}" for name, table in tables.items() for step in table.reductions),
         subsets=subsets,
-        read_image=_ImageReader({name: table.read_image for name, table in tables.items()}),
+        read_image=read_image,
         faults=[
             dataclasses.replace(fault, face=f"{name}/{fault.face}")
             for name, table in tables.items() for fault in table.faults

@@ -20,7 +20,7 @@ import numpy as np
 
 from flr.data.formats.text import read_sheet
 from flr.data.readers.kaggle import ANSWERS, GET, TRAINING, read_kaggle
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.landmarks.geometry import tight_box
 from flr.landmarks.scheme import KAGGLE15, MUCT76
@@ -128,7 +128,7 @@ def _read_muct(root: Path, place: str, strict: bool, count: Literal[15, 76]) -> 
     scheme = KAGGLE15 if count == len(KAGGLE15) else MUCT76
     points, labelled = MUCT76.reduce(points, scheme.name), MUCT76.reduce(labelled, scheme.name)
     subjects = [match[1] if (match := _NAME.fullmatch(name)) else "" for name in names]
-    table = from_files(
+    table = make_table(
         "muct76", scheme, root, [f"jpg/{name}.jpg" for name in names], points, ["train"] * len(names),
         published=(published,), strict=strict, labelled=labelled, box=np.concatenate([tight[:, :2] - grow, tight[:, 2:] + grow], -1),
         group=subjects, name=names, subsets={"complete": labelled.all(1)}, bad=bad,

@@ -1,9 +1,11 @@
-"""What readers of published datasets share: the error where a dataset is missing, and the counts of an incomplete copy."""
+"""What readers of published datasets share: a missing dataset, a file of points a face, an incomplete copy."""
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from flr.data.table import FaceTable
 from flr.errors import UserError
@@ -19,6 +21,16 @@ def require(root: Path, places: Sequence[str], get: str, every: bool = False) ->
     if len(missing) > (0 if every else len(places) - 1):
         found = f"none of {', '.join(missing)} is in it" if root.is_dir() else "there is no such folder"
         raise UserError(f"{root}: {found}; {get}, and set data.root=DIR or the variable FLR_DATA")
+
+
+def stack_points(faces: Iterable[tuple[np.ndarray, str]], count: int) -> tuple[np.ndarray, dict[int, str]]:
+    """Return the points (N, count, 2) of N faces, and face -> its fault, from the points and the fault of each."""
+    points, faults = [], {}
+    for face, (of_face, fault) in enumerate(faces):
+        points.append(of_face)
+        if fault:
+            faults[face] = fault
+    return np.array(points).reshape(-1, count, 2), faults
 
 
 def with_counts(table: FaceTable, official: Mapping[str, int]) -> FaceTable:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from flr.data.crops import reserve
 from flr.data.synthetic.renderer import RENDERER_VERSION, render
-from flr.data.table import FaceTable, digest_rows
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.files import writing_folder
 from flr.landmarks.scheme import IBUG68
@@ -66,23 +66,13 @@ def read(
     stated = settings if box is None else f"{settings}, box {float(box)!r}"
     split = np.repeat(["test", "val", "train"], [test, val, train])
     name = np.array([f"{seed}/{i}" for i in range(count)])
-    return FaceTable(
-        form="synthetic" if seed == 0 else f"synthetic-{seed}",
-        scheme=IBUG68,
-        points=points,
-        labelled=np.ones(visible.shape, bool),
-        visible=visible,
-        box=np.full((count, 4), np.nan, np.float32) if box is None else _boxes(points, box),
-        group=name,
-        split=split,
-        name=name,
-        image=np.arange(count).astype(str),
-        subsets={},
-        read_image=lambda name: np.asarray(images[int(name)]),
+    return make_table(
+        "synthetic" if seed == 0 else f"synthetic-{seed}", IBUG68, root, np.arange(count).astype(str), points, split,
+        strict=strict, visible=visible, box=None if box is None else _boxes(points, box), group=name, name=name,
         # No rendered value: the last bits of the points differ between CPUs.
-        published=digest_rows([stated] * count, np.arange(count)),
-        version=np.full(count, int(folder.name[:15], 16), np.int64),
-    )
+        published=(np.array([stated] * count), np.arange(count)),
+        read_image=lambda name: np.asarray(images[int(name)]), version=np.full(count, int(folder.name[:15], 16), np.int64),
+    )  # fmt: skip
 
 
 def _boxes(points: np.ndarray, scale: float) -> np.ndarray:

@@ -56,7 +56,7 @@ from flr.data.formats.records import (
     under,
 )  # fmt: skip
 from flr.data.formats.text import read_plain, read_sheet
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError, nearest
 from flr.landmarks.definition import parse_scheme
 from flr.landmarks.scheme import SCHEMES, Scheme
@@ -151,7 +151,7 @@ def _read_file(
 
 
 def _to_table(files: Sequence[FaceColumns], root: Path, scheme: Scheme, form: str, **options: Any) -> FaceTable:
-    """Return the table of files; `options` are those of `from_files`."""
+    """Return the table of files; `options` are those of `make_table`."""
 
     def joined(column: str) -> list[str]:
         return list(chain.from_iterable(getattr(file, column) for file in files))
@@ -174,7 +174,7 @@ def _to_table(files: Sequence[FaceColumns], root: Path, scheme: Scheme, form: st
     labelled = np.isfinite(points).all(-1)
     edges = np.concatenate([BOX_FORMS[file.box_form](file.box) for file in files])
     pixels = np.concatenate([(file.points - file.first_pixel).astype(np.float32) for file in files])
-    return from_files(
+    return make_table(
         form, scheme, root, images, pixels, joined("split"), published=(points, hidden, box), **options,
         labelled=labelled, visible=labelled & ~hidden, box=edges, name=names, bad=bad,
         group=[group or portable(image) for group, image in zip(groups, images, strict=True)],

@@ -14,8 +14,8 @@ import numpy as np
 from annotated_types import Ge
 
 from flr.data.formats.pts import read_pair
-from flr.data.readers.published import require
-from flr.data.table import FaceTable, digest_rows, sound_faces
+from flr.data.readers.published import require, stack_points
+from flr.data.table import FaceTable, make_table
 from flr.errors import UserError
 from flr.landmarks.scheme import IBUG68
 
@@ -72,29 +72,19 @@ def read(root: Path, strict: bool = False, every: Annotated[int, Ge(1)] = 10) ->
     get = f"get 300-VW ({SITE}; for research) and unpack it so that this folder holds 001/ to 562/ with {VIDEO} and annot/"
     require(root, [f"{video}/{VIDEO}" for video in videos[:1]] or [f"001/{VIDEO}"], get)
     category = {video: name for name, members in CATEGORIES.items() for video in members.split()}
-    names: list[str] = []
-    points: list[np.ndarray] = []
-    states: list[tuple[int, int]] = []
-    bad: dict[int, str] = {}
-    for video in videos:
-        state = (root / video / VIDEO).stat()
-        for path in sorted((root / video / "annot").glob("[0-9]*.pts"))[::every]:
-            found, fault = read_pair([root / video / VIDEO], [path], len(IBUG68))
-            if found is None:
-                bad[len(names)] = fault
-            names.append(f"{video}/{path.stem}")
-            points.append(np.full((len(IBUG68), 2), np.nan) if found is None else found)
-            states.append((state.st_size, state.st_mtime_ns))
-    values, (size, version) = np.array(points).reshape(-1, len(IBUG68), 2), np.array(states, np.int64).reshape(-1, 2).T
-    name = np.array(names, str)
-    group = np.array([face.partition("/")[0] for face in names], str)
-    kind = np.array([category.get(video, "") for video in group.tolist()], str)
-    table = FaceTable(
-        form=f"vw300-{every}" + (f"[{len(videos)}]" if len(videos) != VIDEOS else ""), scheme=IBUG68,
-        points=(values - 1).astype(np.float32), labelled=np.ones(values.shape[:2], bool),
-        visible=np.ones(values.shape[:2], bool), box=np.full((len(names), 4), np.nan, np.float32), group=group,
-        split=np.where(kind == "", "train", "test"), name=name, image=name,
-        subsets={key: kind == key for key in CATEGORIES if (kind == key).any()}, read_image=Frames(root),
-        published=digest_rows(values, size), version=version,
+    frames = [
+        (video, label) for video in videos for label in sorted((root / video / "annot").glob("[0-9]*.pts"))[::every]
+    ]
+    pairs = (read_pair([root / video / VIDEO], [label], len(IBUG68)) for video, label in frames)
+    values, bad = stack_points(pairs, len(IBUG68))
+    states = {video: (root / video / VIDEO).stat() for video in videos}
+    size = np.array([states[video].st_size for video, _ in frames], np.int64)
+    version = np.array([states[video].st_mtime_ns for video, _ in frames], np.int64)
+    group = np.array([video for video, _ in frames], str)
+    kind = np.array([category.get(video, "") for video, _ in frames], str)
+    return make_table(
+        f"vw300-{every}" + (f"[{len(videos)}]" if len(videos) != VIDEOS else ""), IBUG68, root,
+        [f"{video}/{label.stem}" for video, label in frames], values - 1, np.where(kind == "", "train", "test"),
+        published=(values, size), strict=strict, group=group, bad=bad, read_image=Frames(root), version=version,
+        subsets={key: kind == key for key in CATEGORIES if (kind == key).any()},
     )  # fmt: skip
-    return sound_faces(table, bad, root, strict)

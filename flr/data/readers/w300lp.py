@@ -16,11 +16,12 @@ import numpy as np
 
 from flr.data.formats.mat import read_mat
 from flr.data.formats.text import MAX_NUMBER
-from flr.data.readers.published import require, with_counts
-from flr.data.table import FaceTable, from_files
+from flr.data.readers.published import require, stack_points, with_counts
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import IBUG68
 
 SITE = "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
+LABELS = "300W_LP/landmarks"
 SETS = ("AFW", "HELEN", "IBUG", "LFPW")
 TOTAL = {"train": 61_225, "test": 2000}
 LARGEST = 1 << 24  # bytes
@@ -40,36 +41,22 @@ def read(root: Path, strict: bool = False, points: Literal["3d", "2d"] = "3d") -
         points: Which points of 300W-LP; AFLW2000-3D has 3D points alone, so ``2d`` reads no test part.
     """
     get = f"get 300W-LP and AFLW2000-3D ({SITE}; for research) and unpack them so that this folder holds 300W_LP/ and AFLW2000/"
-    require(root, ["300W_LP/landmarks", *(["AFLW2000"] if points == "3d" else [])], get)
-    images: list[str] = []
-    splits: list[str] = []
-    groups: list[str] = []
-    found: list[np.ndarray] = []
-    yaws: list[float] = []
-    bad: dict[int, str] = {}
-
-    def add(label: Path, image: str, split: str, group: str, key: str) -> None:
-        values, yaw, fault = _read_mat(label, key)
-        if fault:
-            bad[len(images)] = fault
-        images.append(image)
-        splits.append(split)
-        groups.append(group)
-        found.append(values)
-        yaws.append(yaw)
-
-    for folder in SETS:
-        for label in sorted((root / "300W_LP" / "landmarks" / folder).glob("[!.]*_pts.mat")):
-            name = label.name.removesuffix("_pts.mat")
-            add(label, f"300W_LP/{folder}/{name}.jpg", "train", _photo(name), f"pts_{points}")
-    for label in sorted((root / "AFLW2000").glob("image*.mat")) if points == "3d" else []:
-        add(label, f"AFLW2000/{label.stem}.jpg", "test", label.stem, "pt3d_68")
-    values, yaw = np.array(found).reshape(-1, len(IBUG68), 2), np.degrees(np.abs(yaws))
-    table = from_files(
+    require(root, [LABELS, *(["AFLW2000"] if points == "3d" else [])], get)
+    train = [label for folder in SETS for label in sorted((root / LABELS / folder).glob("[!.]*_pts.mat"))]
+    test = sorted((root / "AFLW2000").glob("image*.mat")) if points == "3d" else []
+    names = [label.name.removesuffix("_pts.mat") for label in train]
+    images = [f"300W_LP/{label.parent.name}/{name}.jpg" for label, name in zip(train, names, strict=True)]
+    images += [f"AFLW2000/{label.stem}.jpg" for label in test]
+    groups = [_photo(name) for name in names] + [label.stem for label in test]
+    splits = np.repeat(["train", "test"], [len(train), len(test)])
+    found = [_read_mat(label, f"pts_{points}") for label in train] + [_read_mat(label, "pt3d_68") for label in test]
+    values, bad = stack_points(((face, fault) for face, _, fault in found), len(IBUG68))
+    yaw = np.degrees(np.abs([yaw for _, yaw, _ in found]))
+    table = make_table(
         f"w300lp-{points}", IBUG68, root, images, values - 1, splits, published=(values,), strict=strict, group=groups, bad=bad,
         labelled=np.ones(values.shape[:2], bool),
         subsets={
-            name: (np.array(splits) == "test") & (yaw <= high) & ((yaw > low) | (low == 0)) for name, (low, high) in YAWS.items()
+            name: (splits == "test") & (yaw <= high) & ((yaw > low) | (low == 0)) for name, (low, high) in YAWS.items()
         },
     )  # fmt: skip
     return with_counts(table, TOTAL)

@@ -14,7 +14,7 @@ import numpy as np
 from flr.data.formats.records import portable
 from flr.data.formats.text import read_sheet
 from flr.data.readers.published import require, with_counts
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import WFLW98
 
 SITE = "https://wywu.github.io/projects/LAB/WFLW.html"
@@ -60,7 +60,7 @@ def read(root: Path, strict: bool = False) -> FaceTable:
         numbers.append(values)
     values = np.concatenate(numbers)
     points, box, flags = np.split(values, [2 * len(WFLW98), 2 * len(WFLW98) + 4], axis=1)
-    table = from_files(
+    table = make_table(
         "wflw", WFLW98, root, [f"{IMAGE_FOLDER}/{image}" for image in images], points.reshape(-1, len(WFLW98), 2), splits,
         published=(values,), strict=strict, box=box + [-0.5, -0.5, 0.5, 0.5],
         group=[portable(image) for image in images], name=names, bad=bad,

@@ -19,7 +19,7 @@ import numpy as np
 from flr.data.formats.records import portable
 from flr.data.formats.text import read_sheet
 from flr.data.readers.published import require
-from flr.data.table import FaceTable, from_files
+from flr.data.table import FaceTable, make_table
 from flr.landmarks.scheme import IBUG68
 
 URL = "https://s3.amazonaws.com/video.udacity-data.com/topher/2018/May/5aea1b91_train-test-data/train-test-data.zip"
@@ -69,7 +69,7 @@ def read(root: Path, strict: bool = False, split: Literal["identity", "published
         parts = ["test" if tested[name] else "train" for name in people]
     else:
         parts = ["test" if name.startswith("test/") else "train" for name in names]
-    table = from_files(
+    table = make_table(
         "youtube_faces" if split == "identity" else "youtube_faces_published", IBUG68, root, files,
         np.concatenate(points) - 1, parts,  # they count from 1
         published=(np.concatenate(points),), strict=strict, group=people, name=names, bad=bad,

@@ -5,7 +5,6 @@ Hydra imports this module at each start of a command, so libraries that take lon
 
 import importlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,11 +12,11 @@ from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn
 
 from annotated_types import Ge
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from flr.config.compose import key_of, label_of
 from flr.errors import UserError
@@ -102,25 +101,20 @@ class JobLauncher(Launcher):
         keys = grid_of(self._config).values
         folder = Path(self._config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        sweep = re.search(rf"env_set\.{SWEEP_ENV}='(.*?)/", " ".join(hydra_overrides(self._config)))
+        sweep = os.environ.get(SWEEP_ENV)
         tasks = []
         for number, overrides in enumerate(job_overrides, first):
             log = folder / f"{number}.log"
             log.unlink(missing_ok=True)  # of an earlier start
-            variables = {SWEEP_ENV: f"{sweep[1]}/{number}"} if sweep else {}
+            variables = {SWEEP_ENV: f"{sweep}/{number}"} if sweep else {}
             name = label_of(list(overrides), keys) or f"job {number}"
             tasks.append(Task(name, job_arguments(self._config, overrides), variables, log))
         return tasks
 
 
-def hydra_overrides(config: DictConfig) -> list[str]:
-    """Return the overrides of Hydra's own keys, unresolved: one of them refers to the number of a job."""
-    return cast(list[str], OmegaConf.to_container(config.hydra.overrides.hydra))
-
-
 def job_arguments(config: DictConfig, overrides: Sequence[str]) -> list[str]:
     """Return what follows ``python -m flr.train`` for a job in a process of its own."""
-    search_path = [word for word in hydra_overrides(config) if key_of(word) == "hydra.searchpath"]
+    search_path = [word for word in config.hydra.overrides.hydra if key_of(word) == "hydra.searchpath"]
     return [*overrides, *search_path, "hydra.mode=RUN"]
 
 

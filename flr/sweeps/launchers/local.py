@@ -57,19 +57,14 @@ class Joblib(JobLauncher):
             raise UserError(f"hydra.launcher.gpus={gpus_per_job}: set a whole number, or less than 1 to share a GPU")
         if gpus and not gpus_per_job:
             print("note: hydra.launcher.gpus=0: the jobs train on the CPU", file=sys.stderr)
-        # Each place is one job's: a GPU has several where jobs share it.
-        sharing = int(1 / gpus_per_job) if 0 < gpus_per_job < 1 else 1
-        each = math.ceil(gpus_per_job)
-        places = (
-            [gpus[i : i + each] for _ in range(sharing) for i in range(0, len(gpus) - each + 1, each)] if each else []
-        )
-        if each and (self.jobs or 1) > len(places):
+        places = _places(gpus, gpus_per_job)
+        if gpus_per_job and (self.jobs or 1) > len(places):
             raise UserError(
                 f"hydra.launcher: {self.jobs or 1} job(s) of {gpus_per_job} GPU(s) at once, and this machine has "
                 f"{len(gpus)}; set hydra.launcher.jobs or hydra.launcher.gpus lower"
             )
         jobs_by_cores = max(1, len(available) // (self.cores or ranks))
-        jobs = self.jobs or (len(places) if each else jobs_by_cores)
+        jobs = self.jobs or (len(places) if gpus_per_job else jobs_by_cores)
         cores_per_job = self.cores or max(1, len(available) // jobs)
         if cores_per_job > len(available):
             raise UserError(
@@ -79,7 +74,7 @@ class Joblib(JobLauncher):
         for job in range(jobs):
             first = job * cores_per_job
             cores = [available[(first + i) % len(available)] for i in range(cores_per_job)]
-            self.shares.append(Share(cores, (places[job] if each else []) if gpus else None))
+            self.shares.append(Share(cores, (places[job] if gpus_per_job else []) if gpus else None))
 
     def run(self, tasks: Sequence[Task]) -> Generator[TaskEnd, None, None]:
         waiting, free = deque(tasks), deque(self.shares)
@@ -102,6 +97,14 @@ class Joblib(JobLauncher):
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))
                 process.kill()
+
+
+def _places(gpus: list[str], per_job: float) -> list[list[str]]:
+    """Return the GPUs of each job that can run at once; below 1, several jobs have the same one."""
+    if not per_job:
+        return []
+    count, sharing = math.ceil(per_job), max(1, int(1 / per_job))
+    return [gpus[i : i + count] for _ in range(sharing) for i in range(0, len(gpus) - count + 1, count)]
 
 
 def _available_cores() -> list[int]:
