@@ -11,7 +11,7 @@ from flr.module.checkpoints import find_checkpoint
 
 INCLUDED = "included"  # the value of run= for the model that is part of the installation
 LANDMARKS = Path(str(files("flr"))) / "assets" / "landmarks.onnx"
-LANDMARKS_SHA256 = "cedc1729f8fae93918232b192a546b84c1f7fdd1b2f5e880d63c3acec674fac5"
+LANDMARKS_SHA256 = "dd6686d9faefd6adc26d8485defe94331f6c3b2db22cd326bbe974cf53c8559b"
 
 
 def find_model(run: str, uri: str, output: Path) -> Path:
