@@ -11,7 +11,7 @@ from flr.module.checkpoints import find_checkpoint
 
 INCLUDED = "included"  # the value of run= for the model that is part of the installation
 LANDMARKS = Path(str(files("flr"))) / "assets" / "landmarks.onnx"
-LANDMARKS_SHA256 = "dd6686d9faefd6adc26d8485defe94331f6c3b2db22cd326bbe974cf53c8559b"
+LANDMARKS_SHA256 = "468d4a761273b6800b08cd9e6b6ffd71b145449e86b622efd3175e76273d3f3f"
 
 
 def find_model(run: str, uri: str, output: Path) -> Path:
