@@ -3,7 +3,7 @@
     python -m benchmarks.points [part=test] [root=DIR] [run=RUN] [refine=1] [every=1] [DETECTOR ...]
 
 `part` is test (helen, 330 photos, which choose nothing) or train; `every` takes each nth photo. RUN is a value of ``run=``, by
-default the included model. A DETECTOR is as in `benchmarks.detectors`; "truth" stands for the boxes of the true points. The
+default the included model. A DETECTOR is as in `benchmarks.detectors`; "truth" means the boxes of the true points. The
 detected face whose box overlaps the true one most counts, from an overlap of .3 on; a face without one is missed. The NME is
 the mean over the faces found, also by the yaw of the head; failures are faces above 8 % and those missed.
 """

@@ -1,4 +1,4 @@
-"""The stress test of dlib's regression trees, beside that of models: the same corrupted faces, one table, one figure.
+"""The stress test of dlib's regression trees, compared with that of models: the same corrupted faces, one table, one figure.
 
     python -m benchmarks.stress data.root=DIR [STRESS.json ...] [picture=FILE.png]
 

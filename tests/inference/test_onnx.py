@@ -297,7 +297,7 @@ def test_refinement_of_the_included_model_improves_poor_boxes() -> None:
     for index in range(12):
         face = render(5, index, 160, face=0.6)
         box = tight_box(face.points[None], np.ones((1, 68), bool))
-        side = np.tile(box[:, 2:] - box[:, :2], 2)  # a box too large and beside the face, as a detector's may be
+        side = np.tile(box[:, 2:] - box[:, :2], 2)  # a box too large and next to the face, as a detector's may be
         poor = box + side * np.array([-0.1, -0.3, 0.3, 0.1])
         for refine, found in errors.items():
             points = model.find([face.image], poor, refine=refine).points[0]
