@@ -83,6 +83,7 @@ bench: env ## speed compared with other libraries, recorded in benchmarks/result
 	$(BIN)/python -m benchmarks.jitter
 	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.video
+	$(BIN)/python -m benchmarks.camera
 
 gpu: env ## on a machine with a GPU: its tests, then speed and the records trained on it (GPU.md in benchmarks/; wants FLR_DATA with 300w/)
 	$(BIN)/python -c 'import torch, sys; torch.cuda.is_available() or sys.exit("make gpu: torch finds no CUDA device")'

@@ -62,17 +62,28 @@ class Timed:
             self.calls += 1
 
 
-def film(to: Path) -> np.ndarray:
-    """Write the video; (T, 68, 2) where the points are."""
+def moving_face() -> tuple[Iterator[np.ndarray], np.ndarray]:
+    """The frames (HEIGHT, WIDTH, 3) RGB uint8 of the video, and (T, 68, 2) where the points are."""
     face = render(7, 1, SIDE, 3, 0.5)
     middle = np.array([[1.0, 0.0, (WIDTH - SIDE) / 2], [0.0, 1.0, (HEIGHT - SIDE) / 2]])
     maps = compose(middle, path(np.arange(FRAMES) / RATE))
-    noise = np.random.default_rng(0)
-    with open_video(to, RATE, (WIDTH, HEIGHT)) as write_frame:
+
+    def frames() -> Iterator[np.ndarray]:
+        noise = np.random.default_rng(0)
         for affine in maps:
             frame = warp(face.image, affine, (WIDTH, HEIGHT)) + noise.normal(0, 3, (HEIGHT, WIDTH, 3))
-            write_frame(np.clip(frame, 0, 255).round().astype(np.uint8))
-    return transform(maps, face.points.astype(np.float64)[None])
+            yield np.clip(frame, 0, 255).round().astype(np.uint8)
+
+    return frames(), transform(maps, face.points.astype(np.float64)[None])
+
+
+def film(to: Path) -> np.ndarray:
+    """Write the video; (T, 68, 2) where the points are."""
+    frames, points = moving_face()
+    with open_video(to, RATE, (WIDTH, HEIGHT)) as write_frame:
+        for frame in frames:
+            write_frame(frame)
+    return points
 
 
 def exported(checkpoint: Path, folder: Path) -> OnnxPredictor:

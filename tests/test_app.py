@@ -20,6 +20,7 @@ from PIL import Image
 
 from flr.config.compose import CONF
 from flr.data.synthetic.renderer import render
+from flr.inference.app.network import listen
 from flr.inference.app.service import AppService, run_label
 from flr.inference.detectors import WholeImage
 from flr.inference.predictor import Predictor
@@ -227,6 +228,13 @@ def test_what_a_start_refuses(workspace: Workspace, trained: tuple[Workspace, st
     assert "port" in workspace.refuse("flr.app", "port=70000")
     with socket.create_server(("127.0.0.1", free_port)):
         assert "set another port" in workspace.refuse("flr.app", f"port={free_port}")
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with listen("127.0.0.1", 0) as server, socket.create_connection(server.getsockname()):
+        connection, _ = server.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def fields(url: str) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def open_onnx(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are reported below
     options.intra_op_num_threads, options.enable_mem_pattern = threads, fixed_shapes
+    # Threads that spin between two runs take the cores from decoding, drawing and the browser.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         with opened(path, max_bytes) as file:
             model = file.read()

@@ -84,7 +84,7 @@ def _camera_tab(handlers: "Handlers", choices: list[gr.Component]) -> None:
         rate = gr.Markdown()
     state = gr.State()
     camera.stream(
-        handlers.track, [camera, state, *choices], [frame, state, rate], stream_every=0.05,
+        handlers.track, [camera, state, *choices], [frame, state, rate], stream_every=0.03,
         concurrency_limit=None, show_progress="hidden", api_visibility="private", postprocess=False,
     )  # fmt: skip
 
