@@ -55,14 +55,14 @@ class GaussianHeatmaps(Objective):
 
     Args:
         loss: Of the heights: squared error, or adaptive Wing.
-        sigma: Standard deviation of the Gaussian, shares of the crop's side.
+        sigma: Standard deviation of the Gaussian, cells of the map: below one, the peak's neighbours no longer tell where it is.
         foreground_weight: Additional weight of the cells near a point, 0 for none; adaptive Wing's paper has 10.
     """
 
     takes = "heatmaps"
 
     def __init__(
-        self, loss: Loss | AdaptiveWing, sigma: Positive = 1 / 32, foreground_weight: Annotated[float, Ge(0)] = 0.0
+        self, loss: Loss | AdaptiveWing, sigma: Positive = 2.0, foreground_weight: Annotated[float, Ge(0)] = 0.0
     ) -> None:
         super().__init__()
         self.criterion, self.sigma, self.foreground_weight = loss, sigma, foreground_weight
@@ -75,8 +75,7 @@ class GaussianHeatmaps(Objective):
         raw, points, labelled = fold_stacks(raw, points, labelled)
         points = torch.where(labelled[..., None], points, 0.0)
         rows, columns = raw.shape[-2:]
-        x = _bell(points[..., 0], columns, size, self.sigma * size)
-        y = _bell(points[..., 1], rows, size, self.sigma * size)
+        x, y = (_bell(points[..., axis], count, size, self.sigma) for axis, count in enumerate((columns, rows)))
         height = y[..., :, None] * x[..., None, :]
         off = raw.float() - height
         loss = self.criterion(off, height) if isinstance(self.criterion, AdaptiveWing) else self.criterion(off)
@@ -89,8 +88,7 @@ class GaussianHeatmaps(Objective):
         rows, columns = raw.shape[-2:]
         peak = raw.float().flatten(2).argmax(-1)
         row, column = peak // columns, peak % columns
-        deviation = [self.sigma * count for count in (rows, columns)]
-        offset = _newton_step(_smooth(raw.float(), deviation).clamp_min(1e-10).log(), row, column)
+        offset = _newton_step(_smooth(raw.float(), self.sigma).clamp_min(1e-10).log(), row, column)
         x, y = column + 0.5 + offset[..., 0], row + 0.5 + offset[..., 1]
         return torch.stack([x * (size / columns), y * (size / rows)], -1) - 0.5
 
@@ -101,22 +99,23 @@ class GaussianHeatmaps(Objective):
         s^2 / (s^2 + u^2): a peak below 1 is a point that is not certain.
         """
         height = raw.float().flatten(2).amax(-1).clamp(1e-3, 1.0)
-        return self.sigma * size * (2 * (1 / height - 1)).sqrt()
+        return self.sigma * (size / raw.shape[-1]) * (2 * (1 / height - 1)).sqrt()
 
 
 def _bell(centre: Tensor, count: int, size: int, sigma: float) -> Tensor:
-    """(..., count) Gaussians of height 1 along one axis round `centre` (...), crop pixels."""
-    return (-0.5 * ((cells(count, size, centre) - centre[..., None]) / sigma) ** 2).exp()
+    """(..., count) Gaussians of height 1 and `sigma` cells along one axis round `centre` (...), crop pixels."""
+    return (-0.5 * ((cells(count, size, centre) - centre[..., None]) / (sigma * size / count)) ** 2).exp()
 
 
-def _smooth(maps: Tensor, deviation: list[float]) -> Tensor:
-    """Smooth maps (B, K, h, w) by a Gaussian with a deviation in cells along each axis.
+def _smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Smooth maps (B, K, h, w) by a Gaussian with a standard deviation of `sigma` cells.
 
     Sums of shifted maps, not a convolution, which autocast would take to bf16.
     """
-    for axis, sigma in zip((-2, -1), deviation, strict=True):
-        radius, length = math.ceil(2 * sigma), maps.shape[axis]
-        weights = [math.exp(-0.5 * (shift / sigma) ** 2) for shift in range(-radius, radius + 1)]
+    radius = math.ceil(2 * sigma)
+    weights = [math.exp(-0.5 * (shift / sigma) ** 2) for shift in range(-radius, radius + 1)]
+    for axis in (-2, -1):
+        length = maps.shape[axis]
         pad = (0, 0, radius, radius) if axis == -2 else (radius, radius, 0, 0)
         padded = functional.pad(maps, pad)
         maps = sum((weight / sum(weights)) * padded.narrow(axis, shift, length) for shift, weight in enumerate(weights))  # type: ignore[assignment]

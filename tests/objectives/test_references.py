@@ -119,7 +119,7 @@ def test_the_cells_near_a_point_weigh_more():
     centres = (torch.arange(16) + 0.5) * 4 - 0.5
     bell = (-((centres - centres[8]) ** 2) / 2 / 2.0**2).exp()
     assert bell[7] < 0.2 < bell[8]
-    truth, objective = centres[8].expand(1, 1, 2), GaussianHeatmaps(MSE(), foreground_weight=10.0)
+    truth, objective = centres[8].expand(1, 1, 2), GaussianHeatmaps(MSE(), 0.5, foreground_weight=10.0)
     for cell, weight in {(8, 8): 11, (7, 9): 11, (9, 8): 11, (6, 8): 1, (1, 1): 1}.items():
         raw = bell[:, None] * bell
         raw[cell] += 0.5
@@ -132,7 +132,7 @@ def test_the_cells_near_a_point_weigh_more():
 def test_dark_finds_a_gaussians_peak_between_the_cells(shape, x, y):
     across, down = ((torch.arange(n) + 0.5) * SIZE / n - 0.5 for n in reversed(shape))
     square = (across[None, :] - x) ** 2 + (down[:, None] - y) ** 2
-    raw, objective = (-square / 2 / 4.0**2).exp()[None, None], GaussianHeatmaps(MSE(), sigma=1 / 16)
+    raw, objective = (-square / 2 / 4.0**2).exp()[None, None], GaussianHeatmaps(MSE(), sigma=1)
     assert math.dist(objective.decode(raw, SIZE)[0, 0].tolist(), (x, y)) < 0.05
     peak = (raw.flatten(2).argmax(-1) % shape[1] + 0.5) * SIZE / shape[1] - 0.5
     assert abs(float(objective.decode(raw, SIZE)[0, 0, 0]) - x) <= abs(float(peak) - x) + 0.05
@@ -144,7 +144,7 @@ def test_dark_stays_at_a_cell_next_to_the_border(cell):
     raw[0, 0, *cell] = 1.0
     raw *= 100  # whose logarithms are above 0, with which the map is padded
     expected = [cell[1] * 8 + 3.5, cell[0] * 8 + 3.5]
-    assert GaussianHeatmaps(MSE(), sigma=1 / 8).decode(raw, SIZE).tolist() == [[expected]]
+    assert GaussianHeatmaps(MSE(), sigma=1).decode(raw, SIZE).tolist() == [[expected]]
 
 
 def test_dark_steps_by_newton_to_a_peak_at_most_one_cell_away():
@@ -158,15 +158,26 @@ def test_dark_steps_by_newton_to_a_peak_at_most_one_cell_away():
     assert GaussianHeatmaps(MSE()).decode(torch.rand(1, 1, 3, 3), SIZE).isfinite().all()
 
 
-def test_dark_smooths_by_a_gaussian_with_a_deviation_along_each_axis():
+@pytest.mark.parametrize("sigma", [1.5, 3.0])
+def test_dark_smooths_by_a_gaussian(sigma):
     impulse = torch.zeros(1, 1, 21, 31)
     impulse[0, 0, 10, 15] = 1.0
-    out = _smooth(impulse, [1.5, 3.0])[0, 0]
+    out = _smooth(impulse, sigma)[0, 0]
     assert float(out.sum()) == pytest.approx(1)
-    for along, sigma in ((out.sum(1)[10:], 1.5), (out.sum(0)[15:], 3.0)):
+    for along in (out.sum(1)[10:], out.sum(0)[15:]):
         expected = torch.tensor([math.exp(-0.5 * (shift / sigma) ** 2) for shift in range(int(2 * sigma) + 1)])
         torch.testing.assert_close(along[: len(expected)] / along[0], expected)
         assert (along[len(expected) :] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (32, 32), (16, 32)])
+def test_the_target_is_as_many_cells_wide_on_a_map_of_any_size(shape):
+    rows, columns = shape
+    y, x = torch.meshgrid(torch.arange(rows) - rows // 2, torch.arange(columns) - columns // 2, indexing="ij")
+    best = (-(x**2 + y**2) / 2 / 2.0**2).exp()
+    truth = torch.tensor([[[SIZE / 2 + SIZE / columns / 2 - 0.5, SIZE / 2 + SIZE / rows / 2 - 0.5]]])
+    loss, _ = GaussianHeatmaps(MSE(), sigma=2).loss(best[None, None], truth, everywhere(truth), SIZE)
+    assert float(loss) < 1e-12
 
 
 def test_the_spread_of_a_peak_is_that_of_the_points_that_it_averages():
@@ -174,7 +185,7 @@ def test_the_spread_of_a_peak_is_that_of_the_points_that_it_averages():
     mean = (-((drawn - 32) ** 2).sum(-1) / 2 / sigma**2).exp().mean()
     raw = torch.zeros(1, 1, 16, 16)
     raw[0, 0, 8, 8] = mean
-    assert float(GaussianHeatmaps(MSE(), sigma=sigma / SIZE).spread(raw, SIZE)) == pytest.approx(3 * 2**0.5, rel=0.03)
+    assert float(GaussianHeatmaps(MSE(), sigma=1).spread(raw, SIZE)) == pytest.approx(3 * 2**0.5, rel=0.03)
 
 
 def test_simcc_is_the_divergence_of_two_distributions():
