@@ -52,6 +52,7 @@ class Train:
         seed: Seed of the weights, the order, the augmentation and dropout.
         ema: Decay of the averaged weights that are evaluated; 0 for none.
         tta: Whether evaluation averages each image with its mirror image.
+        debias: Whether each point is moved by the median of its errors on the validation faces.
         data: Dataset, its crops and its batches.
         augment: Augmentation of the training faces.
         model: Network.
@@ -81,7 +82,8 @@ class Train:
     callbacks: Any
     tracking: Any
     paths: Any
-    again: bool = False  # configs of older runs lack it
+    again: bool = False  # configs of older runs lack these
+    debias: bool = False
     accept_data: bool = False
 
 
@@ -129,7 +131,7 @@ class Net:
     """The part of a training config from which its model is rebuilt without the data, and two values of the checkpoint.
 
     Attributes:
-        seed, ema, tta, model, objective, optim, schedule: The keys of these names.
+        seed, ema, tta, debias, model, objective, optim, schedule: The keys of these names.
         crop: ``data.crop``.
         pixels: ``data.pixels``, the values of black and white.
         offset: See `flr.data.boxes.Haar.offset`.
@@ -139,6 +141,7 @@ class Net:
     seed: int
     ema: float
     tta: bool
+    debias: bool
     crop: Any
     pixels: tuple[float, float]
     offset: tuple[float, float, float, float] | None

@@ -116,6 +116,7 @@ class ExportGraph(torch.nn.Module):
         super().__init__()
         module = predictor.module
         self.net, self.objective, self.size, self.half_precision = module.best_net, module.objective, module.size, half
+        self.offsets = module.offsets
         self.order = module.scheme.mirror_order.tolist() if module.tta else None
         self.low, self.span = predictor.pixels[0], predictor.pixels[1] - predictor.pixels[0]
         self.eval()
@@ -129,7 +130,7 @@ class ExportGraph(torch.nn.Module):
         images = crops.permute(0, 3, 1, 2).float() / 255 * self.span + self.low
         if self.half_precision:
             images = images.half()
-        found = find_points(self.net, self.objective, images, self.size, self.order)
+        found = find_points(self.net, self.objective, images, self.size, self.order, self.offsets)
         return found if self.objective.visibility_weight else found[:2]
 
 

@@ -58,6 +58,7 @@ class Predictor(Landmarker):
         stored, values = checkpoint["flr"], checkpoint["flr"]["config"]
         data, trainer = (dict(values[key]) if isinstance(values.get(key), dict) else {} for key in ("data", "trainer"))
         nodes = {key: values.get(key) for key in ("seed", "ema", "tta", "model", "objective", "optim", "schedule")}
+        nodes["debias"] = bool(values.get("debias"))  # configs of older runs lack it
         nodes |= {key: data.get(key) for key in ("crop", "pixels")}
         nodes |= {key: stored.get(key) for key in ("offset", "doubt", "radius90")}
         config = as_config(nodes)

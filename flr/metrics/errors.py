@@ -21,6 +21,7 @@ from flr.metrics.functional import (
     spearman,
 )
 
+ENOUGH = 20  # labelled faces, for a median to mean anything
 CERTAIN_SHARE = 0.99  # of the validation faces; a face that is more uncertain than these counts as uncertain
 
 
@@ -86,9 +87,21 @@ class LandmarkErrors(Metric):
             values["hidden_ap"] = precision
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
-    def radius_factors(self) -> list[float | None]:
+    def offsets(self) -> np.ndarray:
+        """(K, 2) float32 medians of truth minus prediction, shares of the crop's side; 0 for a point labelled on fewer than `ENOUGH` faces."""
         with self.sync_context():
             states = self.gathered()
+        off = (states["truth"] - states["points"]) / states["side"][:, None, None]
+        enough = states["labelled"].sum(0) >= ENOUGH
+        off = np.where(states["labelled"][..., None] | ~enough[:, None], off, np.nan)
+        return np.where(enough[:, None], np.nanmedian(off, 0), 0).astype(np.float32)
+
+    def radius_factors(self, offsets: Tensor | None = None) -> list[float | None]:
+        """The factors of `calibrate`, of predictions that are moved by `offsets`."""
+        with self.sync_context():
+            states = self.gathered()
+        if offsets is not None:
+            states["points"] = states["points"] + offsets.cpu().numpy() * states["side"][:, None, None]
         errors = point_errors(states["points"], states["truth"], states["labelled"])
         return calibrate(errors, states["spread"].astype(np.float64), states["side"].astype(np.float64))
 

@@ -73,6 +73,7 @@ def assemble(
         ema=cfg.ema,
         seed=cfg.seed,
         tta=cfg.tta,
+        debias=cfg.debias,
     )
 
 

@@ -51,6 +51,7 @@ class LandmarkModule(pl.LightningModule):
         ema: the decay of an exponential moving average of the weights, which then is what is evaluated; 0 for none.
         seed: of dropout.
         tta: whether evaluation averages the image and its mirror image.
+        debias: whether each point is moved by the median of its errors on the validation faces (see `LandmarkErrors.offsets`).
 
     Attributes:
         about: plain values kept in every checkpoint next to the weights, and ``doubt`` and ``radius90`` (see
@@ -72,6 +73,7 @@ class LandmarkModule(pl.LightningModule):
         ema: float = 0.0,
         seed: int = 0,
         tta: bool = False,
+        debias: bool = False,
     ) -> None:
         super().__init__()
         if net.output != objective.takes:
@@ -87,6 +89,8 @@ class LandmarkModule(pl.LightningModule):
         self.mean_face: Tensor
         self.register_buffer("mean_face", torch.from_numpy(mean_face))
         self.tta = tta
+        self.offsets: Tensor | None
+        self.register_buffer("offsets", torch.zeros(len(scheme), 2) if debias else None)
         self.errors, self.baseline = LandmarkErrors(), LandmarkErrors()
         self.evaluated: dict[str, np.ndarray] = {}
         self.data_changed = False  # since the checkpoint from which a training goes on
@@ -127,7 +131,7 @@ class LandmarkModule(pl.LightningModule):
     def predict_points(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What evaluation finds on images (B, C, H, W), see `find_points`."""
         order = self.scheme.mirror_order.tolist() if self.tta else None
-        return find_points(self.best_net, self.objective, images, self.size, order)
+        return find_points(self.best_net, self.objective, images, self.size, order, self.offsets)
 
     def _ranks(self, value: Tensor) -> Tensor:
         """(ranks, ...) a tensor of every rank."""
@@ -270,7 +274,9 @@ class LandmarkModule(pl.LightningModule):
         values = {f"val/{name}": value for name, value in self.errors.compute().items()}
         threshold = values.get("val/uncertainty_threshold")
         self.about["doubt"] = None if threshold is None else threshold.item()  # the name that checkpoints have for it
-        self.about["radius90"] = self.errors.radius_factors()
+        if self.offsets is not None:
+            self.offsets.copy_(torch.from_numpy(self.errors.offsets()))
+        self.about["radius90"] = self.errors.radius_factors(self.offsets)
         values["val/baseline_nme"] = self.baseline.compute()["nme"]
         subsets = self.trainer.datamodule.table.subsets  # type: ignore[attr-defined]
         values |= {f"val/{name}/nme": value for name, value in self.errors.by_subset(subsets).items()}
@@ -304,9 +310,16 @@ def decoders(objective: Objective) -> tuple[Callable[[Tensor, int], Tensor], ...
 
 
 def find_points(
-    net: nn.Module, objective: Objective, images: Tensor, size: int, mirror_order: list[int] | None
+    net: nn.Module,
+    objective: Objective,
+    images: Tensor,
+    size: int,
+    mirror_order: list[int] | None,
+    offsets: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The points of images (B, C, size, size), averaged with the mirror image's by a mirror order.
+    """The points of images (B, C, size, size), averaged with the mirror image's by a mirror order, and moved by offsets.
+
+    Offsets (K, 2) are shares of the side.
 
     Returns:
         (B, K, 2) float32 crop pixels; (B, K) how uncertain each is, see `Objective.spread`; (B, K) the probability that
@@ -320,6 +333,8 @@ def find_points(
         points = (points + transform(back, objective.decode(raw, size))[:, mirror_order]) / 2
         spread = (spread + objective.spread(raw, size)[:, mirror_order]) / 2
         visible = (visible + objective.visible(raw, size)[:, mirror_order]) / 2
+    if offsets is not None:
+        points = points + offsets * size
     return points, spread, visible
 
 
