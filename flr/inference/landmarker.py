@@ -107,10 +107,11 @@ class Landmarker(ABC):
                 f"refine={refine}: the model was trained on boxes of source={self.crop.policy.source}, which do not "
                 "follow from its points; set refine=0"
             )
-        first = self._refined(images, to_crop, refine)
-        if len(self.scheme) == 1 or not np.isfinite(first.spread).all():
-            return first
-        second = self._refined(images, compose(_zoom(self.crop.size, 1 / SECOND_CROP), to_crop), refine)
+        if len(self.scheme) == 1 or self.uncertainty_threshold is None:
+            return self._refined(images, to_crop, refine)
+        starts = np.concatenate([to_crop, compose(_zoom(self.crop.size, 1 / SECOND_CROP), to_crop)])
+        both = self._refined([*images, *images], starts, refine)
+        first, second = (Located(*half) for half in zip(*(np.split(values, 2) for values in both), strict=True))
         share = self._share_of_second(first, second)
         return Located(*(
             one + (other - one) * share.reshape(-1, *[1] * (one.ndim - 1)) for one, other in zip(first, second, strict=True)

@@ -212,7 +212,7 @@ def test_refinement_also_starts_from_a_smaller_crop_and_trusts_the_more_certain_
     image = np.zeros((300, 300), np.uint8)
     for x, y in [(100, 100), (160, 110), (100, 170), (150, 160), (280, 20)]:  # the last one is no point of the face
         image[y - 6 : y + 7, x - 6 : x + 7] = 255
-    net, silent = Drawn(), Drawn(gives_spread=False)
+    net, silent = Drawn(uncertainty_threshold=50.0), Drawn(gives_spread=False)
     wide, tight = np.array([[5.0, 5, 295, 295]]), np.array([[34.0, 34, 266, 266]])  # 0.8 times as large
     results = [silent([image], box, refine=1)[0] for box in (wide, tight)]
     assert (
