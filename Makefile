@@ -62,7 +62,7 @@ fair: env ## the tables of experiments/fair/, 10 to 14 core hours (wants FLR_DAT
 	$(BIN)/python -m flr.train sweep=fair seed=0 data=youtube_faces tracking.experiment=fair-youtube
 	$(BIN)/python -m flr.train sweep=fair seed=0 experiment=$(FEW) data.scheme=celeba5 data.crop.policy.scale=2.5 tracking.experiment=fair-celeba5
 	$(BIN)/python -m flr.train sweep=fair seed=0 experiment=$(FEW) data.scheme=kaggle15 data.crop.policy.scale=2 tracking.experiment=fair-kaggle15
-	$(BIN)/python -m flr.compare 'group=[objective._target_,objective.loss._target_]' tracking.experiment=fair-objectives out=experiments/fair/objectives
+	$(BIN)/python -m flr.compare group=objective tracking.experiment=fair-objectives out=experiments/fair/objectives
 	@for set in 300w youtube celeba5 kaggle15; do \
 	  $(BIN)/python -m flr.compare group=name tracking.experiment=fair-$$set out=experiments/fair/$$set || exit; done
 

@@ -65,6 +65,7 @@ def test_a_run_leaves_everything(trained: tuple[Workspace, str]) -> None:
         "validation/epoch_002.png",
     ]
     assert tags["mlflow.source.name"] and tags["mlflow.user"] and tags["flr.model"] == "heatmap_fpn"
+    assert tags["flr.objective"] == "softargmax"
     assert run.info.run_name.startswith("heatmap_fpn synthetic") and run.info.run_name.endswith("seed 0")
     assert "path=faces.png" in tags["mlflow.note.content"] and "NME of the mean face" in tags["mlflow.note.content"]
     assert float(params["cost.parameters"]) > 0

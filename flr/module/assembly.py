@@ -73,7 +73,7 @@ def assemble(
         ema=cfg.ema,
         seed=cfg.seed,
         tta=cfg.tta,
-        debias=cfg.debias,
+        debias=cfg.get("debias", False),  # configs of older runs lack it
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flr.config.compose import flat, key_of, label_of, model_names, plain, under
+from flr.config.compose import choices, flat, key_of, label_of, model_names, plain, under
 from flr.config.schema import RESULT_NEUTRAL_KEYS
 from flr.errors import UserError
 from flr.files import write_file, write_json
@@ -63,6 +63,16 @@ def record_origin(
 def model_name(target: str) -> str:
     """Return the name in ``conf/model/`` of a model's class, or its own name where it is the user's."""
     return model_names().get(target, target.rpartition(".")[2])
+
+
+def objective_name(node: DictConfig) -> str:
+    """Return the name in ``conf/objective/`` of an objective, by its class and that of its loss, or its class's own name."""
+
+    def classes(node: DictConfig) -> tuple[str, str | None]:
+        return node._target_, (node.get("loss") or {}).get("_target_")
+
+    names = {classes(choice): name for name, choice in choices("objective").items()}
+    return names.get(classes(node), node._target_.rpartition(".")[2])
 
 
 def data_name(cfg: DictConfig) -> str:

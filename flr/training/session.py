@@ -30,7 +30,7 @@ from flr.tracking.tracker import Tracker
 from flr.training import distributed, precision
 from flr.training.callbacks import AtomicCheckpointIO, BestCheckpoint
 from flr.training.memory import explain_memory, free_device
-from flr.training.recipe import data_name, default_name, model_name, recipe, record_origin
+from flr.training.recipe import data_name, default_name, model_name, objective_name, recipe, record_origin
 
 # Batches are 32 bit, whatever the products inside the model.
 PRECISIONS = ("32-true", "32", "bf16-mixed", "16-mixed")
@@ -245,7 +245,7 @@ class TrainingSession:
         self.lock_run()
         self.tags = {
             "model": model_name(self.cfg.model._target_), "data": data_name(self.cfg), "seed": str(self.cfg.seed),
-            "protocol": self.protocol.name, "lock": provenance.lock_hash(), **code,
+            "objective": objective_name(self.cfg.objective), "protocol": self.protocol.name, "lock": provenance.lock_hash(), **code,
             "recipe": self.recipe, "code": provenance.code_digest(),
         }  # fmt: skip
         if self.job:
