@@ -1,8 +1,8 @@
-"""Error of the points that `flr.find_faces` returns on 300-W's photos, from the photo alone: detector, model and refinement.
+"""Error of the points that `flr.find_faces` returns on photos of 300-W or YouTube Faces, from the photo alone: detector, model and refinement.
 
-    python -m benchmarks.points [part=test] [root=DIR] [run=RUN] [refine=1] [every=1] [DETECTOR ...]
+    python -m benchmarks.points [data=ibug] [part=test] [root=DIR] [run=RUN] [refine=1] [every=1] [DETECTOR ...]
 
-`part` is test (helen, 330 photos, which choose nothing) or train; `every` takes each nth photo. RUN is a value of ``run=``, by
+`data` is ibug or youtube_faces; `part` is test (of ibug helen, 330 photos, which choose nothing) or train; `every` takes each nth photo. RUN is a value of ``run=``, by
 default the included model. A DETECTOR is as in `benchmarks.detectors`; "truth" means the boxes of the true points. The
 detected face whose box overlaps the true one most counts, from an overlap of .3 on; a face without one is missed. The NME is
 the mean over the faces found, also by the yaw of the head; failures are faces above 8 % and those missed.
@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.common import record
 from benchmarks.detectors import of_config, yaws
 from flr.data.boxes import overlap
-from flr.data.readers import ibug
+from flr.data.readers import ibug, youtube_faces
 from flr.data.table import FaceTable
 from flr.inference.detectors import Detections, Detector
 from flr.inference.faces import find_faces
@@ -30,8 +30,9 @@ from flr.inference.landmarker import Landmarker
 from flr.inference.loading import INCLUDED, find_model, load_file
 from flr.metrics.functional import nme, point_errors
 
-WORDS = ("part", "root", "run", "refine", "every")
-YAWS = (0, 15, 30, 40, 91)  # degrees
+WORDS = ("data", "part", "root", "run", "refine", "every")
+YAWS = (0, 15, 30, 45, 60, 91)  # degrees
+READERS = {"ibug": (ibug.read, "300w"), "youtube_faces": (youtube_faces.read, "youtube_faces")}
 FOUND = 0.3  # intersection over union of a face and its box
 
 
@@ -68,15 +69,17 @@ def main() -> None:
     cv2.setNumThreads(1)
     words = dict(word.split("=", 1) for word in sys.argv[1:] if word.partition("=")[0] in WORDS)
     names = [word for word in sys.argv[1:] if word.partition("=")[0] not in WORDS] or ["truth", "builtin", "haar"]
-    part, run, refine, every = (
-        words.get(*pair) for pair in (("part", "test"), ("run", INCLUDED), ("refine", "1"), ("every", "1"))
+    data, part, run, refine, every = (
+        words.get(*pair)
+        for pair in (("data", "ibug"), ("part", "test"), ("run", INCLUDED), ("refine", "1"), ("every", "1"))
     )
-    table = ibug.read(Path(words.get("root", os.environ.get("FLR_DATA", "data"))) / "300w")
+    read, folder = READERS[data]
+    table = read(Path(words.get("root", os.environ.get("FLR_DATA", "data"))) / folder)
     rows = np.flatnonzero(table.split == part)[:: int(every)]
     model = load_file(find_model(run, "", Path()), threads=1)
     yaw = np.abs(yaws(table.points[rows]))
     turned = {f"yaw {low} to {high}": (yaw >= low) & (yaw < high) for low, high in pairwise(YAWS)}
-    shown = Table(title=f"{part}, {len(rows)} faces, {run}, refine={refine}")
+    shown = Table(title=f"{data} {part}, {len(rows)} faces, {run}, refine={refine}")
     for column in ("detector", "missed", "NME, %", "failures, %", "median", "worst 1 %", *turned):
         shown.add_column(column, justify="left" if column == "detector" else "right")
     results: dict[str, dict[str, Any]] = {}
@@ -93,7 +96,7 @@ def main() -> None:
             *(f"{one[key][0]:.2f} ({one[key][1]})" if some.any() else "" for key, some in turned.items()),
         )  # fmt: skip
     Console(width=160).print(shown)
-    if part == "test" and every == "1" and run == INCLUDED and refine == "1":
+    if data == "ibug" and part == "test" and every == "1" and run == INCLUDED and refine == "1":
         record("points", f"python -m benchmarks.points {' '.join(names)}", faces=len(rows), detectors=results)
 
 
