@@ -1,8 +1,8 @@
-"""Frames a second of the app's camera tab in a browser on the same machine, for which a video stands in for the camera.
+"""Measure the frame rate of the app's camera tab in a browser on the same machine, with a video as the camera.
 
     python -m benchmarks.camera
 
-The face of `benchmarks.video` moves at 30 frames a second, 640 x 480. The page itself tells the rate at which it receives annotated
+The face of `benchmarks.video` moves at 30 frames a second, 640 x 480. The page shows the rate of annotated
 frames. Chromium draws without a GPU unless the machine has one, and so takes much of the cores that the app needs.
 """
 
@@ -25,7 +25,7 @@ WARM, READINGS = 8, 10  # seconds before the first reading, and readings, one a 
 
 
 def rates(page: Page, address: str) -> list[float]:
-    """What the page says, once a second, after the camera has been started."""
+    """Start the camera, and return the rate that the page then shows, once a second."""
     page.goto(address)
     page.get_by_role("tab", name="Camera").click()
     page.get_by_text("Click to Access Webcam").click()

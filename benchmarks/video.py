@@ -63,7 +63,7 @@ class Timed:
 
 
 def moving_face() -> tuple[Iterator[np.ndarray], np.ndarray]:
-    """The frames (HEIGHT, WIDTH, 3) RGB uint8 of the video, and (T, 68, 2) where the points are."""
+    """Return the frames (HEIGHT, WIDTH, 3) RGB uint8 of the video, and the true points (T, 68, 2)."""
     face = render(7, 1, SIDE, 3, 0.5)
     middle = np.array([[1.0, 0.0, (WIDTH - SIDE) / 2], [0.0, 1.0, (HEIGHT - SIDE) / 2]])
     maps = compose(middle, path(np.arange(FRAMES) / RATE))

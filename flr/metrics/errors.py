@@ -88,7 +88,7 @@ class LandmarkErrors(Metric):
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def offsets(self) -> np.ndarray:
-        """(K, 2) float32 medians of truth minus prediction, shares of the crop's side; 0 for a point labelled on fewer than `ENOUGH` faces."""
+        """Return (K, 2) float32 medians of truth minus prediction, shares of the crop's side; 0 for points with fewer than `ENOUGH` labels."""
         with self.sync_context():
             states = self.gathered()
         off = (states["truth"] - states["points"]) / states["side"][:, None, None]
@@ -97,7 +97,7 @@ class LandmarkErrors(Metric):
         return np.where(enough[:, None], np.nanmedian(off, 0), 0).astype(np.float32)
 
     def radius_factors(self, offsets: Tensor | None = None) -> list[float | None]:
-        """The factors of `calibrate`, of predictions that are moved by `offsets`."""
+        """Return the factors of `calibrate` for predictions that are moved by `offsets` (K, 2)."""
         with self.sync_context():
             states = self.gathered()
         if offsets is not None:
