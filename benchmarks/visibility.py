@@ -122,7 +122,8 @@ def main() -> None:
     figures |= rendered(model, patches)
     for name, value in figures.items():
         print(f"{SHOWN[name]}: average precision {value:.3f}")
-    record("visibility", "python -m benchmarks.visibility", **figures)
+    if run == INCLUDED:
+        record("visibility", "python -m benchmarks.visibility", **figures)
 
 
 if __name__ == "__main__":
