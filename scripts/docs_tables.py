@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-WRITTEN = ("README.md", "benchmarks/README.md")  # files that are read outside of the site, with their tables
+WRITTEN = (
+    "README.md",
+    "benchmarks/README.md",
+    "experiments/fair/README.md",
+)  # files that are read outside of the site, with their tables
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"(\d+(\.\d+)?)?( ± [\d.]+| [MG])?")
 SOURCES = {
@@ -113,6 +117,25 @@ def models() -> str:
     )
 
 
+def objectives() -> str:
+    """Write the errors of all objectives on one backbone, and how far each is behind the best."""
+    groups = sorted(_csv("experiments/fair/objectives/groups.csv"), key=lambda row: float(row["test/nme"]))
+    best = groups[0]["group"]
+    behind = {
+        row["second"]: row for row in _csv("experiments/fair/objectives/pairs.csv") if row["first"] == best
+    }  # pairs are sorted by error: the best one is always the first
+    rows = []
+    for group in groups:
+        name, row = group["group"], behind.get(group["group"])
+        distance = f"{-float(row['mean']):.2f} ({-float(row['high']):.2f} to {-float(row['low']):.2f})" if row else ""
+        chance = f"{float(row['p holm']):.3f}" if row else ""
+        rows.append(
+            [f"`{name}`", f"{float(group['test/nme']):.2f} ± {float(group['test/nme sd']):.2f}", f"{float(group['test/fr8']):.1f}",
+             distance, chance]
+        )  # fmt: skip
+    return markdown(["`objective=`", "NME, %", "FR at 8 %", "behind the best, 95 % interval", "p, Holm"], rows)
+
+
 def zoo() -> str:
     """Write the table of models with their records."""
     lines = models().splitlines()
@@ -152,6 +175,7 @@ def latency() -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "results": results,
     "models": models,
+    "objectives": objectives,
     "zoo": zoo,
     "boxes": boxes,
     "latency": latency,
