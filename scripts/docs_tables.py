@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-WRITTEN = (
-    "README.md",
-    "benchmarks/README.md",
-    "experiments/fair/README.md",
-)  # files that are read outside of the site, with their tables
+# Files that are read outside of the site, with their tables.
+WRITTEN = ("README.md", "benchmarks/README.md", "experiments/fair/README.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"(\d+(\.\d+)?)?( ± [\d.]+| [MG])?")
 SOURCES = {
@@ -121,9 +118,8 @@ def objectives() -> str:
     """Write the errors of all objectives on one backbone, and how far each is behind the best."""
     groups = sorted(_csv("experiments/fair/objectives/groups.csv"), key=lambda row: float(row["test/nme"]))
     best = groups[0]["group"]
-    behind = {
-        row["second"]: row for row in _csv("experiments/fair/objectives/pairs.csv") if row["first"] == best
-    }  # pairs are sorted by error: the best one is always the first
+    # Groups are sorted by error, so the best one is the first of each of its pairs.
+    behind = {row["second"]: row for row in _csv("experiments/fair/objectives/pairs.csv") if row["first"] == best}
     rows = []
     for group in groups:
         name, row = group["group"], behind.get(group["group"])

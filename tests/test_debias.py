@@ -58,3 +58,12 @@ def test_a_debiased_run_tests_predicts_and_exports_moved_points(workspace: Works
     out = workspace.path / "net.onnx"
     workspace.run("flr.export", f"run={best}", f"out={out}")
     np.testing.assert_allclose(load_file(out).run(crops)[0], moved, atol=0.05)
+
+
+def test_a_checkpoint_from_before_the_key_is_evaluated(trained: tuple[Workspace, str], tmp_path: Path) -> None:
+    workspace, run = trained
+    checkpoint = torch.load(workspace.folder(run) / "checkpoints" / "best.ckpt", weights_only=True)
+    del checkpoint["flr"]["config"]["debias"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    assert "NME" in workspace.run("flr.evaluate", f"run={tmp_path / 'old.ckpt'}").stdout
+    assert Predictor.load(tmp_path / "old.ckpt").module.offsets is None
