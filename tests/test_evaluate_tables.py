@@ -88,6 +88,18 @@ def test_a_stress_test_is_reported_in_files_and_in_the_run(trained: tuple[Worksp
     assert all(0 <= float(row["coverage90"]) <= 100 for row in rows if row["kind"] != "clean")
 
 
+def test_several_runs_have_one_table_of_their_stress_tests(trained: tuple[Workspace, str]) -> None:
+    workspace, run = trained
+    words = (f"run=[{run},{workspace.folder(run)}]", f"baseline={run}", "stress=[blur,jpeg]", "split=val")
+    file = Path(workspace.run("flr.evaluate", *words).stdout.splitlines()[-1])
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    own = [row["nme"] for row in rows if row["kind"] == "blur"]
+    assert len(rows) == 2 * (1 + 2 * len(SEVERITIES)) and own[: len(SEVERITIES)] == own[len(SEVERITIES) :]
+    lines = [line for line in file.with_name("stress.md").read_text().splitlines() if line.endswith("100.00 |")]
+    assert len(lines) == 2 and f"{np.mean([float(nme) for nme in own]):.2f}" in lines[0]
+
+
 def test_a_run_is_scored_on_the_crops_of_its_training(trained: tuple[Workspace, str]) -> None:
     workspace, run = trained
     checkpoint = str(workspace.folder(run) / "checkpoints" / "best.ckpt")

@@ -1,6 +1,7 @@
 """Test a model on corrupted faces: NME by kind and severity, and the mean corruption error against a baseline."""
 
 import functools
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from flr.metrics.conformal import coverage, radii
 from flr.metrics.functional import nme, percent_mean, point_errors
 from flr.module.device import allow_tf32
 from flr.reporting.figures import png, stress_figure
-from flr.reporting.tables import TextTable, print_table, write_csv
+from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +154,11 @@ def run_tests(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     for run in runs:
         baseline = test(cfg.baseline) if cfg.baseline else None
         print(report(models[run], test(run), baseline, split, Path(cfg.paths.output_dir)) / "stress.png")
+    if len(runs) > 1:
+        results = [test(run) for run in dict.fromkeys([*runs, *([cfg.baseline] if cfg.baseline else [])])]
+        digest = hashlib.sha256("\0".join([*runs, *kinds, split, str(cfg.stress_seed)]).encode()).hexdigest()[:8]
+        folder = Path(cfg.paths.output_dir).absolute() / "stress" / digest
+        print(report_all(results, test(cfg.baseline) if cfg.baseline else None, folder))
 
 
 def report(stored: StoredModel, result: StressResult, baseline: StressResult | None, split: str, output: Path) -> Path:
@@ -181,6 +187,23 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
                 tracker.file(folder / name, f"{prefix}stress")
     _show(result, baseline, metrics)
     return folder
+
+
+def report_all(results: Sequence[StressResult], baseline: StressResult | None, folder: Path) -> Path:
+    """Print the mean NME of several models by kind, and write ``stress.csv`` and ``stress.md``; return the CSV's path."""
+    head = ["model", "clean", *results[0].nme, "mean", *(["mCE"] if baseline else [])]
+    rows = []
+    for one in results:
+        values = [one.clean, *(float(np.mean(nmes)) for nmes in one.nme.values()), one.mean]
+        values += [one.mean_corruption_error(baseline)] if baseline else []
+        rows.append([one.label, *(f"{value:.2f}" for value in values)])
+    table = TextTable(head, rows)
+    print_table(table)
+    against = f"; mCE in percent of {baseline.label}" if baseline else ""
+    text = f"# NME in percent under corruptions, mean of the severities{against}\n\n{markdown_table(table)}"
+    write_csv(folder / "stress.csv", [row for one in results for row in _csv_rows(one)])
+    write_file(folder / "stress.md", text)
+    return folder / "stress.csv"
 
 
 def _csv_rows(one: StressResult) -> list[dict[str, str | int]]:
