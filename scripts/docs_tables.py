@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 WRITTEN = ("README.md", "benchmarks/README.md", "experiments/fair/README.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"(\d+(\.\d+)?)?( ± [\d.]+| [MG])?")
+BASELINE = "resnet18"  # 100 % of the mean corruption error
 SOURCES = {
     "heatmap_fpn": "feature pyramid with one heatmap a point",
     "hourglass": "2 stacks, Newell et al. 2016",
@@ -156,6 +157,23 @@ def architectures() -> str:
     return _ranked("experiments/fair/300w", "`model=`", _model)
 
 
+def stress() -> str:
+    """Write the errors of models under each corruption, means over the severities, and relative to `BASELINE`."""
+    nmes: dict[str, dict[str, list[float]]] = {}
+    for row in _csv("experiments/fair/300w/stress.csv"):
+        model = row["model"].split()[0].rpartition("/")[2]
+        nmes.setdefault(model, {}).setdefault(row["kind"], []).append(float(row["nme"]))
+    means = {model: {kind: statistics.mean(values) for kind, values in kinds.items()} for model, kinds in nmes.items()}
+    rows = []
+    for model, kinds in sorted(means.items(), key=lambda item: item[1]["clean"]):
+        ratios = [kinds[kind] / means[BASELINE][kind] for kind in kinds if kind != "clean"]
+        rows.append(
+            [f"`{model}`", *(f"{value:.1f}" for value in kinds.values()), f"{100 * statistics.mean(ratios):.0f}"]
+        )
+    kinds = [kind.replace("_", " ") for kind in next(iter(means.values()))]
+    return markdown(["NME, %", *kinds, "mCE, %"], rows)
+
+
 def zoo() -> str:
     """Write the table of models with their records."""
     lines = models().splitlines()
@@ -197,6 +215,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "models": models,
     "architectures": architectures,
     "objectives": objectives,
+    "stress": stress,
     "zoo": zoo,
     "boxes": boxes,
     "latency": latency,
