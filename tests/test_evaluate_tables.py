@@ -13,7 +13,7 @@ from flr.evaluation.comparison_report import further_table
 from flr.evaluation.corruptions import BOXES, KINDS, PIXELS, SEVERITIES, corrupt_boxes, corrupt_pixels
 from flr.evaluation.results import Group, Section, TestedRun
 from flr.evaluation.stored_run import load
-from flr.evaluation.stress import StressResult
+from flr.evaluation.stress import StressResult, report_all
 from flr.landmarks.geometry import transform
 from flr.tracking.connection import StoredRun
 from tests.conftest import Workspace
@@ -90,14 +90,23 @@ def test_a_stress_test_is_reported_in_files_and_in_the_run(trained: tuple[Worksp
 
 def test_several_runs_have_one_table_of_their_stress_tests(trained: tuple[Workspace, str]) -> None:
     workspace, run = trained
-    words = (f"run=[{run},{workspace.folder(run)}]", f"baseline={run}", "stress=[blur,jpeg]", "split=val")
+    runs = [run, str(workspace.folder(run))]
+    words = (f"run=[{','.join(runs)}]", f"baseline={run}", "stress=[blur,jpeg]", "split=val")
     file = Path(workspace.run("flr.evaluate", *words).stdout.splitlines()[-1])
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
-    own = [row["nme"] for row in rows if row["kind"] == "blur"]
-    assert len(rows) == 2 * (1 + 2 * len(SEVERITIES)) and own[: len(SEVERITIES)] == own[len(SEVERITIES) :]
+    blurred = [[float(row["nme"]) for row in rows if row["run"] == one and row["kind"] == "blur"] for one in runs]
+    assert len(rows) == 2 * (1 + 2 * len(SEVERITIES)) and blurred[0] == blurred[1]
     lines = [line for line in file.with_name("stress.md").read_text().splitlines() if line.endswith("100.00 |")]
-    assert len(lines) == 2 and f"{np.mean([float(nme) for nme in own]):.2f}" in lines[0]
+    assert len(lines) == 2 and lines[0].split(" | ")[2] == f"{np.mean(blurred[0]):.2f}"
+
+
+def test_runs_of_different_protocols_have_tables_of_their_own(tmp_path: Path) -> None:
+    results = {f"{i}": StressResult(f"run {i}", f"p{i}", 9, 2.0, {"blur": [1.0] * 4 + [6.0 + 5 * i]}) for i in range(2)}
+    text = report_all(results, None, tmp_path).with_name("stress.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith(("## ", "| run"))] == [
+        "## p0", "| run 0 | 2.00 | 2.00 | 2.00 |", "## p1", "| run 1 | 2.00 | 3.00 | 3.00 |",
+    ]  # fmt: skip
 
 
 def test_a_run_is_scored_on_the_crops_of_its_training(trained: tuple[Workspace, str]) -> None:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,10 +155,13 @@ def run_tests(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
         baseline = test(cfg.baseline) if cfg.baseline else None
         print(report(models[run], test(run), baseline, split, Path(cfg.paths.output_dir)) / "stress.png")
     if len(runs) > 1:
-        results = [test(run) for run in dict.fromkeys([*runs, *([cfg.baseline] if cfg.baseline else [])])]
-        digest = hashlib.sha256("\0".join([*runs, *kinds, split, str(cfg.stress_seed)]).encode()).hexdigest()[:8]
-        folder = Path(cfg.paths.output_dir).absolute() / "stress" / digest
-        print(report_all(results, test(cfg.baseline) if cfg.baseline else None, folder))
+        results = {run: test(run) for run in models}
+        protocols = [stored.data.protocol.fingerprint for stored in models.values()]
+        key = [*models, *kinds, *protocols, split, str(cfg.stress_seed)]
+        folder = (
+            Path(cfg.paths.output_dir).absolute() / "stress" / hashlib.sha256("\0".join(key).encode()).hexdigest()[:8]
+        )
+        print(report_all(results, results[cfg.baseline] if cfg.baseline else None, folder))
 
 
 def report(stored: StoredModel, result: StressResult, baseline: StressResult | None, split: str, output: Path) -> Path:
@@ -189,19 +192,33 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     return folder
 
 
-def report_all(results: Sequence[StressResult], baseline: StressResult | None, folder: Path) -> Path:
-    """Print the mean NME of several models by kind, and write ``stress.csv`` and ``stress.md``; return the CSV's path."""
-    head = ["model", "clean", *results[0].nme, "mean", *(["mCE"] if baseline else [])]
-    rows = []
-    for one in results:
-        values = [one.clean, *(float(np.mean(nmes)) for nmes in one.nme.values()), one.mean]
-        values += [one.mean_corruption_error(baseline)] if baseline else []
-        rows.append([one.label, *(f"{value:.2f}" for value in values)])
-    table = TextTable(head, rows)
-    print_table(table)
+def report_all(results: Mapping[str, StressResult], baseline: StressResult | None, folder: Path) -> Path:
+    """Print the mean NME of several runs by kind, a table per protocol, and write ``stress.csv`` and ``stress.md``.
+
+    Args:
+        results: Run -> its result.
+        baseline: Result that is 100 % of the mean corruption error.
+        folder: Folder of the files.
+
+    Returns:
+        The path of the CSV.
+    """
+    by_protocol: dict[str, list[StressResult]] = defaultdict(list)
+    for one in results.values():
+        by_protocol[one.protocol].append(one)
     against = f"; mCE in percent of {baseline.label}" if baseline else ""
-    text = f"# NME in percent under corruptions, mean of the severities{against}\n\n{markdown_table(table)}"
-    write_csv(folder / "stress.csv", [row for one in results for row in _csv_rows(one)])
+    text = f"# NME in percent under corruptions, mean of the severities{against}\n"
+    for protocol, members in by_protocol.items():
+        rows = []
+        for one in members:
+            values = [one.clean, *(float(np.mean(nmes)) for nmes in one.nme.values()), one.mean]
+            values += [one.mean_corruption_error(baseline)] if baseline else []
+            rows.append([one.label, *(f"{value:.2f}" for value in values)])
+        table = TextTable(["model", "clean", *members[0].nme, "mean", *(["mCE"] if baseline else [])], rows)
+        print(protocol)
+        print_table(table)
+        text += f"\n## {protocol}\n\n{markdown_table(table)}"
+    write_csv(folder / "stress.csv", [{"run": run, **row} for run, one in results.items() for row in _csv_rows(one)])
     write_file(folder / "stress.md", text)
     return folder / "stress.csv"
 
