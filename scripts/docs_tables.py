@@ -103,8 +103,9 @@ def results() -> str:
     )  # fmt: skip
 
 
-def _model(group: Mapping[str, str]) -> str:
-    return group["group"].rpartition("/")[2]
+def _model(row: Mapping[str, str]) -> str:
+    """Return the name of a group, without the folder of its experiment."""
+    return row["group"].rpartition("/")[2]
 
 
 def models() -> str:
@@ -115,22 +116,22 @@ def models() -> str:
         name = _model(group)
         cost = [_count(group["cost/parameters"]), _count(group["cost/macs"])]
         latency = f"{nets[name]['ms']['fp32']:.1f}" if name in nets else ""
-        rows.append([f"`{name}`", SOURCES.get(name, ""), *cost, latency, _spread(group, "test/nme", 2)])
-    return markdown(["`model=`", "source", "parameters", "MACs¹", "ms a face²", "NME, %³"], rows) + (
-        "\n¹ Multiply-accumulates at 64 px.\n"
+        rows.append([f"`{name}`", SOURCES.get(name, ""), *cost, latency, _nme(group)])
+    return markdown(["`model=`", "source", "parameters¹", "MACs¹", "ms a face²", "NME, %³"], rows) + (
+        "\n¹ Parameters and multiply-accumulates at 64 px.\n"
         "² ONNX Runtime, one core, 128 px, 68 points, from a photo and a box to points (`benchmarks/results/inference.json`).\n"
         "³ 300-W as above, but 64 px and 20 epochs of one recipe; ± over seeds (`experiments/fair/`). "
         "Models that learn slowly look worse than they are; the mean face has 17.7 %.\n"
     )
 
 
-def _spread(group: Mapping[str, str], key: str, digits: int) -> str:
-    """Write a group's mean, and its standard deviation over seeds where there are several."""
-    spread = f" ± {float(group[f'{key} sd']):.{digits}f}" if int(group["seeds"]) > 1 else ""
-    return f"{float(group[key]):.{digits}f}{spread}"
+def _nme(group: Mapping[str, str]) -> str:
+    """Write a group's mean NME, and its standard deviation over seeds where there are several."""
+    spread = f" ± {float(group['test/nme sd']):.2f}" if int(group["seeds"]) > 1 else ""
+    return f"{float(group['test/nme']):.2f}{spread}"
 
 
-def _ranked(folder: str, label: str, name: Callable[[Mapping[str, str]], str]) -> str:
+def _ranked(folder: str, label: str) -> str:
     """Write the errors of the groups of a comparison, and how far each is behind the best."""
     groups = sorted(_csv(f"{folder}/groups.csv"), key=lambda row: float(row["test/nme"]))
     best = groups[0]["group"]
@@ -142,27 +143,27 @@ def _ranked(folder: str, label: str, name: Callable[[Mapping[str, str]], str]) -
         distance = f"{-float(row['mean']):.2f} ({-float(row['high']):.2f} to {-float(row['low']):.2f})" if row else ""
         chance = f"{float(row['p holm']):.3f}" if row else ""
         rows.append(
-            [f"`{name(group)}`", group["seeds"], _spread(group, "test/nme", 2), f"{float(group['test/fr8']):.1f}", distance, chance]
+            [f"`{_model(group)}`", group["seeds"], _nme(group), f"{float(group['test/fr8']):.1f}", distance, chance]
         )  # fmt: skip
     return markdown([label, "seeds", "NME, %", "FR at 8 %", "behind the best, 95 % interval", "p, Holm"], rows)
 
 
 def objectives() -> str:
     """Write the errors of all objectives on one backbone."""
-    return _ranked("experiments/fair/objectives", "`objective=`", lambda group: group["group"])
+    return _ranked("experiments/fair/objectives", "`objective=`")
 
 
 def architectures() -> str:
     """Write the errors of all models under one recipe."""
-    return _ranked("experiments/fair/300w", "`model=`", _model)
+    return _ranked("experiments/fair/300w", "`model=`")
 
 
 def stress() -> str:
     """Write the errors of models under each corruption, means over the severities, and relative to `BASELINE`."""
+    models = {row["run"]: _model(row) for row in _csv("experiments/fair/300w/runs.csv")}
     nmes: dict[str, dict[str, list[float]]] = {}
     for row in _csv("experiments/fair/300w/stress.csv"):
-        model = row["model"].split()[0].rpartition("/")[2]
-        nmes.setdefault(model, {}).setdefault(row["kind"], []).append(float(row["nme"]))
+        nmes.setdefault(models[row["run"]], {}).setdefault(row["kind"], []).append(float(row["nme"]))
     means = {model: {kind: statistics.mean(values) for kind, values in kinds.items()} for model, kinds in nmes.items()}
     rows = []
     for model, kinds in sorted(means.items(), key=lambda item: item[1]["clean"]):
