@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError("name what to score: run=ID, run=FOLDER or run=FILE.ckpt")
     quiet()
     check(cfg, Evaluate)
-    runs = [cfg.run] if isinstance(cfg.run, str) else list(cfg.run)
+    runs = [cfg.run] if isinstance(cfg.run, str) else list(dict.fromkeys(cfg.run))
     refine = refine_passes(cfg)
     if sum((cfg.on is not None, cfg.stress is not None, refine > 0)) > 1:
         raise UserError("on=, stress= and refine= do not go together; give one of them")

@@ -53,10 +53,12 @@ def sweep(workspace: Workspace, *words: str, code: int = 0) -> Done:
 
 
 def runs(workspace: Workspace) -> tuple[list, dict]:
-    """The runs of sweeps, oldest first, and those of jobs by name, the newest of each."""
+    """The runs of sweeps, oldest first, and those of jobs by what distinguishes them, the newest of each."""
     found = workspace.stored()
     sweeps = [run for run in found if "flr.grid" in run.data.tags]
-    return sweeps, {run.info.run_name: run for run in found if "flr.grid" not in run.data.tags}
+    return sweeps, {
+        run.data.tags.get("flr.job", run.info.run_name): run for run in found if "flr.grid" not in run.data.tags
+    }
 
 
 def only_job(workspace: Workspace, sweep: Any) -> Any:
@@ -77,6 +79,9 @@ def test_jobs_fail_alone_and_the_same_command_goes_on(own: Workspace) -> None:
     assert {name: run.info.status for name, run in jobs.items()} == {
         "seed 0": "FINISHED", "seed 1": "FAILED", "seed 2": "FAILED"
     }  # fmt: skip
+    # Where only the seed varies, it names a job in its sweep, but not a run among others.
+    names = {seed: run.info.run_name for seed, run in jobs.items()}
+    assert all(name.startswith("heatmap_fpn synthetic") and name.endswith(seed) for seed, name in names.items())
     assert {run.data.tags["mlflow.parentRunId"] for run in jobs.values()} == {parent.info.run_id}
     assert {run.data.tags["flr.sweep"] for run in jobs.values()} == {parent.data.tags["flr.sweep"]}
     assert parent.info.status == "FAILED" and parent.info.run_name == "sweep seeds"

@@ -1,6 +1,5 @@
 """Score several runs on several datasets: each dataset in the scheme of the run, one table for each scheme."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,7 @@ from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.comparison import differences
 from flr.evaluation.score import Result
-from flr.files import write_file
-from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
+from flr.reporting.tables import TextTable, report_tables
 
 OWN_KEYS = ("run", "on", "data")  # of the command, which each cell sets for itself
 
@@ -88,12 +86,12 @@ def score_all(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     return cells, skipped
 
 
-def tables(cells: Sequence[Cell]) -> list[tuple[str, TextTable]]:
+def tables(cells: Sequence[Cell]) -> dict[str, TextTable]:
     """Make a table of each scheme, models by datasets; runs whose protocols differ on a dataset have columns of their own."""
     by_scheme: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_scheme[cell.scheme].append(cell)
-    made = []
+    made = {}
     for scheme, members in by_scheme.items():
         columns = list(dict.fromkeys((cell.dataset, cell.protocol) for cell in members))
         names = [dataset for dataset, _ in columns]
@@ -105,7 +103,7 @@ def tables(cells: Sequence[Cell]) -> list[tuple[str, TextTable]]:
         for run, name in dict.fromkeys((cell.run, cell.name) for cell in members):
             own = {(cell.dataset, cell.protocol): cell for cell in members if cell.run == run}
             rows.append([name, *(_text(own.get(column)) for column in columns)])
-        made.append((scheme, TextTable(["model", *heads], rows)))
+        made[scheme] = TextTable(["model", *heads], rows)
     return made
 
 
@@ -120,17 +118,13 @@ def run_table(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
         UserError: See `score_all`.
     """
     cells, skipped = score_all(runs, cfg, overrides)
-    digest = hashlib.sha256("\0".join([*runs, *cfg.on, cfg.split]).encode()).hexdigest()[:8]
-    folder = Path(cfg.paths.output_dir).absolute() / "generalisation" / digest
-    text = "# NME on other datasets, with 95 % intervals over the faces\n"
-    for scheme, table in tables(cells):
-        print(f"{scheme}: NME with its 95 % interval")
-        print_table(table)
-        text += f"\n## {scheme}\n\n{markdown_table(table)}"
+    protocols = list(dict.fromkeys(cell.protocol for cell in cells))
+    file = stored_run.table_folder("generalisation", cfg, overrides, protocols) / "generalisation.csv"
+    notes = (
+        "".join(f"\n- {line}" for line in skipped) + "\n\nProtocols:\n\n" + "".join(f"- {name}\n" for name in protocols)
+    )
+    title = "NME on other datasets, with 95 % intervals over the faces, by scheme of points"
+    report_tables(file, title, tables(cells), [cell._asdict() for cell in cells], notes)
     for line in skipped:
         print(f"note: {line}")
-    text += "".join(f"\n- {line}" for line in skipped)
-    text += "\n\nProtocols:\n\n" + "".join(f"- {name}\n" for name in dict.fromkeys(cell.protocol for cell in cells))
-    write_csv(folder / "generalisation.csv", [cell._asdict() for cell in cells])
-    write_file(folder / "generalisation.md", text)
-    return folder / "generalisation.csv"
+    return file

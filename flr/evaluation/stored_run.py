@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -134,8 +135,25 @@ def result_folder(stored: StoredModel, split: str, refine: int, output: Path) ->
     protocol = stored.data.protocol
     name = [str(stored.data.name), protocol.fingerprint, protocol.policy, split, stored.path.stem]
     name += ["tta"] * stored.module.tta + [f"refine{refine}"] * (refine > 0)
+    name += [] if stored.has_run else [_digest(str(stored.path.resolve()))]  # a file of the same name is elsewhere
     where = where / "evaluations" / "-".join(name)
     return where, f"{where.name}/"
+
+
+def table_folder(kind: str, cfg: DictConfig, overrides: Sequence[str], protocols: Sequence[str]) -> Path:
+    """Return the folder of a table of several runs, named by what its numbers follow from.
+
+    Args:
+        kind: Name of the folder that holds those of all such tables.
+        cfg: Config of the command.
+        overrides: Overrides of the command, the runs among them.
+        protocols: Names of the protocols.
+    """
+    return Path(cfg.paths.output_dir).absolute() / kind / _digest(*sorted(overrides), *sorted(protocols))
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Test a model on corrupted faces: NME by kind and severity, and the mean corruption error against a baseline."""
 
 import functools
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from flr.data.datamodule import FaceData
 from flr.errors import UserError, nearest
 from flr.evaluation import stored_run
 from flr.evaluation.corruptions import BOXES, KINDS, PIXELS, SEVERITIES, corrupt_boxes, corrupt_pixels
-from flr.evaluation.stored_run import StoredModel, open_tracker, result_folder
+from flr.evaluation.stored_run import StoredModel, open_tracker, result_folder, table_folder
 from flr.files import write_file, write_json
 from flr.inference.landmarker import BATCH_SIZE
 from flr.inference.predictor import Predictor
@@ -24,7 +23,7 @@ from flr.metrics.conformal import coverage, radii
 from flr.metrics.functional import nme, percent_mean, point_errors
 from flr.module.device import allow_tf32
 from flr.reporting.figures import png, stress_figure
-from flr.reporting.tables import TextTable, markdown_table, print_table, write_csv
+from flr.reporting.tables import TextTable, print_table, report_tables, write_csv
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +57,14 @@ class StressResult:
         return float(np.mean([100 * np.sum(self.nme[kind]) / np.sum(baseline.nme[kind]) for kind in self.nme]))
 
 
-def stress_test(stored: StoredModel, kinds: list[str], seed: int, split: str, device: str = "auto") -> StressResult:
+def stress_test(
+    stored: StoredModel, label: str, kinds: list[str], seed: int, split: str, device: str = "auto"
+) -> StressResult:
     """Score a model on the faces of a split under each kind of corruption at each severity.
 
     Args:
         stored: The model and its data.
+        label: Its name in tables.
         kinds: Of `KINDS`.
         seed: Of the corruptions: each face has its own draws, the same for all models.
         split: Split whose faces are corrupted.
@@ -91,9 +93,7 @@ def stress_test(stored: StoredModel, kinds: list[str], seed: int, split: str, de
         covered[key] = held.get("coverage90", float("nan"))
     nmes, shares = ({kind: [found[kind, s] for s in SEVERITIES] for kind in kinds} for found in (values, covered))
     known = np.isfinite(list(shares.values())).all()
-    return StressResult(
-        stored.label, data.protocol.name, len(rows), values["", 0], nmes, shares if known else {}
-    )  # fmt: skip
+    return StressResult(label, data.protocol.name, len(rows), values["", 0], nmes, shares if known else {})
 
 
 def corrupted_views(
@@ -126,7 +126,7 @@ def run_tests(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     """Test runs, and a baseline for the mean corruption error where the config names one; report each run.
 
     Raises:
-        UserError: A run cannot be loaded, or the baseline was scored on other faces.
+        UserError: A run cannot be loaded, or the baseline has another protocol.
     """
     named = [cfg.stress] if isinstance(cfg.stress, str) else cfg.stress
     kinds = list(KINDS if cfg.stress == "all" else dict.fromkeys(named))
@@ -141,27 +141,28 @@ def run_tests(runs: Sequence[str], cfg: DictConfig, overrides: Sequence[str]) ->
     for run, stored in models.items():  # before any is tested, which takes minutes
         if not len(stored.data.rows(split)):
             raise UserError(f"data={stored.data.name} has no {split} faces; name another dataset or split")
-        if reference and stored.data.protocol.fingerprint != reference.protocol.fingerprint:
+        if reference and stored.data.protocol.name != reference.protocol.name:
             raise UserError(
-                f"baseline={cfg.baseline} is scored on {reference.name}, run={run} on {stored.data.name}: other faces; "
-                "set data=NAME for both"
+                f"baseline={cfg.baseline} is scored under {reference.protocol.name}, run={run} under "
+                f"{stored.data.protocol.name}; set data=NAME, and data.crop.policy.source and scale, for both"
             )
+    labels = [stored.label for stored in models.values()]
 
     @functools.cache
     def test(run: str) -> StressResult:
-        return stress_test(models[run], kinds, cfg.stress_seed, split, cfg.device)
+        label = models[run].label
+        if labels.count(label) > 1:
+            label += f" ({models[run].folder.path.name[:8] if models[run].has_run else run})"
+        return stress_test(models[run], label, kinds, cfg.stress_seed, split, cfg.device)
 
     for run in runs:
         baseline = test(cfg.baseline) if cfg.baseline else None
         print(report(models[run], test(run), baseline, split, Path(cfg.paths.output_dir)) / "stress.png")
     if len(runs) > 1:
         results = {run: test(run) for run in models}
-        protocols = [stored.data.protocol.fingerprint for stored in models.values()]
-        key = [*models, *kinds, *protocols, split, str(cfg.stress_seed)]
-        folder = (
-            Path(cfg.paths.output_dir).absolute() / "stress" / hashlib.sha256("\0".join(key).encode()).hexdigest()[:8]
-        )
-        print(report_all(results, results[cfg.baseline] if cfg.baseline else None, folder))
+        file = table_folder("stress", cfg, overrides, [one.protocol for one in results.values()]) / "stress.csv"
+        report_all(results, results[cfg.baseline] if cfg.baseline else None, file)
+        print(file)
 
 
 def report(stored: StoredModel, result: StressResult, baseline: StressResult | None, split: str, output: Path) -> Path:
@@ -176,7 +177,7 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     if baseline:
         metrics["stress/mce"] = result.mean_corruption_error(baseline)
     write_json(folder / "stress.json", {**vars(result), "metrics": metrics, "baseline": baseline and vars(baseline)})
-    models = [result, *([baseline] if baseline else [])]
+    models = [result] if baseline in (None, result) else [result, baseline]
     write_csv(folder / "stress.csv", [row for one in models for row in _csv_rows(one)])
     figure = stress_figure({one.label: (one.clean, one.nme) for one in models})
     write_file(folder / "stress.png", png(figure))
@@ -192,35 +193,29 @@ def report(stored: StoredModel, result: StressResult, baseline: StressResult | N
     return folder
 
 
-def report_all(results: Mapping[str, StressResult], baseline: StressResult | None, folder: Path) -> Path:
-    """Print the mean NME of several runs by kind, a table per protocol, and write ``stress.csv`` and ``stress.md``.
+def report_all(results: Mapping[str, StressResult], baseline: StressResult | None, file: Path) -> None:
+    """Print the mean NME of several runs by kind, a table per protocol, and write them (see `report_tables`).
 
     Args:
         results: Run -> its result.
         baseline: Result that is 100 % of the mean corruption error.
-        folder: Folder of the files.
-
-    Returns:
-        The path of the CSV.
+        file: The CSV.
     """
     by_protocol: dict[str, list[StressResult]] = defaultdict(list)
     for one in results.values():
         by_protocol[one.protocol].append(one)
     against = f"; mCE in percent of {baseline.label}" if baseline else ""
-    text = f"# NME in percent under corruptions, mean of the severities{against}\n"
+    tables = {}
     for protocol, members in by_protocol.items():
         rows = []
         for one in members:
             values = [one.clean, *(float(np.mean(nmes)) for nmes in one.nme.values()), one.mean]
             values += [one.mean_corruption_error(baseline)] if baseline else []
             rows.append([one.label, *(f"{value:.2f}" for value in values)])
-        table = TextTable(["model", "clean", *members[0].nme, "mean", *(["mCE"] if baseline else [])], rows)
-        print(protocol)
-        print_table(table)
-        text += f"\n## {protocol}\n\n{markdown_table(table)}"
-    write_csv(folder / "stress.csv", [{"run": run, **row} for run, one in results.items() for row in _csv_rows(one)])
-    write_file(folder / "stress.md", text)
-    return folder / "stress.csv"
+        head = ["model", "clean", *members[0].nme, "mean", *(["mCE"] if baseline else [])]
+        tables[protocol] = TextTable(head, rows)
+    in_csv = [{"run": run, **row} for run, one in results.items() for row in _csv_rows(one)]
+    report_tables(file, f"NME in percent under corruptions, mean of the severities{against}", tables, in_csv)
 
 
 def _csv_rows(one: StressResult) -> list[dict[str, str | int]]:

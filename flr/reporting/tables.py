@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flr.files import writing
+from flr.files import write_file, writing
 
 
 class TextTable(NamedTuple):
@@ -68,3 +68,24 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
+
+
+def report_tables(
+    file: Path, title: str, tables: Mapping[str, TextTable], rows: Sequence[Mapping[str, Any]], notes: str = ""
+) -> None:
+    """Print tables under their headings; write them as Markdown, and the rows behind them as CSV.
+
+    Args:
+        file: The CSV; the Markdown is next to it.
+        title: Title of the Markdown.
+        tables: Heading -> table.
+        rows: See `write_csv`.
+        notes: Text after the tables.
+    """
+    text = f"# {title}\n"
+    for heading, table in tables.items():
+        print(heading)
+        print_table(table)
+        text += f"\n## {heading}\n\n{markdown_table(table)}"
+    write_csv(file, rows)
+    write_file(file.with_suffix(".md"), text + notes)

@@ -50,7 +50,7 @@ class ChildRun(OpenedRun):
 
     def start(self, run_id: str | None = None) -> str:
         """Start a run, or resume one, and return its id."""
-        self.run_id = self._tracker.start(self.label, self.tags, run_id, self.parent)
+        self.run_id = self._tracker.start(self.name or self.label, self.tags, run_id, self.parent)
         return self.run_id
 
     def resume_state(self, run_id: str) -> ResumeState:
@@ -94,6 +94,8 @@ class Job(ChildRun):
         sweep_tags = get_run(self._tracker.client, sweep_run).tags
         self._sweep, keys = sweep_tags["sweep"], json.loads(sweep_tags["keys"])
         self.label = label_of(list(overrides), keys) or default_name(cfg, overrides)
+        if set(keys) <= {"seed"}:  # "seed 0" does not name the model
+            self.name = f"{cfg.name} seed {cfg.seed}" if cfg.name else default_name(cfg, overrides)
         # SLURM starts a requeued job again under the same id.
         self._attempt = ".".join(os.environ.get(f"SLURM_{key}", "") for key in ("JOB_ID", "RESTART_COUNT"))
         counted = [word for word in overrides if key_of(word) in keys and under(key_of(word), RESULT_NEUTRAL_KEYS)]

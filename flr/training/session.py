@@ -42,12 +42,13 @@ class OpenedRun:
     """A run that was created before its training: by a sweep, a study, or the process that starts the ranks.
 
     Attributes:
-        label: Its name.
+        label: What distinguishes it in its sweep or study.
         tags: Its tags.
         run_id: Its id in the store; empty before it is created.
         callbacks: Callbacks of the training, in addition to the config's.
         score_test: Whether the training scores the test part at its end.
         stop_reason: Why the training ended early; empty where it did not.
+        name: Its name in the store and in the checkpoint; empty for `label`.
     """
 
     label: str = ""
@@ -56,6 +57,7 @@ class OpenedRun:
     callbacks: list[pl.Callback] = field(default_factory=list)
     score_test: bool = True
     stop_reason: str = ""
+    name: str = ""
 
 
 class TrainingSession:
@@ -194,7 +196,7 @@ class TrainingSession:
         if cfg.trainer.sync_batchnorm:
             precision.check_batch_norm(self.module.net)
         precision.compile_net(self.module.net, cfg.trainer.get("compile"), self.device, self.world_size)
-        self.name = self.job.label if self.job else default_name(cfg, self.overrides)
+        self.name = (self.job.name or self.job.label) if self.job else default_name(cfg, self.overrides)
         self.module.about = {
             "version": VERSION,
             "config": self.values,
