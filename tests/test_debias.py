@@ -65,5 +65,7 @@ def test_a_checkpoint_from_before_the_key_is_evaluated(trained: tuple[Workspace,
     checkpoint = torch.load(workspace.folder(run) / "checkpoints" / "best.ckpt", weights_only=True)
     del checkpoint["flr"]["config"]["debias"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
-    assert "NME" in workspace.run("flr.evaluate", f"run={tmp_path / 'old.ckpt'}").stdout
+    done = workspace.run("flr.evaluate", f"run={tmp_path / 'old.ckpt'}")
+    found = json.loads(Path(done.stdout.strip().splitlines()[-1]).read_text())["metrics"]["nme"]
+    assert found == pytest.approx(workspace.client().get_run(run).data.metrics["test/nme"], rel=1e-6)
     assert Predictor.load(tmp_path / "old.ckpt").module.offsets is None

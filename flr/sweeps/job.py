@@ -94,7 +94,7 @@ class Job(ChildRun):
         sweep_tags = get_run(self._tracker.client, sweep_run).tags
         self._sweep, keys = sweep_tags["sweep"], json.loads(sweep_tags["keys"])
         self.label = label_of(list(overrides), keys) or default_name(cfg, overrides)
-        if set(keys) <= {"seed"}:  # "seed 0" does not name the model
+        if set(keys) <= {"seed"}:  # "seed 0", or nothing, does not name the model
             self.name = f"{cfg.name} seed {cfg.seed}" if cfg.name else default_name(cfg, overrides)
         # SLURM starts a requeued job again under the same id.
         self._attempt = ".".join(os.environ.get(f"SLURM_{key}", "") for key in ("JOB_ID", "RESTART_COUNT"))
