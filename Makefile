@@ -12,7 +12,7 @@ help: ## list the targets
 $(VENV)/.made: constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "flr needs Python 3.11 to 3.13: make PYTHON=python3.12"'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 env: $(VENV)/.made ## the environment, from the committed lock
@@ -28,7 +28,7 @@ ui: env ## the MLflow UI on loopback (PORT=5000)
 	$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$$(realpath -m $${FLR_OUTPUT:-outputs})/mlflow.db}"
 
 team-env: env ## what a team's server needs in addition
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,team]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,team]'
 
 team-server: team-env ## a team's tracking server: PostgreSQL and MLflow with accounts, all of it in TEAM=DIR (HOST, PORT, PGPORT)
 	PORT=$(PORT) BIN=$(BIN) scripts/team_tracking.sh "$(TEAM)"
@@ -43,7 +43,7 @@ test-team: team-env ## the tests that track, and those of accounts, against a te
 	$(BIN)/python -m pytest -p tests.team -n 2
 
 test-cluster: env ## the launchers on a real SLURM and a real Ray, started here (wants apt-get install slurm-wlm)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[cluster]'
 	$(BIN)/python -m pytest -m cluster
 
 FUZZ = csv coco xml cvat labelstudio pts scheme image aflw w300lp cofw lapa
@@ -102,7 +102,7 @@ lint: env ## ruff and mypy
 	$(BIN)/mypy
 
 docs-env: env ## what the documentation site needs in addition
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,docs]'
 
 docs: docs-env ## the documentation site, in build/site; stops at a broken link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
