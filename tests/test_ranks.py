@@ -190,6 +190,7 @@ def test_a_strategy_that_cannot_end_is_refused(workspace: Workspace) -> None:
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_rank_that_is_killed_ends_all(workspace: Workspace) -> None:
     process = workspace.start("flr.train", *LONG)
     folder = wait_for_epoch(workspace, process, 0)
