@@ -136,6 +136,23 @@ def test_jitter_is_measured_of_a_given_net(
     assert set(written["choice"]) == {"as found", "1, 10, 1"}
 
 
+def test_what_debias_is_worth_is_measured_of_a_run_without_it(
+    trained: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, run = trained
+    module = importlib.import_module("benchmarks.debias")
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmark", str(workspace.folder(run))])
+    monkeypatch.setenv("FLR_CACHE", str(workspace.cache))
+    module.main()
+    (errors,) = json.loads((tmp_path / "debias.json").read_text())["nme_percent"].values()
+    metrics = workspace.client().get_run(run).data.metrics
+    assert errors["test"] == pytest.approx(metrics["test/nme"], rel=1e-4)
+    assert errors["val"] == pytest.approx(metrics["val/nme"], rel=1e-4)
+    for split in ("val", "test"):  # after an epoch, most of the error is the same on all faces
+        assert errors[f"{split} moved"] < 0.9 * errors[split]
+
+
 def test_looks_are_compared_on_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("benchmarks.fairness")
     monkeypatch.setattr(module, "FACES", 24)
