@@ -1,9 +1,9 @@
 """The stress test of dlib's regression trees, compared with that of models: the same corrupted faces, one table, one figure.
 
-    python -m benchmarks.stress data.root=DIR [STRESS.json ...] [picture=FILE.png]
+    python -m benchmarks.stress data.root=DIR [data.crop.size=128] [STRESS.json ...] [picture=FILE.png]
 
-STRESS.json are the results of ``flr evaluate run=ID stress=all`` on the same faces. The trees are those of
-`benchmarks.trees`, trained first where they are not in the cache. They get the corrupted crop of 128 pixels with the
+STRESS.json are the results of ``flr evaluate run=ID stress=all`` of models with crops of that size, on the same faces. The trees are those of
+`benchmarks.trees`, trained first where they are not in the cache. They get the corrupted crop with the
 tight box at its place in the clean crop: rotation, shift and scale move the face under the box, as they do for a model.
 The crop is enlarged for them, since they return whole pixels. The mean corruption error is relative to the trees.
 It wants dlib, see `benchmarks.trees`.
@@ -32,8 +32,8 @@ from flr.landmarks.geometry import invert, transform
 from flr.metrics.functional import nme, percent_mean, point_errors
 from flr.reporting.figures import png, stress_figure
 
-SIDE = 128  # pixels of the corrupted crop
-LARGE = 5  # times as large as dlib sees it
+SIDE = 128  # pixels of the corrupted crop, unless the command line says otherwise
+SHOWN = 640  # pixels to which it is enlarged for dlib
 SEED = 0  # as stress_seed of flr evaluate
 
 
@@ -41,13 +41,14 @@ def stress_trees(trees: dlib.shape_predictor, data: FaceData) -> StressResult:
     """Score trees on the test faces of prepared data under each corruption at each severity."""
     table, rows, to_crop = data.prepare(), data.rows("test"), data.store.to_crop()
     errors: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
-    enlarge = np.array([[LARGE, 0, (LARGE - 1) / 2], [0, LARGE, (LARGE - 1) / 2]])
+    times = SHOWN / data.crop.size
+    enlarge = np.array([[times, 0, (times - 1) / 2], [0, times, (times - 1) / 2]])
     for row in rows:
         one = np.array([row])
         corners = transform(to_crop[row], table.tight[row].reshape(2, 2).astype(np.float64))
         box = rectangle(transform(enlarge, corners).ravel())
         for key, crops, to_view in corrupted_views(data, one, KINDS, SEED):
-            large = cv2.resize(crops[0], None, fx=LARGE, fy=LARGE, interpolation=cv2.INTER_LINEAR)
+            large = cv2.resize(crops[0], (SHOWN, SHOWN), interpolation=cv2.INTER_LINEAR)
             points = np.array([(point.x, point.y) for point in trees(large, box).parts()], np.float64)
             found = transform(invert(to_view[0]), transform(invert(enlarge), points))
             errors[key].append(point_errors(found[None], table.points[one], table.labelled[one]))
@@ -88,7 +89,7 @@ def main() -> None:
         with writing(path) as partial_file:
             partial_file.write_bytes(png(stress_figure({one.label: (one.clean, one.nme) for one in results})))
     record(
-        "stress", "python -m benchmarks.stress data.root=DIR STRESS.json ...", faces=of_trees.protocol, dlib=dlib.__version__,
+        f"stress_{data.crop.size}px", "python -m benchmarks.stress data.root=DIR STRESS.json ...", size=data.crop.size, faces=of_trees.protocol, dlib=dlib.__version__,
         results=[{**vars(one), "mean": one.mean, "mce": one.mean_corruption_error(of_trees)} for one in results],
     )  # fmt: skip
 
