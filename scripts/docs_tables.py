@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 # Files that are read outside of the site, with their tables.
 WRITTEN = ("README.md", "benchmarks/README.md", "experiments/fair/README.md")
+# Folder of a comparison in experiments/fair/ -> the set.
+FAIR_SETS = {"300w": "300-W", "youtube": "YouTube Faces", "celeba5": "300-W, 5 points", "kaggle15": "300-W, 15 points"}
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NUMBER = re.compile(r"(\d+(\.\d+)?)?( ± [\d.]+| [MG])?")
 BASELINE = "resnet18"  # 100 % of the mean corruption error
@@ -159,6 +161,17 @@ def architectures() -> str:
     return _ranked("experiments/fair/300w", "`model=`")
 
 
+def sets() -> str:
+    """Write the errors of the models on each set of the fair table."""
+    columns = {
+        title: {_model(row): _nme(row) for row in _csv(f"experiments/fair/{folder}/groups.csv")}
+        for folder, title in FAIR_SETS.items()
+    }
+    models = [_model(row) for row in _csv("experiments/fair/youtube/groups.csv")]
+    rows = [[f"`{model}`", *(groups.get(model, "") for groups in columns.values())] for model in models]
+    return markdown(["NME, %", *columns], rows)
+
+
 def stress() -> str:
     """Write the errors of models under each corruption, means over the severities, and relative to `BASELINE`."""
     models = {row["run"]: _model(row) for row in _csv("experiments/fair/300w/runs.csv")}
@@ -174,6 +187,17 @@ def stress() -> str:
         rows.append([f"`{model}`", f"{kinds['clean']:.1f}", f"{100 * ratio:.0f}", *errors])
     heads = [kind.replace("_", " ") for kind in corrupted]
     return markdown(["NME, %", "clean", "mCE, %", *heads], rows)
+
+
+def trees() -> str:
+    """Write the errors of dlib's regression trees and of models under each corruption, means over the severities."""
+    results = sorted(_json("benchmarks/results/stress_64px.json")["results"], key=lambda result: float(result["mce"]))
+    rows = [
+        [result["label"].partition("/")[2] or result["label"], f"{result['clean']:.1f}", f"{result['mce']:.0f}",
+         *(f"{statistics.mean(values):.1f}" for values in result["nme"].values())]
+        for result in results
+    ]  # fmt: skip
+    return markdown(["NME, %", "clean", "mCE, %", *(kind.replace("_", " ") for kind in results[0]["nme"])], rows)
 
 
 def zoo() -> str:
@@ -217,7 +241,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "models": models,
     "architectures": architectures,
     "objectives": objectives,
+    "sets": sets,
     "stress": stress,
+    "trees": trees,
     "zoo": zoo,
     "boxes": boxes,
     "latency": latency,
