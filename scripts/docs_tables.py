@@ -5,6 +5,7 @@
 """
 
 import csv
+import functools
 import json
 import re
 import statistics
@@ -189,11 +190,13 @@ def stress() -> str:
     return markdown(["NME, %", "clean", "mCE, %", *heads], rows)
 
 
-def trees() -> str:
-    """Write the errors of dlib's regression trees and of models under each corruption, means over the severities."""
-    results = sorted(_json("benchmarks/results/stress_64px.json")["results"], key=lambda result: float(result["mce"]))
+def trees(size: int) -> str:
+    """Write the errors of dlib's regression trees and of models with crops of a size under each corruption, means over the severities."""
+    results = sorted(
+        _json(f"benchmarks/results/stress_{size}px.json")["results"], key=lambda result: float(result["mce"])
+    )
     rows = [
-        [result["label"].partition("/")[2] or result["label"], f"{result['clean']:.1f}", f"{result['mce']:.0f}",
+        [result["label"].removesuffix(" seed 0"), f"{result['clean']:.1f}", f"{result['mce']:.0f}",
          *(f"{statistics.mean(values):.1f}" for values in result["nme"].values())]
         for result in results
     ]  # fmt: skip
@@ -243,7 +246,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "objectives": objectives,
     "sets": sets,
     "stress": stress,
-    "trees": trees,
+    "trees64": functools.partial(trees, 64),
+    "trees128": functools.partial(trees, 128),
     "zoo": zoo,
     "boxes": boxes,
     "latency": latency,
