@@ -62,7 +62,8 @@ def silenced_c_stderr() -> Iterator[None]:
     glibc it does nothing.
     """
     global _inside
-    found = _c_stderr()
+    with _silencing:  # a thread that looked while another was inside would take the null stream for stderr
+        found = _c_stderr()
     if found is None:
         yield
         return

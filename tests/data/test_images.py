@@ -120,6 +120,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2, numpy as np
 from flr.data.images import decode_image
 data = open("a.jpg", "rb").read()
+sys.setswitchinterval(1e-6)  # threads take turns in the middle of a first use
 with ThreadPoolExecutor(4) as threads:
     shapes = set(threads.map(lambda i: decode_image(data, "a.jpg").shape, range(40)))
 print("ours read", *shapes, file=sys.stderr, flush=True)
@@ -130,7 +131,7 @@ cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 def test_decoders_print_nothing_of_their_own(tmp_path: Path) -> None:
     """libjpeg's line names no file; the C library's stderr works again afterwards, whatever threads were inside.
 
-    Runs in a subprocess, since stderr is silenced for the whole process and threads of other tests may be decoding.
+    Runs in a subprocess, where the first use is by several threads.
     """
     (tmp_path / "a.jpg").write_bytes(encoded()[:-2] + b"\x11" * 300 + b"\xff\xd9")
     done = subprocess.run(
